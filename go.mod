@@ -1,0 +1,3 @@
+module github.com/meshvakt/meshvakt
+
+go 1.26.0
