@@ -1,0 +1,32 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// DefaultGuard is the guard that applies where none is given: every policy
+// that exists, Deny, default parameters, on namespaces labelled
+// meshvakt.io/guarded: "true".
+func DefaultGuard() *MeshGuard {
+	g := &MeshGuard{
+		TypeMeta:   metav1.TypeMeta{APIVersion: GroupVersion().String(), Kind: "MeshGuard"},
+		ObjectMeta: metav1.ObjectMeta{Name: DefaultGuardName},
+		Spec: MeshGuardSpec{
+			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{GuardedLabel: GuardedValue}},
+			StrictMTLS:        &StrictMTLS{},
+		},
+	}
+	SetDefaults(g)
+	return g
+}
+
+// SetDefaults fills what the CustomResourceDefinition's defaults fill in the
+// API server, for guards that are read from files.
+func SetDefaults(g *MeshGuard) {
+	if s := g.Spec.StrictMTLS; s != nil {
+		if len(s.ValidationActions) == 0 {
+			s.ValidationActions = []ValidationAction{Deny}
+		}
+		if s.OnMissing == "" {
+			s.OnMissing = OnMissingReject
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// The label of namespaces that the default guard selects.
+const (
+	GuardedLabel = "meshvakt.io/guarded"
+	GuardedValue = "true"
+)
+
+// DefaultGuardName is the name of the guard that chart, demo and
+// `meshvakt check` use when no other is given.
+const DefaultGuardName = "default"
+
+// MeshGuard says which namespaces Meshvakt guards and what it demands of them.
+// A namespace that several guards select must satisfy each of them.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=mg,categories=meshvakt
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Guarded",type=integer,JSONPath=`.status.namespaces.guarded`,description="Namespaces this guard selects"
+// +kubebuilder:printcolumn:name="Strict",type=integer,JSONPath=`.status.namespaces.strict`,description="Selected namespaces that are STRICT without a hole"
+// +kubebuilder:printcolumn:name="Compliant",type=string,JSONPath=`.status.conditions[?(@.type=="Compliant")].status`
+// +kubebuilder:printcolumn:name="Enforcing",type=string,JSONPath=`.status.conditions[?(@.type=="Enforcing")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type MeshGuard struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec MeshGuardSpec `json:"spec"`
+	// +optional
+	Status MeshGuardStatus `json:"status,omitempty"`
+}
+
+// MeshGuardSpec is what a guard selects and demands. A policy whose block is
+// absent is not enforced by this guard.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS)",message="at least one policy block must be set: strictMTLS"
+type MeshGuardSpec struct {
+	// NamespaceSelector selects the guarded namespaces by their labels; the
+	// empty selector selects every namespace. kube-system, kube-public,
+	// kube-node-lease and the namespace Meshvakt runs in are never guarded.
+	//
+	// +required
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="operator must be In, NotIn, Exists or DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : !has(e.values) || size(e.values) == 0)",message="values must be given for In and NotIn, and must be absent for Exists and DoesNotExist"
+	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector"`
+
+	// StrictMTLS demands that every workload port of a guarded namespace takes
+	// mutual TLS only.
+	//
+	// +optional
+	StrictMTLS *StrictMTLS `json:"strictMTLS,omitempty"`
+}
+
+// StrictMTLS are the parameters of the policy strict-mtls.
+type StrictMTLS struct {
+	// ValidationActions says what a finding does: Deny refuses the request,
+	// Warn tells the user, Audit annotates the API server's audit event. The
+	// words mean what they mean in a ValidatingAdmissionPolicyBinding.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:default={Deny}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:XValidation:rule="!('Deny' in self && 'Warn' in self)",message="Deny and Warn must not be used together: a refusal already carries every finding"
+	ValidationActions []ValidationAction `json:"validationActions,omitempty"`
+
+	// OnMissing says what happens to a guarded namespace that is not STRICT,
+	// be it by a mesh-wide or by a policy of its own:
+	// Reject refuses the namespace; Hold admits it with a warning and refuses
+	// its workloads until it is STRICT; Provision is Hold, and Meshvakt creates
+	// the PeerAuthentication "default" with mode STRICT in it at once.
+	//
+	// +optional
+	// +kubebuilder:default=Reject
+	OnMissing OnMissing `json:"onMissing,omitempty"`
+}
+
+// ValidationAction is what a finding does to the request that caused it.
+//
+// +kubebuilder:validation:Enum=Deny;Warn;Audit
+type ValidationAction string
+
+// The validation actions.
+const (
+	Deny  ValidationAction = "Deny"
+	Warn  ValidationAction = "Warn"
+	Audit ValidationAction = "Audit"
+)
+
+// OnMissing is what happens to a guarded namespace that is not STRICT.
+//
+// +kubebuilder:validation:Enum=Reject;Hold;Provision
+type OnMissing string
+
+// The ways to treat a guarded namespace that is not STRICT.
+const (
+	OnMissingReject    OnMissing = "Reject"
+	OnMissingHold      OnMissing = "Hold"
+	OnMissingProvision OnMissing = "Provision"
+)
+
+// MeshGuardStatus is how the namespaces of a guard stand.
+type MeshGuardStatus struct {
+	// ObservedGeneration is the generation of the spec that the status is about.
+	//
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Namespaces counts the namespaces the guard selects.
+	//
+	// +optional
+	Namespaces NamespaceCounts `json:"namespaces,omitzero"`
+
+	// Conditions: Enforcing (the API server has been told to ask Meshvakt about
+	// the namespaces of this guard) and Compliant (every one of them is STRICT).
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// NamespaceCounts counts the namespaces of a guard.
+type NamespaceCounts struct {
+	// Guarded is how many namespaces the guard selects.
+	Guarded int32 `json:"guarded"`
+	// Strict is how many of them are STRICT without a hole.
+	Strict int32 `json:"strict"`
+	// NotStrict is how many of them are not.
+	NotStrict int32 `json:"notStrict"`
+}
+
+// The condition types of a MeshGuard.
+const (
+	ConditionEnforcing = "Enforcing"
+	ConditionCompliant = "Compliant"
+)
+
+// MeshGuardList is a list of MeshGuards.
+//
+// +kubebuilder:object:root=true
+type MeshGuardList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []MeshGuard `json:"items"`
+}

@@ -1,0 +1,158 @@
+package policies
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// Outcome is what a decision comes to.
+type Outcome string
+
+// The outcomes, from mildest to hardest.
+const (
+	Allow Outcome = "Allow"
+	Warn  Outcome = "Warn"
+	Deny  Outcome = "Deny"
+)
+
+// Decision is the answer to one request.
+type Decision struct {
+	Outcome Outcome
+	// Judged are the IDs of the policies that had something to judge; empty
+	// when the request is nobody's business, which is not the same as a pass.
+	Judged []string
+	// Findings, hardest action first, then by policy, field and code.
+	Findings []Ruling
+}
+
+// Ruling is a finding together with who made it and what it does.
+type Ruling struct {
+	Finding
+	Policy string
+	// Guards are the guards under which the finding was made with this action.
+	Guards []string
+	Action v1alpha1.ValidationAction
+}
+
+// ErrPanic marks a policy that panicked; it is our own fault and the request
+// has not been judged.
+var ErrPanic = errors.New("policy panicked")
+
+// Matches reports whether the policy judges requests of this kind.
+func (p *Policy) judges(r *facts.Review) bool {
+	return slices.ContainsFunc(p.Matches, func(m Match) bool {
+		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && r.SubResource == "" && slices.Contains(m.Operations, r.Operation)
+	})
+}
+
+// Evaluate judges the request by every policy under every guard. It returns an
+// error, and no decision, when any policy could not be evaluated.
+func Evaluate(list []Policy, r *facts.Review) (Decision, error) {
+	d := Decision{Outcome: Allow}
+	for i := range list {
+		p := &list[i]
+		if !p.judges(r) {
+			continue
+		}
+		judged := false
+		for j := range r.Cluster.Guards {
+			g := &r.Cluster.Guards[j]
+			actions := p.Actions(g)
+			if len(actions) == 0 {
+				continue
+			}
+			found, err := judge(p, r, g)
+			if err != nil {
+				return Decision{}, fmt.Errorf("evaluate policy %s under MeshGuard %q: %w", p.ID, g.Name, err)
+			}
+			judged = true
+			for _, f := range found {
+				for _, a := range actionsFor(f.Severity, actions) {
+					d.add(p.ID, g.Name, f, a)
+				}
+			}
+		}
+		if judged {
+			d.Judged = append(d.Judged, p.ID)
+		}
+	}
+	d.finish()
+	return d, nil
+}
+
+func judge(p *Policy, r *facts.Review, g *facts.Guard) (found []Finding, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
+		}
+	}()
+	return p.Judge(r, g)
+}
+
+// actionsFor softens Deny to Warn for what never refuses a request.
+func actionsFor(s Severity, actions []v1alpha1.ValidationAction) []v1alpha1.ValidationAction {
+	if s == Breach {
+		return actions
+	}
+	soft := make([]v1alpha1.ValidationAction, 0, len(actions))
+	for _, a := range actions {
+		if a == v1alpha1.Deny {
+			a = v1alpha1.Warn
+		}
+		soft = append(soft, a)
+	}
+	return soft
+}
+
+func (d *Decision) add(policy, guard string, f Finding, a v1alpha1.ValidationAction) {
+	for i := range d.Findings {
+		if o := &d.Findings[i]; o.Policy == policy && o.Finding == f && o.Action == a {
+			o.Guards = append(o.Guards, guard)
+			return
+		}
+	}
+	d.Findings = append(d.Findings, Ruling{Finding: f, Policy: policy, Guards: []string{guard}, Action: a})
+}
+
+func (d *Decision) finish() {
+	slices.SortStableFunc(d.Findings, func(a, b Ruling) int {
+		return cmp.Or(
+			cmp.Compare(hardness(b.Action), hardness(a.Action)),
+			cmp.Compare(a.Policy, b.Policy),
+			cmp.Compare(a.Field, b.Field),
+			cmp.Compare(a.Reason.Code, b.Reason.Code),
+			cmp.Compare(a.Message, b.Message),
+		)
+	})
+	for i := range d.Findings {
+		slices.Sort(d.Findings[i].Guards)
+	}
+	if len(d.Findings) == 0 {
+		return
+	}
+	switch d.Findings[0].Action {
+	case v1alpha1.Deny:
+		d.Outcome = Deny
+	case v1alpha1.Warn:
+		d.Outcome = Warn
+	case v1alpha1.Audit:
+		d.Outcome = Allow
+	}
+}
+
+func hardness(a v1alpha1.ValidationAction) int {
+	switch a {
+	case v1alpha1.Deny:
+		return 2
+	case v1alpha1.Warn:
+		return 1
+	default:
+		return 0
+	}
+}

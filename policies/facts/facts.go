@@ -1,0 +1,125 @@
+// Package facts holds the plain values that policies judge: one admission
+// request and the state of the cluster it meets.
+//
+// Whoever fills them (the webhook from caches and live reads, `meshvakt check`
+// from files) owns their freshness. Policies treat every value here as
+// immutable and share them between requests.
+package facts
+
+import (
+	"slices"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+)
+
+// Review is one request to judge together with what the judgement needs.
+type Review struct {
+	UID         string
+	Operation   admissionv1.Operation
+	Kind        schema.GroupVersionKind
+	Resource    schema.GroupVersionResource
+	SubResource string
+	Namespace   string // empty for cluster-scoped objects, so for a Namespace
+	Name        string // empty on CREATE with generateName
+	DryRun      bool
+	User        authenticationv1.UserInfo
+
+	// Object and OldObject are nil where the operation has none (DELETE has no
+	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod,
+	// *corev1.Namespace and *mesh.PeerAuthentication, in agreement with Kind.
+	Object, OldObject any
+
+	// Now is the clock of the judgement.
+	Now time.Time
+
+	// MayUnguard names the guards that the requesting user may take namespaces
+	// out of. It is filled for the guards that Unguards returns.
+	MayUnguard map[string]bool
+
+	// Cluster is the state before the request: it holds the old object on
+	// UPDATE and DELETE, and not yet the new one on CREATE.
+	Cluster Cluster
+}
+
+// DisplayName is the name to use in messages; objects that are to get a
+// generated name show its prefix with a star.
+func (r *Review) DisplayName() string {
+	if r.Name != "" {
+		return r.Name
+	}
+	for _, o := range []any{r.Object, r.OldObject} {
+		switch o := o.(type) {
+		case *corev1.Pod:
+			if o.Name != "" {
+				return o.Name
+			}
+			if o.GenerateName != "" {
+				return o.GenerateName + "*"
+			}
+		case *corev1.Namespace:
+			if o.Name != "" {
+				return o.Name
+			}
+		case *mesh.PeerAuthentication:
+			if o.Name != "" {
+				return o.Name
+			}
+		}
+	}
+	return "(unnamed)"
+}
+
+// Cluster is a snapshot of what policies read of the cluster. A partial
+// snapshot (one namespace and the mesh root namespaces) serves requests whose
+// outcome depends on nothing else; see Scope.
+type Cluster struct {
+	// ControlPlanes are the istiod revisions found, at least one: without a
+	// trace of Istio it is mesh.DefaultControlPlane.
+	ControlPlanes []mesh.ControlPlane
+
+	Guards []Guard
+
+	// Namespaces by name. A missing name means that the namespace does not
+	// exist, within the snapshot's scope.
+	Namespaces map[string]*Namespace
+
+	// Unguardable are namespaces that no guard can select, whatever it says:
+	// Kubernetes' own and the one Meshvakt runs in.
+	Unguardable []string
+
+	// Live is true when the snapshot was read from the API server after the
+	// request came in, false when it comes from a cache.
+	Live bool
+}
+
+// Namespace is a namespace and the policies in it.
+type Namespace struct {
+	Name        string
+	Labels      map[string]string
+	Terminating bool
+	// PeerAuthentications in the namespace, in any order.
+	PeerAuthentications []*mesh.PeerAuthentication
+}
+
+// RootNamespaces returns the mesh root namespaces of all control planes, sorted
+// and without duplicates.
+func (c *Cluster) RootNamespaces() []string {
+	roots := make([]string, 0, len(c.ControlPlanes))
+	for _, cp := range c.ControlPlanes {
+		roots = append(roots, cp.RootNamespace)
+	}
+	slices.Sort(roots)
+	return slices.Compact(roots)
+}
+
+// SystemNamespaces are Kubernetes' own namespaces, which are never guarded: a
+// refusal there could stop the cluster from healing itself.
+func SystemNamespaces() []string {
+	return []string{"kube-node-lease", "kube-public", "kube-system"}
+}

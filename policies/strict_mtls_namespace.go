@@ -1,0 +1,148 @@
+package policies
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// judgeNamespaceMTLS judges the creation of a namespace and the change of its
+// labels: by them it comes under a guard or leaves it, and, where Istio has
+// discoverySelectors, appears to the mesh or vanishes from it.
+func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
+	old, ns, err := sides[corev1.Namespace](r)
+	if err != nil {
+		return nil, err
+	}
+	if ns.DeletionTimestamp != nil {
+		return nil, nil
+	}
+	before := &r.Cluster
+	after := withNamespace(before, ns)
+	guarded := before.Selects(g, ns.Name, ns.Labels)
+	wasGuarded := old != nil && before.Selects(g, old.Name, old.Labels)
+
+	var found []Finding
+	switch {
+	case guarded && !wasGuarded:
+		found = append(found, judgeNewlyGuarded(after, ns.Name, g)...)
+	case wasGuarded && !guarded && !r.MayUnguard[g.Name]:
+		found = append(found, Finding{
+			Reason:  reasonNamespaceUnguarded(),
+			Type:    metav1.CauseTypeForbidden,
+			Field:   "metadata.labels",
+			Message: fmt.Sprintf("the change takes namespace %q out of MeshGuard %q; must keep matching its namespaceSelector %q", ns.Name, g.Name, g.Selector),
+			Remedy:  fmt.Sprintf("leave the label as it is, or ask someone with the verb unguard on meshguards.meshvakt.io/%s", g.Name),
+		})
+	}
+	if old == nil {
+		return found, nil
+	}
+
+	// The labels of a root namespace decide what all others see of it.
+	names := []string{ns.Name}
+	if slices.Contains(before.RootNamespaces(), ns.Name) {
+		names = guardedNamespaces(after, g)
+	}
+	var lost []hole
+	for _, name := range names {
+		n := after.Namespaces[name]
+		if name == ns.Name && !(guarded && wasGuarded) || n == nil || n.Terminating {
+			continue
+		}
+		lost = append(lost, regressions(before, after, name)...)
+	}
+	for _, group := range groupHoles(lost) {
+		found = append(found, Finding{
+			Reason:  reasonNamespaceWeakensMTLS(),
+			Type:    metav1.CauseTypeForbidden,
+			Field:   "metadata.labels",
+			Message: fmt.Sprintf("the change makes %s; must stay STRICT%s", group.text(), because(after, group.holes[0])),
+			Remedy:  "keep the labels that Istio's discoverySelectors and data plane mode rest on",
+		})
+	}
+	if len(lost) == 0 && guarded && wasGuarded {
+		found = append(found, stillNotStrict(after, []string{ns.Name})...)
+	}
+	return found, nil
+}
+
+// judgeNewlyGuarded judges a namespace that comes under the guard.
+func judgeNewlyGuarded(c *facts.Cluster, name string, g *facts.Guard) []Finding {
+	open := holes(c, c.Namespaces[name])
+	if len(open) == 0 {
+		return nil
+	}
+	h := open[0]
+	f := Finding{
+		Reason: reasonNamespaceNotStrict(),
+		Type:   metav1.CauseTypeForbidden,
+		Field:  "metadata.labels",
+	}
+	state := fmt.Sprintf("namespace %q is guarded and its effective mode is %s%s%s", name, h.mode, h.where(), because(c, h))
+	switch g.StrictMTLS.OnMissing {
+	case v1alpha1.OnMissingHold:
+		f.Severity = Notice
+		f.Message = state + "; its pods are refused until it is STRICT"
+		f.Remedy = remedy(c, h)
+	case v1alpha1.OnMissingProvision:
+		f.Severity = Notice
+		if provisionHelps(c, name) {
+			f.Message = state + "; Meshvakt creates PeerAuthentication " + name + "/default with mode STRICT now, and pods are refused until it is there"
+		} else {
+			f.Message = state + "; its pods are refused until it is STRICT, and a PeerAuthentication created by Meshvakt would not make it so"
+			f.Remedy = remedy(c, h)
+		}
+	default:
+		f.Message = state + "; must be STRICT"
+		f.Remedy = remedy(c, h)
+		if h.decider == nil || h.decider.Namespace != name {
+			f.Remedy = fmt.Sprintf("apply the namespace without the guard's label, then a PeerAuthentication with mode STRICT in it, then the label; "+
+				"or make the mesh STRICT in %s; or have spec.strictMTLS.onMissing of MeshGuard %q set to Hold or Provision",
+				h.view.controlPlane.RootNamespace, g.Name)
+		}
+	}
+	return []Finding{f}
+}
+
+// Provisioned returns the PeerAuthentication that makes a namespace STRICT by
+// default.
+func Provisioned(namespace string) *mesh.PeerAuthentication {
+	return &mesh.PeerAuthentication{Namespace: namespace, Name: "default", Mode: mesh.ModeStrict}
+}
+
+// provisionHelps reports whether a STRICT policy "default", the youngest of all,
+// would make the namespace STRICT.
+func provisionHelps(c *facts.Cluster, name string) bool {
+	ns := c.Namespaces[name]
+	if slices.ContainsFunc(ns.PeerAuthentications, func(p *mesh.PeerAuthentication) bool { return p.Name == "default" }) {
+		return false
+	}
+	with := withPolicy(c, nil, Provisioned(name))
+	return len(holes(with, with.Namespaces[name])) == 0
+}
+
+// NeedsProvision reports whether the namespace is guarded by a guard that
+// provisions, is not STRICT, and would be by the policy Provisioned returns.
+func NeedsProvision(c *facts.Cluster, name string) bool {
+	ns := c.Namespaces[name]
+	if ns == nil || ns.Terminating {
+		return false
+	}
+	provisions := slices.ContainsFunc(c.Guards, func(g facts.Guard) bool {
+		return g.StrictMTLS != nil && g.StrictMTLS.OnMissing == v1alpha1.OnMissingProvision && c.Selects(&g, name, ns.Labels)
+	})
+	return provisions && !Strict(c, name) && provisionHelps(c, name)
+}
+
+// Strict reports whether a namespace of the snapshot is STRICT without a hole.
+func Strict(c *facts.Cluster, name string) bool {
+	ns := c.Namespaces[name]
+	return ns != nil && len(holes(c, ns)) == 0
+}
