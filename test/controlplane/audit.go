@@ -1,0 +1,70 @@
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// AuditEvent is the part of an audit.k8s.io/v1 Event that tests of admission look at.
+type AuditEvent struct {
+	AuditID    string `json:"auditID"`
+	Stage      string `json:"stage"`
+	RequestURI string `json:"requestURI"`
+	Verb       string `json:"verb"`
+	User       struct {
+		Username string   `json:"username"`
+		Groups   []string `json:"groups"`
+	} `json:"user"`
+	ImpersonatedUser *struct {
+		Username string `json:"username"`
+	} `json:"impersonatedUser"`
+	ObjectRef struct {
+		APIGroup    string `json:"apiGroup"`
+		APIVersion  string `json:"apiVersion"`
+		Resource    string `json:"resource"`
+		Subresource string `json:"subresource"`
+		Namespace   string `json:"namespace"`
+		Name        string `json:"name"`
+	} `json:"objectRef"`
+	ResponseStatus struct {
+		Code    int    `json:"code"`
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+	} `json:"responseStatus"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+// WaitAudit waits for an event in the audit log that matches, old or new. The API server
+// writes an event when it has answered, so a client can be ahead of it.
+func (cp *ControlPlane) WaitAudit(ctx context.Context, match func(AuditEvent) bool) (AuditEvent, error) {
+	var found AuditEvent
+	err := poll(ctx, func(context.Context) error {
+		log, err := os.ReadFile(cp.AuditLogPath)
+		if err != nil {
+			return err
+		}
+		lines := bytes.SplitAfter(log, []byte("\n"))
+		for _, line := range lines {
+			if !bytes.HasSuffix(line, []byte("\n")) {
+				break // being written
+			}
+			var event AuditEvent
+			if err := json.Unmarshal(line, &event); err != nil {
+				return fmt.Errorf("read audit log: %w", err)
+			}
+			if match(event) {
+				found = event
+				return nil
+			}
+		}
+		return errors.New("no event matches")
+	})
+	if err != nil {
+		return AuditEvent{}, fmt.Errorf("wait for audit event: %w", err)
+	}
+	return found, nil
+}
