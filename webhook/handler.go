@@ -1,0 +1,231 @@
+// Package webhook is the HTTP edge of Meshvakt: AdmissionReviews come in,
+// policies judge them over facts, AdmissionReviews go out.
+//
+// What kube-apiserver makes of an answer decides which one is given. A request
+// that was judged gets HTTP 200 and allowed true or false. A request that could
+// not be judged, whatever the cause, gets HTTP 4xx or 5xx: the API server counts
+// that as a failed call and applies the failure policy that the operator chose.
+// allowed: true is never the answer to something that no policy looked at.
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// FactSource reads the state of the cluster that a request meets.
+type FactSource interface {
+	// Read may answer from a cache; Cluster.Live says whether it did.
+	Read(context.Context, *facts.Review) (facts.Cluster, error)
+	// ReadLive asks the API server.
+	ReadLive(context.Context, *facts.Review) (facts.Cluster, error)
+}
+
+// Authorizer knows who may take namespaces out of a guard.
+type Authorizer interface {
+	MayUnguard(ctx context.Context, user authenticationv1.UserInfo, guard string) (bool, error)
+}
+
+// Recorder counts what the handler does.
+type Recorder interface {
+	// Begin notes a request on a path; end is called once when it is answered.
+	Begin(path string) (end func())
+	// Decided notes a decision that is being answered.
+	Decided(kind, operation string, d policies.Decision)
+	// Failed notes a request that was not judged, by the stage it failed in.
+	Failed(stage string)
+}
+
+// Config is what a Handler needs.
+type Config struct {
+	// Policies judge the requests. Required: a webhook without policies would
+	// wave everything through.
+	Policies []policies.Policy
+	// Facts is required.
+	Facts FactSource
+	// Authorizer is required.
+	Authorizer Authorizer
+	// Recorder is where metrics go, nil for nowhere.
+	Recorder Recorder
+	// Log is nil for slog.Default.
+	Log *slog.Logger
+	// MaxInFlight is how many requests are judged at once; one more is answered
+	// 503. 0 means DefaultMaxInFlight.
+	MaxInFlight int
+	// Now is the clock that policies judge by, nil for time.Now.
+	Now func() time.Time
+}
+
+// DefaultMaxInFlight is many times what an API server sends in a deployment
+// wave, and holds memory below MaxInFlight times MaxBody.
+const DefaultMaxInFlight = 256
+
+// Handler judges AdmissionReviews. Routes puts it on its paths. It keeps nothing
+// between requests and is safe for concurrent use.
+type Handler struct {
+	policies   []policies.Policy
+	rules      ruleSet
+	facts      FactSource
+	authorizer Authorizer
+	recorder   Recorder
+	log        *slog.Logger
+	slots      chan struct{}
+	now        func() time.Time
+}
+
+// New makes a Handler.
+func New(c Config) (*Handler, error) {
+	if c.Facts == nil || c.Authorizer == nil || len(c.Policies) == 0 {
+		return nil, errors.New("webhook handler: policies, facts and authorizer must be set")
+	}
+	if err := policies.Check(c.Policies); err != nil {
+		return nil, fmt.Errorf("webhook handler: %w", err)
+	}
+	rules, err := newRuleSet(c.Policies)
+	if err != nil {
+		return nil, fmt.Errorf("webhook handler: %w", err)
+	}
+	h := &Handler{
+		policies:   c.Policies,
+		rules:      rules,
+		facts:      c.Facts,
+		authorizer: c.Authorizer,
+		recorder:   c.Recorder,
+		log:        c.Log,
+		now:        c.Now,
+	}
+	if h.recorder == nil {
+		h.recorder = noRecorder{}
+	}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	if h.now == nil {
+		h.now = time.Now
+	}
+	if c.MaxInFlight <= 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
+	h.slots = make(chan struct{}, c.MaxInFlight)
+	return h, nil
+}
+
+// answer judges one decoded request.
+type answer func(context.Context, *facts.Review) (policies.Decision, error)
+
+// validate serves PathValidate.
+func (h *Handler) validate(w http.ResponseWriter, r *http.Request) {
+	h.serve(w, r, h.decide)
+}
+
+// mutate serves PathMutate. No policy changes objects today, so the answer is
+// always "allowed, no patch" once the review is known to be one that Meshvakt
+// deals with: mutation never refuses, the final object is judged by validate.
+func (h *Handler) mutate(w http.ResponseWriter, r *http.Request) {
+	h.serve(w, r, nil)
+}
+
+// serve takes a request its whole way. The body is read before a slot is taken,
+// so that clients that dribble their bodies cannot occupy the slots.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, judge answer) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), timeToAnswer(r))
+	defer cancel()
+
+	body, err := readBody(w, r)
+	if err != nil {
+		h.fail(ctx, w, nil, err)
+		return
+	}
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		h.fail(ctx, w, nil, failf(StageOverload, http.StatusServiceUnavailable, "%d requests are being judged already", cap(h.slots)))
+		return
+	}
+	review, err := h.decode(body)
+	if err != nil {
+		h.fail(ctx, w, review, err)
+		return
+	}
+	if judge == nil {
+		h.write(ctx, w, review, unchanged(review))
+		return
+	}
+	decision, err := judge(ctx, review)
+	if err == nil {
+		err = ctx.Err() // nobody is waiting for this answer any more
+	}
+	if err != nil {
+		h.fail(ctx, w, review, err)
+		return
+	}
+	h.recorder.Decided(review.Kind.Kind, string(review.Operation), decision)
+	h.logDecision(ctx, review, decision, time.Since(start))
+	h.write(ctx, w, review, respond(review, decision))
+}
+
+// decide judges a request by the facts at hand, and once more by a live read
+// where the first judgement would refuse it, or could not be made, by facts from
+// the cache. What the user did a moment ago is then never held against them.
+func (h *Handler) decide(ctx context.Context, r *facts.Review) (policies.Decision, error) {
+	r.MayUnguard = map[string]bool{}
+	cluster, err := h.facts.Read(ctx, r)
+	if err != nil {
+		return policies.Decision{}, failed(StageFacts, http.StatusServiceUnavailable, fmt.Errorf("read facts: %w", err))
+	}
+	d, err := h.evaluate(ctx, r, cluster)
+	doubtful := d.Outcome == policies.Deny || errors.Is(err, policies.ErrMissingFact)
+	if cluster.Live || !doubtful {
+		return d, err
+	}
+	if cluster, err = h.facts.ReadLive(ctx, r); err != nil {
+		return policies.Decision{}, failed(StageFacts, http.StatusServiceUnavailable, fmt.Errorf("read facts live: %w", err))
+	}
+	return h.evaluate(ctx, r, cluster)
+}
+
+// evaluate runs the policies over one snapshot. Which guards the request leaves
+// depends on the snapshot, so the user's rights are looked up here; what is
+// known from an earlier snapshot is not asked again.
+func (h *Handler) evaluate(ctx context.Context, r *facts.Review, c facts.Cluster) (policies.Decision, error) {
+	r.Cluster = c
+	for _, guard := range r.Unguards() {
+		if _, known := r.MayUnguard[guard]; known {
+			continue
+		}
+		may, err := h.authorizer.MayUnguard(ctx, r.User, guard)
+		if err != nil {
+			return policies.Decision{}, failed(StageAuthorize, http.StatusServiceUnavailable, fmt.Errorf("authorize leaving MeshGuard %q: %w", guard, err))
+		}
+		r.MayUnguard[guard] = may
+	}
+	d, err := policies.Evaluate(h.policies, r)
+	switch {
+	case errors.Is(err, policies.ErrPanic):
+		return policies.Decision{}, failed(StagePanic, http.StatusInternalServerError, err)
+	case errors.Is(err, policies.ErrMissingFact):
+		return policies.Decision{}, failed(StageFacts, http.StatusServiceUnavailable, err)
+	case err != nil:
+		return policies.Decision{}, failed(StageEvaluate, http.StatusInternalServerError, err)
+	}
+	return d, nil
+}
+
+// noRecorder is the Recorder of those who want none.
+type noRecorder struct{}
+
+func (noRecorder) Begin(string) func()                       { return func() {} }
+func (noRecorder) Decided(string, string, policies.Decision) {}
+func (noRecorder) Failed(string)                             {}

@@ -1,0 +1,259 @@
+package webhook
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/objects"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// MaxBody is the largest AdmissionReview read, 7 MiB. The API server takes
+// objects of up to 3 MiB (its limit for a request body; etcd's own, 1.5 MiB, is
+// lower unless raised), an UPDATE carries two of them, and 1 MiB is left for the
+// envelope: user with groups and extra, options, and what re-encoding adds.
+const MaxBody = 7 << 20
+
+// firstRead caps the buffer made for a body on the word of its Content-Length.
+const firstRead = 256 << 10
+
+// admissionReview is the part of admission.k8s.io/v1 AdmissionReview that is
+// read. Objects stay raw until it is known what they must be.
+type admissionReview struct {
+	APIVersion string            `json:"apiVersion"`
+	Kind       string            `json:"kind"`
+	Request    *admissionRequest `json:"request"`
+}
+
+type admissionRequest struct {
+	UID         string                      `json:"uid"`
+	Kind        metav1.GroupVersionKind     `json:"kind"`
+	Resource    metav1.GroupVersionResource `json:"resource"`
+	SubResource string                      `json:"subResource"`
+	Name        string                      `json:"name"`
+	Namespace   string                      `json:"namespace"`
+	Operation   admissionv1.Operation       `json:"operation"`
+	UserInfo    authenticationv1.UserInfo   `json:"userInfo"`
+	Object      jsontext.Value              `json:"object"`
+	OldObject   jsontext.Value              `json:"oldObject"`
+	DryRun      bool                        `json:"dryRun"`
+}
+
+// The deadline of a request: the API server says in ?timeout= when it stops
+// waiting; the margin leaves time for the answer to travel, so that a cause
+// reaches the API server instead of a cut connection.
+const (
+	defaultTimeout = 10 * time.Second // the API server's own default
+	maxTimeout     = 30 * time.Second // and its maximum
+	maxMargin      = 500 * time.Millisecond
+)
+
+func timeToAnswer(r *http.Request) time.Duration {
+	// A timeout that makes no sense is no reason to hold up a deployment.
+	timeout, err := time.ParseDuration(r.URL.Query().Get("timeout"))
+	if err != nil || timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	timeout = min(timeout, maxTimeout)
+	return timeout - min(timeout/10, maxMargin)
+}
+
+// readBody reads a JSON body of at most MaxBody bytes.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if err := checkMediaType(r.Header); err != nil {
+		return nil, err
+	}
+	if r.ContentLength > MaxBody {
+		return nil, failf(StageBody, http.StatusRequestEntityTooLarge, "body of %d bytes; must be at most %d", r.ContentLength, MaxBody)
+	}
+	var b bytes.Buffer
+	b.Grow(int(min(max(r.ContentLength, 0), firstRead)) + bytes.MinRead)
+	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, failf(StageBody, http.StatusRequestEntityTooLarge, "body is too large; must be at most %d bytes", MaxBody)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, failed(StageBody, http.StatusRequestTimeout, fmt.Errorf("read body: %w", err))
+	case err != nil:
+		return nil, failed(StageBody, http.StatusBadRequest, fmt.Errorf("read body: %w", err))
+	}
+	return b.Bytes(), nil
+}
+
+func checkMediaType(h http.Header) error {
+	mediaType, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	charset, hasCharset := params["charset"]
+	if err != nil || mediaType != "application/json" || (hasCharset && !strings.EqualFold(charset, "utf-8")) {
+		return failf(StageMediaType, http.StatusUnsupportedMediaType, "Content-Type %q; must be application/json", h.Get("Content-Type"))
+	}
+	if encoding := h.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return failf(StageMediaType, http.StatusUnsupportedMediaType, "Content-Encoding %q; must be absent", encoding)
+	}
+	return nil
+}
+
+// decode reads a review and holds it against itself: what the request says of
+// its objects must be what the objects are. The review returned with an error is
+// nil as long as there is no UID. The decoder refuses names that stand twice in
+// one JSON object, at any depth, and anything after the review.
+func (h *Handler) decode(raw []byte) (*facts.Review, error) {
+	var in admissionReview
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return nil, failed(StageDecode, http.StatusBadRequest, fmt.Errorf("decode AdmissionReview: %w", err))
+	}
+	q := in.Request
+	switch {
+	case in.Kind != "AdmissionReview" || in.APIVersion != admissionv1.SchemeGroupVersion.String():
+		return nil, failf(StageDecode, http.StatusBadRequest, "body is %s %s; must be %s AdmissionReview", in.APIVersion, in.Kind, admissionv1.SchemeGroupVersion)
+	case q == nil:
+		return nil, failf(StageDecode, http.StatusBadRequest, "AdmissionReview has no request")
+	case q.UID == "":
+		return nil, failf(StageDecode, http.StatusBadRequest, "request.uid is empty")
+	}
+	r := &facts.Review{
+		UID:         q.UID,
+		Operation:   q.Operation,
+		Kind:        schema.GroupVersionKind(q.Kind),
+		Resource:    schema.GroupVersionResource(q.Resource),
+		SubResource: q.SubResource,
+		Namespace:   q.Namespace,
+		Name:        q.Name,
+		DryRun:      q.DryRun,
+		User:        q.UserInfo,
+		Now:         h.now(),
+	}
+	rule, err := h.rules.check(r)
+	if err != nil {
+		return r, err
+	}
+	if err := decodeObjects(r, rule, q); err != nil {
+		return r, failed(StageDecode, http.StatusBadRequest, err)
+	}
+	return r, nil
+}
+
+// decodeObjects fills Object and OldObject.
+func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
+	if rule.namespaced && r.Namespace == "" {
+		return fmt.Errorf("request.namespace is empty; must be set for %s", rule.resource)
+	}
+	if !rule.namespaced {
+		// On CREATE the API server names the new namespace here, although a
+		// Namespace is in none.
+		if r.Namespace != "" && r.Namespace != r.Name {
+			return fmt.Errorf("request.namespace is %q; must be empty or the name of the namespace", r.Namespace)
+		}
+		r.Namespace = ""
+	}
+	for _, side := range []struct {
+		field string
+		raw   jsontext.Value
+		want  bool
+		into  *any
+	}{
+		{"request.object", q.Object, r.Operation != admissionv1.Delete, &r.Object},
+		{"request.oldObject", q.OldObject, r.Operation != admissionv1.Create, &r.OldObject},
+	} {
+		present := len(side.raw) > 0 && side.raw.Kind() != 'n'
+		switch {
+		case side.want && !present:
+			return fmt.Errorf("%s is missing; must be set on %s", side.field, r.Operation)
+		case !side.want && present:
+			return fmt.Errorf("%s is set; must be null on %s", side.field, r.Operation)
+		case !present:
+			continue
+		}
+		object, err := decodeObject(r, rule, side.raw)
+		if err != nil {
+			return fmt.Errorf("%s: %w", side.field, err)
+		}
+		*side.into = object
+	}
+	return nil
+}
+
+func decodeObject(r *facts.Review, rule rule, raw jsontext.Value) (any, error) {
+	apiVersion, kind, err := declaredType(raw)
+	if err != nil {
+		return nil, err
+	}
+	if (apiVersion != "" && apiVersion != r.Kind.GroupVersion().String()) || (kind != "" && kind != r.Kind.Kind) {
+		return nil, fmt.Errorf("object is a %q %q; must be what request.kind says, %s", apiVersion, kind, r.Kind)
+	}
+	object, err := objects.Decode(r.Kind.GroupKind(), raw)
+	if err != nil {
+		return nil, err
+	}
+	namespace, name := identity(object)
+	if rule.namespaced && namespace != r.Namespace {
+		return nil, fmt.Errorf("object is in namespace %q; must be in request.namespace %q", namespace, r.Namespace)
+	}
+	if name != "" && r.Name != "" && name != r.Name {
+		return nil, fmt.Errorf("object is named %q; must be named as request.name, %q", name, r.Name)
+	}
+	return object, nil
+}
+
+// identity returns the namespace and name that an object itself gives.
+func identity(object any) (namespace, name string) {
+	switch o := object.(type) {
+	case *corev1.Pod:
+		return o.Namespace, o.Name
+	case *corev1.Namespace:
+		return "", o.Name
+	case *mesh.PeerAuthentication:
+		return o.Namespace, o.Name
+	}
+	return "", ""
+}
+
+// declaredType returns the apiVersion and kind that an object gives itself, ""
+// where it gives none. Both stand first in what the API server writes, so the
+// scan ends early; that raw is well-formed is known from reading the review.
+func declaredType(raw jsontext.Value) (apiVersion, kind string, err error) {
+	if raw.Kind() != '{' {
+		return "", "", fmt.Errorf("object is a JSON %s; must be an object", raw.Kind())
+	}
+	d := jsontext.NewDecoder(bytes.NewReader(raw))
+	if _, err := d.ReadToken(); err != nil {
+		return "", "", fmt.Errorf("read object: %w", err)
+	}
+	for d.PeekKind() == '"' && (apiVersion == "" || kind == "") {
+		name, err := d.ReadToken()
+		if err != nil {
+			return "", "", fmt.Errorf("read object: %w", err)
+		}
+		var into *string
+		switch name.String() {
+		case "apiVersion":
+			into = &apiVersion
+		case "kind":
+			into = &kind
+		default:
+			if err := d.SkipValue(); err != nil {
+				return "", "", fmt.Errorf("read object: %w", err)
+			}
+			continue
+		}
+		if err := json.UnmarshalDecode(d, into); err != nil {
+			return "", "", fmt.Errorf("read object: %w", err)
+		}
+	}
+	return apiVersion, kind, nil
+}

@@ -1,0 +1,113 @@
+package webhook
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies"
+)
+
+// The bounds of what is answered, in runes. Those of warnings are the API
+// server's: above 4,096 in all it cuts every warning down to 256.
+const (
+	maxFindings        = 100 // in a message and as causes; the rest is counted
+	maxFindingRunes    = 2048
+	maxWarningRunes    = 256
+	maxWarningsRunes   = 4096
+	maxAnnotationRunes = 2048
+	maxErrorRunes      = 1024
+)
+
+// denialText is the message of a refusal: whose rules, and one finding per line.
+func denialText(denials []policies.Ruling) string {
+	var guards []string
+	for _, r := range denials {
+		guards = append(guards, r.Guards...)
+	}
+	slices.Sort(guards)
+	guards = slices.Compact(guards)
+	for i, g := range guards {
+		guards[i] = fmt.Sprintf("%q", g)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "violates %s %s (%s)", plural(len(guards), "MeshGuard"), strings.Join(guards, ", "), count(len(denials), "finding"))
+	for _, r := range denials[:min(len(denials), maxFindings)] {
+		b.WriteString("\n")
+		b.WriteString(clip(oneLine(r.Text()), maxFindingRunes))
+	}
+	if more := len(denials) - maxFindings; more > 0 {
+		fmt.Fprintf(&b, "\nand %s", count(more, "more finding"))
+	}
+	return b.String()
+}
+
+// warnings are the findings that the user is told of without being refused,
+// within the API server's limits.
+func warnings(list []policies.Ruling) []string {
+	var texts []string
+	for _, r := range list {
+		if r.Action == v1alpha1.Warn {
+			texts = append(texts, warningText(&r.Finding))
+		}
+	}
+	used := 0
+	for i, text := range texts {
+		used += utf8.RuneCountInString(text)
+		// Room for the count must be left unless this is the last one.
+		if limit := maxWarningsRunes - maxWarningRunes; used > limit && (i < len(texts)-1 || used > maxWarningsRunes) {
+			return append(texts[:i:i], count(len(texts)-i, "more finding")+" not shown")
+		}
+	}
+	return texts
+}
+
+// warningText is a finding in at most 256 runes. Where it must be cut, what
+// helps the user comes first.
+func warningText(f *policies.Finding) string {
+	text := oneLine(f.Text())
+	if utf8.RuneCountInString(text) <= maxWarningRunes {
+		return text
+	}
+	if f.Remedy != "" {
+		bare := *f
+		bare.Remedy = ""
+		text = oneLine("[" + f.Reason.Code + "] " + f.Remedy + "; " + bare.Text())
+	}
+	return clip(text, maxWarningRunes)
+}
+
+// oneLine blanks out control characters and what is not UTF-8. Values in
+// messages come from objects, and the messages go to terminals, into logs and
+// into HTTP headers.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// clip cuts s to at most limit runes, the last being an ellipsis if it was cut.
+func clip(s string, limit int) string {
+	if len(s) <= limit || utf8.RuneCountInString(s) <= limit {
+		return s
+	}
+	runes := []rune(s)
+	return string(runes[:limit-1]) + "…"
+}
+
+func count(n int, what string) string {
+	return fmt.Sprintf("%d %s", n, plural(n, what))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return what
+	}
+	return what + "s"
+}
