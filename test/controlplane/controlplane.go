@@ -49,7 +49,8 @@ type Options struct {
 	// means a new temporary directory.
 	Dir string
 
-	// Keep leaves Dir behind at Stop.
+	// Keep leaves Dir behind at Stop. A control plane that failed leaves it in any case,
+	// for its logs; the next one removes it if it is a temporary one.
 	Keep bool
 
 	// APIServerArgs are appended to the flags of kube-apiserver, in whose directory Dir
@@ -79,7 +80,7 @@ type ControlPlane struct {
 	pki        *pki
 	accounts   map[User]account
 	spawner    *spawner
-	releaseDir func() error
+	removeDir  func() error
 	kubelet    func() // ends the stand-in for kubelets
 
 	mu         sync.Mutex
@@ -116,8 +117,11 @@ func Boot(ctx context.Context, o Options) (*ControlPlane, error) {
 		}
 		cp.IstioctlPath = cp.istio.Istioctl
 	}
-	if cp.Dir, cp.releaseDir, err = claimDir(o); err != nil {
+	if cp.Dir, cp.removeDir, err = claimDir(o.Dir); err != nil {
 		return nil, err
+	}
+	if o.Keep { // not even the next control plane removes it then
+		os.Remove(filepath.Join(cp.Dir, ownerLock))
 	}
 	cp.AuditLogPath = filepath.Join(cp.Dir, "audit.log")
 	cp.spawner = newSpawner()
@@ -126,6 +130,9 @@ func Boot(ctx context.Context, o Options) (*ControlPlane, error) {
 	}
 	start := time.Now()
 	if err := cp.boot(ctx); err != nil {
+		if ctx.Err() == nil { // not because the caller gave up
+			cp.fail(err)
+		}
 		return nil, errors.Join(fmt.Errorf("boot control plane: %w", err), cp.Stop())
 	}
 	fmt.Fprintf(o.Log, "controlplane: ready at %s after %s, logs in %s\n", cp.URL, elapsed(start), cp.Dir)
@@ -237,7 +244,7 @@ func (cp *ControlPlane) fail(err error) {
 	close(cp.done)
 }
 
-// Stop kills all components and removes the directory. It may be called again, and from
+// Stop kills all components and removes the directory, unless one died. It may be called again, and from
 // several goroutines.
 func (cp *ControlPlane) Stop() error {
 	cp.stopOnce.Do(func() {
@@ -254,6 +261,7 @@ func (cp *ControlPlane) stop() error {
 		close(cp.done)
 	}
 	components, kubelet := cp.components, cp.kubelet
+	keep := cp.options.Keep || cp.failed != nil
 	cp.mu.Unlock()
 
 	kubelet()
@@ -263,7 +271,10 @@ func (cp *ControlPlane) stop() error {
 	}
 	gone.Wait()
 	cp.spawner.close()
-	return cp.releaseDir()
+	if keep {
+		return nil
+	}
+	return cp.removeDir()
 }
 
 // stopOnSignal stops the control plane at SIGINT and SIGTERM and then lets the signal do

@@ -17,13 +17,13 @@ const (
 	ownerLock   = "owner.lock"
 )
 
-// claimDir makes the directory of a control plane. release removes it, unless it is to
-// be kept.
-func claimDir(o Options) (dir string, release func() error, err error) {
-	if o.Dir == "" {
-		return claimTempDir(o.Keep)
+// claimDir makes the directory of a control plane: the given one, which must be empty,
+// or a temporary one.
+func claimDir(given string) (dir string, remove func() error, err error) {
+	if given == "" {
+		return claimTempDir()
 	}
-	if dir, err = filepath.Abs(o.Dir); err != nil {
+	if dir, err = filepath.Abs(given); err != nil {
 		return "", nil, fmt.Errorf("claim directory: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -36,19 +36,16 @@ func claimDir(o Options) (dir string, release func() error, err error) {
 	if len(entries) > 0 {
 		return "", nil, fmt.Errorf("claim directory: %s is not empty", dir)
 	}
-	return dir, func() error { return removeUnless(o.Keep, dir) }, nil
+	return dir, func() error { return removeAll(dir) }, nil
 }
 
-// claimTempDir makes a temporary directory and holds a lock in it for as long as this
-// process lives, by which the next control plane tells those that were left behind.
-func claimTempDir(keep bool) (string, func() error, error) {
+// claimTempDir makes a temporary directory and holds a lock in it, by which the next
+// control plane tells the directories that were left behind. Only remove gives the lock
+// up: a directory whose logs are still of interest is safe while this process lives.
+func claimTempDir() (dir string, remove func() error, err error) {
 	removeAbandoned()
-	dir, err := os.MkdirTemp("", tempPattern)
-	if err != nil {
+	if dir, err = os.MkdirTemp("", tempPattern); err != nil {
 		return "", nil, fmt.Errorf("create directory: %w", err)
-	}
-	if keep {
-		return dir, func() error { return nil }, nil
 	}
 	// Locked under another name first: nobody may find the lock free in between.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -56,22 +53,19 @@ func claimTempDir(keep bool) (string, func() error, error) {
 	fresh := filepath.Join(dir, "new.lock")
 	unlock, err := lockFile(ctx, fresh, io.Discard)
 	if err != nil {
-		return "", nil, errors.Join(err, os.RemoveAll(dir))
+		return "", nil, errors.Join(err, removeAll(dir))
 	}
 	if err := os.Rename(fresh, filepath.Join(dir, ownerLock)); err != nil {
 		unlock()
-		return "", nil, errors.Join(fmt.Errorf("lock directory: %w", err), os.RemoveAll(dir))
+		return "", nil, errors.Join(fmt.Errorf("lock directory: %w", err), removeAll(dir))
 	}
 	return dir, func() error {
 		defer unlock()
-		return removeUnless(keep, dir)
+		return removeAll(dir)
 	}, nil
 }
 
-func removeUnless(keep bool, dir string) error {
-	if keep {
-		return nil
-	}
+func removeAll(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove directory: %w", err)
 	}

@@ -29,7 +29,11 @@ func (cp *ControlPlane) renderIstio(ctx context.Context) ([]byte, error) {
 	if !cp.options.Istio {
 		return nil, nil
 	}
-	args := []string{"manifest", "generate", "--manifests", cp.istio.Manifests, "--set", "profile=minimal"}
+	args := []string{"manifest", "generate", "--manifests", cp.istio.Manifests, "--set", "profile=minimal",
+		// Objects without a revision label are validated too, as after an installation
+		// with Helm or "istioctl install", which adds this only at the cluster.
+		"--set", "values.defaultRevision=default",
+	}
 	for _, value := range cp.options.IstioSet {
 		args = append(args, "--set", value)
 	}
