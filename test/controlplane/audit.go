@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 )
 
@@ -39,19 +41,18 @@ type AuditEvent struct {
 }
 
 // WaitAudit waits for an event in the audit log that matches, old or new. The API server
-// writes an event when it has answered, so a client can be ahead of it.
+// writes an event when it has answered, so a client can be ahead of it. An object that
+// was created with generateName has no name in its event.
 func (cp *ControlPlane) WaitAudit(ctx context.Context, match func(AuditEvent) bool) (AuditEvent, error) {
 	var found AuditEvent
+	var read int64
 	err := poll(ctx, func(context.Context) error {
-		log, err := os.ReadFile(cp.AuditLogPath)
+		lines, err := completeLines(cp.AuditLogPath, read)
 		if err != nil {
 			return err
 		}
-		lines := bytes.SplitAfter(log, []byte("\n"))
-		for _, line := range lines {
-			if !bytes.HasSuffix(line, []byte("\n")) {
-				break // being written
-			}
+		read += int64(len(lines))
+		for line := range bytes.Lines(lines) {
 			var event AuditEvent
 			if err := json.Unmarshal(line, &event); err != nil {
 				return fmt.Errorf("read audit log: %w", err)
@@ -67,4 +68,19 @@ func (cp *ControlPlane) WaitAudit(ctx context.Context, match func(AuditEvent) bo
 		return AuditEvent{}, fmt.Errorf("wait for audit event: %w", err)
 	}
 	return found, nil
+}
+
+// completeLines returns the lines of a growing file from offset on, without the last one
+// if it is still being written.
+func completeLines(path string, offset int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.NewSectionReader(f, offset, math.MaxInt64-offset))
+	if err != nil {
+		return nil, err
+	}
+	return content[:bytes.LastIndexByte(content, '\n')+1], nil
 }
