@@ -1,0 +1,110 @@
+// Package cluster turns a Kubernetes cluster into facts: from caches for the
+// requests that come by the thousand, from consistent reads of the API server
+// for the rare ones and wherever the caches may not know enough.
+//
+// Trust in the caches is earned per request. A namespace's pods are judged from
+// the cache only while the cache of PeerAuthentications is provably as new as
+// the labels that put the namespace under its guard; every weakening of a
+// namespace that was guarded by then passed a live judgement of its own. See
+// Source.Read.
+package cluster
+
+import (
+	"log/slog"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/objects"
+)
+
+// Config is what a Source reads from and which namespaces are special to it.
+type Config struct {
+	// Cache holds the informers; it is started by its owner.
+	Cache cache.Cache
+	// Live reads from the API server, never from a cache.
+	Live client.Reader
+	// IstioNamespace is where istiod's ConfigMaps are, usually istio-system.
+	IstioNamespace string
+	// OwnNamespace is where Meshvakt runs; it is never guarded.
+	OwnNamespace string
+	Log          *slog.Logger
+}
+
+// AddToScheme registers every kind that Source reads.
+func AddToScheme(s *runtime.Scheme) error {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme, objects.AddToScheme, metav1.AddMetaToScheme} {
+		if err := add(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CacheOptions returns what the cache has to be told so that it keeps only what
+// Source reads: of namespaces the labels, of PeerAuthentications the spec, of
+// ConfigMaps Istio's own.
+func CacheOptions(istioNamespace string) map[client.Object]cache.ByObject {
+	shared := true
+	return map[client.Object]cache.ByObject{
+		namespaceMeta():               {Transform: slim, UnsafeDisableDeepCopy: &shared},
+		&objects.PeerAuthentication{}: {Transform: slim, UnsafeDisableDeepCopy: &shared},
+		&v1alpha1.MeshGuard{}:         {Transform: cache.TransformStripManagedFields()},
+		&corev1.ConfigMap{}: {
+			// A field selector rather than cache.Config by namespace: the latter
+			// makes an informer that does not tell its progress.
+			Field:     fields.OneTermEqualSelector("metadata.namespace", istioNamespace),
+			Transform: slimConfigMap,
+		},
+	}
+}
+
+func namespaceMeta() *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	return m
+}
+
+func slim(in any) (any, error) {
+	if o, ok := in.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+		o.SetAnnotations(nil)
+		o.SetOwnerReferences(nil)
+	}
+	return in, nil
+}
+
+func slimConfigMap(in any) (any, error) {
+	if cm, ok := in.(*corev1.ConfigMap); ok {
+		cm.ManagedFields, cm.Annotations, cm.BinaryData = nil, nil, nil
+		if meshText, is := cm.Data["mesh"]; is && isMeshConfig(cm.Name) {
+			cm.Data = map[string]string{"mesh": meshText}
+		} else {
+			cm.Data = nil
+		}
+	}
+	return in, nil
+}
+
+// isMeshConfig reports whether a ConfigMap of this name can hold the settings of
+// a control plane: "istio" or "istio-<revision>".
+func isMeshConfig(name string) bool {
+	return name == "istio" || strings.HasPrefix(name, "istio-")
+}
+
+// unwrap returns the object of an informer event, also where the informer
+// missed the deletion and only knows the last state.
+func unwrap[T any](o any) (T, bool) {
+	if d, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+		o = d.Obj
+	}
+	t, ok := o.(T)
+	return t, ok
+}

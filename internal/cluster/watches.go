@@ -1,0 +1,146 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+)
+
+// MaxStaleness is how long a watch may be broken before the replica says that it
+// is not ready.
+const MaxStaleness = 30 * time.Second
+
+// checkInterval is how often the progress of the watches is looked at.
+const checkInterval = time.Second
+
+// watches tells broken watches from quiet ones. A quiet watch makes no progress
+// either; a broken one has reported an error, and has made no progress since.
+type watches struct {
+	mu    sync.Mutex
+	kinds map[string]*watch // guarded by mu
+}
+
+type watch struct {
+	informer cache.Informer
+	// failing is when the first error since the last progress was seen, zero when
+	// there was none.
+	failing time.Time
+	err     error
+	// at is the resourceVersion that the watch had reached when it failed.
+	at string
+}
+
+func newWatches() *watches { return &watches{kinds: map[string]*watch{}} }
+
+func (w *watches) add(kind string, informer cache.Informer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if known := w.kinds[kind]; known != nil {
+		known.informer = informer
+		return
+	}
+	w.kinds[kind] = &watch{informer: informer}
+}
+
+// failed notes that the watch of a kind broke off with an error. The informer
+// tries again by itself.
+func (w *watches) failed(kind string, err error, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.kinds[kind]
+	if k == nil {
+		return
+	}
+	if k.failing.IsZero() {
+		k.failing, k.at = now, progress(k.informer)
+	}
+	k.err = err
+}
+
+// run looks at the progress of the watches until ctx ends.
+func (w *watches) run(ctx context.Context) {
+	ticker := time.NewTicker(checkInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			w.check()
+		}
+	}
+}
+
+// check clears the failure of every watch that has moved on.
+func (w *watches) check() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.kinds {
+		if !k.failing.IsZero() && progress(k.informer) != k.at {
+			k.failing, k.err = time.Time{}, nil
+		}
+	}
+}
+
+// healthy returns an error that names the watches broken for longer than
+// MaxStaleness.
+func (w *watches) healthy(now time.Time) error {
+	w.check()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var errs []error
+	for _, kind := range slices.Sorted(maps.Keys(w.kinds)) {
+		if k := w.kinds[kind]; !k.failing.IsZero() && now.Sub(k.failing) > MaxStaleness {
+			errs = append(errs, fmt.Errorf("watch of %s broken for %s: %w", kind, now.Sub(k.failing).Round(time.Second), k.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Ages returns for how long each watch has been broken; 0 for one that works.
+func (s *Source) Ages(now time.Time) map[string]time.Duration {
+	s.watches.check()
+	s.watches.mu.Lock()
+	defer s.watches.mu.Unlock()
+	ages := make(map[string]time.Duration, len(s.watches.kinds))
+	for kind, k := range s.watches.kinds {
+		ages[kind] = 0
+		if !k.failing.IsZero() {
+			ages[kind] = now.Sub(k.failing)
+		}
+	}
+	return ages
+}
+
+// WatchErrorHandler is to be given to the cache: it tells the Source of watches
+// that break.
+func (s *Source) WatchErrorHandler(ctx context.Context, r *toolscache.Reflector, err error) {
+	toolscache.DefaultWatchErrorHandler(ctx, r, err)
+	s.watches.failed(reflectorKind(r.TypeDescription()), err, time.Now())
+}
+
+func progress(i cache.Informer) string {
+	if p, ok := i.(interface{ LastSyncResourceVersion() string }); ok {
+		return p.LastSyncResourceVersion()
+	}
+	return ""
+}
+
+// reflectorKind maps a reflector's description of its type to the kind.
+func reflectorKind(description string) string {
+	for suffix, kind := range map[string]string{
+		"ConfigMap": "ConfigMap", "MeshGuard": "MeshGuard", "PeerAuthentication": "PeerAuthentication", "PartialObjectMetadata": "Namespace", "Namespace": "Namespace",
+	} {
+		if len(description) >= len(suffix) && description[len(description)-len(suffix):] == suffix {
+			return kind
+		}
+	}
+	return description
+}
