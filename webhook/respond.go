@@ -84,14 +84,14 @@ func annotations(d policies.Decision) map[string]string {
 	if list := codes(d); len(list) > 0 {
 		out[AnnotationFindings] = clip(strings.Join(list, ","), maxAnnotationRunes)
 	}
-	var audit []string
-	for _, f := range d.Findings {
-		if f.Action == v1alpha1.Audit {
-			audit = append(audit, oneLine(f.Text()))
+	var audit strings.Builder
+	for i := range d.Findings {
+		if d.Findings[i].Action == v1alpha1.Audit && audit.Len() <= 4*maxAnnotationRunes {
+			audit.WriteString(oneLine(d.Findings[i].Text()) + "\n")
 		}
 	}
-	if len(audit) > 0 {
-		out[AnnotationAudit] = clip(strings.Join(audit, "\n"), maxAnnotationRunes)
+	if audit.Len() > 0 {
+		out[AnnotationAudit] = clip(strings.TrimSuffix(audit.String(), "\n"), maxAnnotationRunes)
 	}
 	return out
 }

@@ -48,21 +48,27 @@ func denialText(denials []policies.Ruling) string {
 // warnings are the findings that the user is told of without being refused,
 // within the API server's limits.
 func warnings(list []policies.Ruling) []string {
-	var texts []string
+	var out []string
+	used, left := 0, 0
 	for _, r := range list {
 		if r.Action == v1alpha1.Warn {
-			texts = append(texts, warningText(&r.Finding))
+			left++
 		}
 	}
-	used := 0
-	for i, text := range texts {
+	for i := range list {
+		if list[i].Action != v1alpha1.Warn {
+			continue
+		}
+		text := warningText(&list[i].Finding)
 		used += utf8.RuneCountInString(text)
-		// Room for the count must be left unless this is the last one.
-		if limit := maxWarningsRunes - maxWarningRunes; used > limit && (i < len(texts)-1 || used > maxWarningsRunes) {
-			return append(texts[:i:i], count(len(texts)-i, "more finding")+" not shown")
+		// Unless this is the last one, room for the count must remain.
+		if used > maxWarningsRunes-maxWarningRunes && left > 1 || used > maxWarningsRunes {
+			return append(out, count(left, "more finding")+" not shown")
 		}
+		out = append(out, text)
+		left--
 	}
-	return texts
+	return out
 }
 
 // warningText is a finding in at most 256 runes. Where it must be cut, what
