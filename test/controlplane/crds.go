@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 )
 
@@ -65,40 +67,59 @@ func (cp *ControlPlane) installCRDs(ctx context.Context, read func() ([]crd, err
 	definitions := client.Resource(schema.GroupVersionResource{
 		Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
 	})
-	// All at once: the API server compiles the schema and the CEL rules of each.
 	var wg sync.WaitGroup
 	failures := make([]error, len(crds))
 	for i, c := range crds {
 		wg.Go(func() {
-			_, err := definitions.Create(ctx, c, metav1.CreateOptions{FieldManager: fieldManager})
-			if err == nil {
-				err = poll(ctx, func(ctx context.Context) error {
-					return established(ctx, definitions, c.GetName())
-				})
-			}
-			if err != nil {
+			if _, err := definitions.Create(ctx, c, metav1.CreateOptions{FieldManager: fieldManager}); err != nil {
 				failures[i] = fmt.Errorf("install %s: %w", c.GetName(), err)
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(failures...)
+	if err := errors.Join(failures...); err != nil {
+		return err
+	}
+	return cp.waitServed(ctx, crds)
 }
 
-func established(ctx context.Context, definitions dynamic.ResourceInterface, name string) error {
-	current, err := definitions.Get(ctx, name, metav1.GetOptions{})
+// waitServed waits until discovery lists what the CRDs define, which it does once they
+// are Established. To ask for the condition itself would mean to read a CRD of 100 kB
+// or more again and again, at a fifth of the whole boot.
+func (cp *ControlPlane) waitServed(ctx context.Context, crds []crd) error {
+	client, err := discovery.NewDiscoveryClientForConfig(cp.RestConfig(Admin))
 	if err != nil {
-		return err
+		return fmt.Errorf("create client: %w", err)
 	}
-	conditions, _, err := unstructured.NestedSlice(current.Object, "status", "conditions")
-	if err != nil {
-		return err
-	}
-	for _, c := range conditions {
-		condition, _ := c.(map[string]any)
-		if condition["type"] == "Established" && condition["status"] == "True" {
-			return nil
+	wanted := map[string][]string{} // group version: resources
+	for _, c := range crds {
+		group, _, _ := unstructured.NestedString(c.Object, "spec", "group")
+		resource, _, _ := unstructured.NestedString(c.Object, "spec", "names", "plural")
+		versions, _, _ := unstructured.NestedSlice(c.Object, "spec", "versions")
+		for _, v := range versions {
+			version, _ := v.(map[string]any)
+			if version["served"] == true {
+				gv := fmt.Sprintf("%s/%s", group, version["name"])
+				wanted[gv] = append(wanted[gv], resource)
+			}
 		}
 	}
-	return errors.New("not established")
+	for gv, resources := range wanted {
+		err := poll(ctx, func(context.Context) error {
+			served, err := client.ServerResourcesForGroupVersion(gv)
+			if err != nil {
+				return err
+			}
+			for _, resource := range resources {
+				if !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }) {
+					return fmt.Errorf("%s is not served", resource)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("wait for CRDs of %s: %w", gv, err)
+		}
+	}
+	return nil
 }
