@@ -15,9 +15,13 @@ import (
 )
 
 func TestRefusal(t *testing.T) {
-	a := newWebhook(t, guarded(t)).ask(t, podReview("u"))
-	const text = `namespace "prod" is guarded and its effective mode is PERMISSIVE because no PeerAuthentication sets a mode and Istio's default is PERMISSIVE; ` +
-		`must be STRICT before pods enter it [MV101]; apply a PeerAuthentication without selector and with spec.mtls.mode STRICT in namespace "prod" (or, for the whole mesh, in "istio-system")`
+	const text = `namespace "prod" is PERMISSIVE; must be STRICT [MV101]; set it to STRICT`
+	a := newWebhook(t, guarded(t), judgedBy(func(*facts.Review, *facts.Guard) ([]policies.Finding, error) {
+		return []policies.Finding{{
+			Reason: policies.StrictMTLS().Reasons[0], Type: metav1.CauseTypeForbidden, Field: "metadata.namespace",
+			Message: `namespace "prod" is PERMISSIVE; must be STRICT`, Remedy: "set it to STRICT",
+		}}, nil
+	})).ask(t, podReview("u"))
 	s := a.Result
 	if a.Allowed || s == nil {
 		t.Fatalf("got %+v, want a refusal", a)
