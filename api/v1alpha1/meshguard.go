@@ -113,7 +113,7 @@ type MeshGuardStatus struct {
 	// Namespaces counts the namespaces the guard selects.
 	//
 	// +optional
-	Namespaces NamespaceCounts `json:"namespaces,omitzero"`
+	Namespaces NamespaceCounts `json:"namespaces,omitempty"`
 
 	// Conditions: Enforcing (the API server has been told to ask Meshvakt about
 	// the namespaces of this guard) and Compliant (every one of them is STRICT).

@@ -1,0 +1,77 @@
+# make help lists the targets. Everything that is needed is fetched or built:
+# Go and make are all a machine must have.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Tools are pinned in modules of their own, so that their dependencies stay out of
+# ours; -modfile lets them run on this tree.
+tool = go tool -modfile=test/tools/$(1)/go.mod $(1)
+
+# Modules with Go code, each tested and linted on its own.
+MODULES := . test/controlplane test/e2e test/conformance
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: control-plane ## Show Meshvakt at work on a real control plane (KEEP=1 leaves it up)
+	@go run -C test/e2e ./demo $(if $(KEEP),-keep)
+
+.PHONY: test
+test: generated lint control-plane unit conformance harness e2e ## Run everything
+
+.PHONY: control-plane
+control-plane: ## Build etcd, Kubernetes and istiod from Go modules (cached outside the tree)
+	@echo '== control plane: building what is not in the cache; cold this takes about 20 minutes'
+	@go run -C test/controlplane ./cmd/controlplane build --istio
+
+.PHONY: unit
+unit: ## Unit, HTTP, corpus, chart and architecture tests, with the race detector
+	@echo '== unit tests'
+	@go test -race ./...
+
+.PHONY: conformance
+conformance: ## Compare our resolution of PeerAuthentications with Istio's own
+	@echo '== conformance with Istio'
+	@cd test/conformance && CGO_ENABLED=0 go test ./...
+
+.PHONY: harness
+harness: ## Tests of the control plane itself
+	@echo '== control plane tests'
+	@cd test/controlplane && go test ./...
+
+.PHONY: e2e
+e2e: ## The real binary, built with the race detector, against a real control plane
+	@echo '== end-to-end tests'
+	@cd test/e2e && E2E_RACE=1 go test -timeout 30m ./...
+
+.PHONY: bench
+bench: ## Speed of the webhook against two baselines in the same run
+	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz the HTTP edge and the resolver, a minute each
+	@go test -run '^$$' -fuzz FuzzReview -fuzztime 1m ./webhook
+	@go test -run '^$$' -fuzz FuzzResolve -fuzztime 1m ./internal/mesh
+
+.PHONY: lint
+lint: ## Lint all modules
+	@echo '== lint'
+	@for m in $(MODULES); do (cd $$m && go vet ./...); done
+	@$(call tool,golangci-lint) run ./...
+
+.PHONY: generate
+generate: ## Regenerate deep copies, CRDs and generated documents
+	@$(call tool,controller-gen) object paths=./api/... paths=./internal/objects/...
+	@$(call tool,controller-gen) crd:maxDescLen=600 paths=./api/... output:crd:dir=charts/meshvakt/files/crds
+
+.PHONY: generated
+generated: generate ## Fail when generated files are not up to date
+	@git diff --exit-code -- api internal/objects charts || { echo 'generated files are out of date: commit what make generate wrote'; exit 1; }
+
+.PHONY: build
+build: ## Build the binary into bin/
+	@CGO_ENABLED=0 go build -trimpath -o bin/meshvakt ./cmd/meshvakt

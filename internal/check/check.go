@@ -1,0 +1,269 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// Requests is a set of requests, each of which meets the same state.
+type Requests struct {
+	Objects, Old, Cluster []Document
+	Operation             admissionv1.Operation
+	MayUnguard            bool
+	Now                   time.Time
+}
+
+// Decide decides each request. It returns no result when one of them cannot be
+// judged; the errors are reported together.
+func Decide(q Requests) (*Result, error) {
+	state, err := NewState(q.Cluster)
+	olds, errPair := pair(q.Objects, q.Old)
+	if err := errors.Join(err, errPair); err != nil {
+		return nil, err
+	}
+	result := newResult()
+	var errs []error
+	for _, d := range q.Objects {
+		if !judged(d.Kind.GroupKind()) {
+			errs = append(errs, result.skip(&d))
+			continue
+		}
+		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.Now = q.Now
+		errs = append(errs, result.judge(&d, r))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// Desired takes all objects for the state that a cluster is to have, and judges
+// each of them as it would stand in it: a namespace together with the policies
+// in it, a policy by whether the state would be better without it. What guards
+// provision is taken for granted. The result notes where the objects could not
+// be applied in any order.
+func Desired(docs []Document, now time.Time) (*Result, error) {
+	docs, generated := named(docs)
+	state, err := NewState(docs)
+	if err != nil {
+		return nil, err
+	}
+	result := newResult()
+	result.Notes = append(orderNotes(state), state.provision()...)
+	var errs []error
+	for _, k := range state.order {
+		d := state.docs[k]
+		if !judged(k.kind) {
+			errs = append(errs, result.skip(d))
+			continue
+		}
+		r, err := state.standing(d, k)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.Now = now
+		errs = append(errs, result.judge(d, r))
+	}
+	for _, d := range generated {
+		if !judged(d.Kind.GroupKind()) {
+			errs = append(errs, result.skip(&d))
+			continue
+		}
+		r, err := state.Review(Request{Object: d, Operation: admissionv1.Create})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.Now = now
+		errs = append(errs, result.judge(&d, r))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// named parts the objects that have a name from those that are to get a
+// generated one: these can be in no state, for there is no telling them apart.
+func named(docs []Document) (named, generated []Document) {
+	for _, d := range docs {
+		if d.Name == "" {
+			generated = append(generated, d)
+		} else {
+			named = append(named, d)
+		}
+	}
+	return named, generated
+}
+
+// standing is the creation of an object in the state that holds all others.
+func (s *State) standing(d *Document, k key) (*facts.Review, error) {
+	if k.namespace != "" && s.cluster.Namespaces[k.namespace] == nil {
+		return nil, s.missingNamespace(d)
+	}
+	r := &facts.Review{
+		Operation: admissionv1.Create,
+		Kind:      d.Kind,
+		Resource:  resourceOf(d.Kind),
+		Namespace: k.namespace,
+		Name:      d.Name,
+		Object:    s.objects[k],
+		Cluster:   s.cluster,
+	}
+	switch o := r.Object.(type) {
+	case *corev1.Namespace, *corev1.Pod:
+		// A namespace is judged with what is in it.
+	case *mesh.PeerAuthentication:
+		r.Cluster = without(s.cluster, o.Namespace, o.Name)
+	}
+	return r, nil
+}
+
+// provision adds the policies that Meshvakt would create, and tells of them.
+func (s *State) provision() []string {
+	var notes []string
+	for _, k := range s.order {
+		ns, ok := s.objects[k].(*corev1.Namespace)
+		if !ok || !policies.NeedsProvision(&s.cluster, ns.Name) {
+			continue
+		}
+		p := policies.Provisioned(ns.Name)
+		p.Created = s.next()
+		s.last = p.Created
+		in := s.cluster.Namespaces[ns.Name]
+		in.PeerAuthentications = append(in.PeerAuthentications, p)
+		notes = append(notes, fmt.Sprintf("Meshvakt will create PeerAuthentication %s with mode STRICT (onMissing Provision); the verdicts take it as there", p.Key()))
+	}
+	return notes
+}
+
+// Result is what `meshvakt check -o json` prints.
+type Result struct {
+	APIVersion string         `json:"apiVersion"`
+	Kind       string         `json:"kind"`
+	Results    []ObjectResult `json:"results"`
+	Notes      []string       `json:"notes"`
+	Summary    Summary        `json:"summary"`
+}
+
+// ObjectResult is the decision about one object.
+type ObjectResult struct {
+	Object   ObjectReference  `json:"object"`
+	Decision policies.Outcome `json:"decision"`
+	Findings []Finding        `json:"findings"`
+	// Patch is what the webhook would change, as RFC 6902 operations.
+	Patch []PatchOperation `json:"patch"`
+
+	operation admissionv1.Operation
+}
+
+// ObjectReference names an object.
+type ObjectReference struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace"`
+	Name       string `json:"name"`
+}
+
+// Finding is one thing wrong with an object.
+type Finding struct {
+	Policy  string                    `json:"policy"`
+	Code    string                    `json:"code"`
+	Reason  string                    `json:"reason"`
+	Action  v1alpha1.ValidationAction `json:"action"`
+	Field   string                    `json:"field"`
+	Message string                    `json:"message"`
+	Remedy  string                    `json:"remedy"`
+}
+
+// PatchOperation is one operation of an RFC 6902 patch.
+type PatchOperation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// Summary counts the objects under review. Skipped are those of kinds that no
+// policy judges; they are among Objects.
+type Summary struct {
+	Objects int `json:"objects"`
+	Allowed int `json:"allowed"`
+	Warned  int `json:"warned"`
+	Denied  int `json:"denied"`
+	Skipped int `json:"skipped"`
+}
+
+func newResult() *Result {
+	return &Result{
+		APIVersion: v1alpha1.GroupVersion().String(),
+		Kind:       "CheckResult",
+		Results:    []ObjectResult{},
+		Notes:      []string{},
+	}
+}
+
+// skip counts an object that no policy judges. Of our own kinds it errs on what
+// the API server would refuse.
+func (t *Result) skip(d *Document) error {
+	t.Summary.Objects++
+	t.Summary.Skipped++
+	if d.Kind.GroupKind() == guardKind() {
+		_, err := decodeGuard(d)
+		return err
+	}
+	return nil
+}
+
+func (t *Result) judge(d *Document, r *facts.Review) error {
+	decision, err := policies.Evaluate(policies.All(), r)
+	if err != nil {
+		return d.errorf("%w", err)
+	}
+	one := ObjectResult{
+		Object: ObjectReference{
+			APIVersion: d.Kind.GroupVersion().String(),
+			Kind:       d.Kind.Kind,
+			Namespace:  r.Namespace,
+			Name:       r.DisplayName(),
+		},
+		Decision:  decision.Outcome,
+		Findings:  []Finding{},
+		Patch:     []PatchOperation{},
+		operation: r.Operation,
+	}
+	if d.Name == "" {
+		one.Object.Name = d.GenerateName + "*"
+	}
+	for _, f := range decision.Findings {
+		one.Findings = append(one.Findings, Finding{
+			Policy: f.Policy, Code: f.Reason.Code, Reason: f.Reason.Name, Action: f.Action,
+			Field: f.Field, Message: f.Message, Remedy: f.Remedy,
+		})
+	}
+	t.Results = append(t.Results, one)
+	t.Summary.Objects++
+	switch decision.Outcome {
+	case policies.Allow:
+		t.Summary.Allowed++
+	case policies.Warn:
+		t.Summary.Warned++
+	case policies.Deny:
+		t.Summary.Denied++
+	}
+	return nil
+}

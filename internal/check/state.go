@@ -1,0 +1,222 @@
+package check
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/objects"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// ownNamespace is where the chart installs Meshvakt; it is never guarded.
+const ownNamespace = "meshvakt-system"
+
+// State is a cluster as files describe it.
+type State struct {
+	cluster facts.Cluster
+	docs    map[key]*Document
+	order   []key // of docs
+	objects map[key]any
+	// last is the creation time of the youngest PeerAuthentication.
+	last time.Time
+}
+
+// NewState reads the state of a cluster. It errs on what it cannot decode, on an
+// object that is there twice, and on policies in a namespace that is not there.
+func NewState(docs []Document) (*State, error) {
+	s := &State{docs: map[key]*Document{}, objects: map[key]any{}}
+	var errs []error
+	for i := range docs {
+		d := &docs[i]
+		k := keyOf(d)
+		if d.Name == "" {
+			errs = append(errs, d.errorf("%s with metadata.generateName %q; metadata.name must be set in the state of a cluster", d.Kind.Kind, d.GenerateName))
+			continue
+		}
+		if other, taken := s.docs[k]; taken {
+			errs = append(errs, d.errorf("%s stands twice, the first time in %s", k, other.Origin))
+			continue
+		}
+		s.docs[k] = d
+		s.order = append(s.order, k)
+		if !judged(k.kind) {
+			continue
+		}
+		object, err := decode(d)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s.objects[k] = object
+	}
+	errs = append(errs, s.readSettings(), s.readNamespaces())
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// keyOf is the identity of an object once it is in the cluster.
+func keyOf(d *Document) key {
+	k := key{d.Kind.GroupKind(), d.Namespace, d.Name}
+	switch {
+	case clusterScoped(k.kind):
+		k.namespace = ""
+	case k.namespace == "" && judged(k.kind):
+		k.namespace = metav1.NamespaceDefault
+	}
+	return k
+}
+
+func namespaceKind() schema.GroupKind { return schema.GroupKind{Kind: "Namespace"} }
+
+func guardKind() schema.GroupKind {
+	return schema.GroupKind{Group: v1alpha1.Group, Kind: "MeshGuard"}
+}
+
+func clusterScoped(kind schema.GroupKind) bool { return kind == namespaceKind() || kind == guardKind() }
+
+// judged reports whether any policy reads objects of the kind.
+func judged(kind schema.GroupKind) bool { return objects.Decodes(kind) }
+
+// decode reads an object of a kind that policies judge, and settles what the API
+// server would.
+func decode(d *Document) (any, error) {
+	if versions := versionsOf(d.Kind.GroupKind()); !slices.Contains(versions, d.Kind.Version) {
+		return nil, d.errorf("apiVersion %q of %s; must be one of the versions %s", d.Kind.GroupVersion(), d.Kind.Kind, strings.Join(versions, ", "))
+	}
+	object, err := objects.Decode(d.Kind.GroupKind(), d.JSON)
+	if err != nil {
+		return nil, d.errorf("%w", err)
+	}
+	switch o := object.(type) {
+	case *corev1.Namespace:
+		o.Namespace = ""
+		o.Labels = maps.Clone(o.Labels)
+		if o.Labels == nil {
+			o.Labels = map[string]string{}
+		}
+		o.Labels[corev1.LabelMetadataName] = o.Name
+	case *corev1.Pod:
+		o.Namespace = keyOf(d).namespace
+	case *mesh.PeerAuthentication:
+		o.Namespace = keyOf(d).namespace
+	}
+	return object, nil
+}
+
+func versionsOf(kind schema.GroupKind) []string {
+	var versions []string
+	for _, p := range policies.All() {
+		for _, m := range p.Matches {
+			if m.Group == kind.Group && m.Kind == kind.Kind {
+				versions = append(versions, m.Versions...)
+			}
+		}
+	}
+	slices.Sort(versions)
+	return slices.Compact(versions)
+}
+
+// readSettings takes over guards and control planes.
+func (s *State) readSettings() error {
+	var errs []error
+	for _, k := range s.order {
+		d := s.docs[k]
+		switch {
+		case k.kind == guardKind():
+			g, err := decodeGuard(d)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			s.cluster.Guards = append(s.cluster.Guards, g)
+		case isMeshConfig(k):
+			cp, found, err := decodeMeshConfig(d)
+			if err != nil {
+				errs = append(errs, err)
+			} else if found {
+				s.cluster.ControlPlanes = append(s.cluster.ControlPlanes, cp)
+			}
+		}
+	}
+	if len(s.cluster.Guards) == 0 && len(errs) == 0 {
+		g, err := facts.NewGuard(v1alpha1.DefaultGuard())
+		if err != nil {
+			return err
+		}
+		s.cluster.Guards = append(s.cluster.Guards, g)
+	}
+	if len(s.cluster.ControlPlanes) == 0 {
+		s.cluster.ControlPlanes = append(s.cluster.ControlPlanes, mesh.DefaultControlPlane())
+	}
+	s.cluster.Unguardable = append(facts.SystemNamespaces(), ownNamespace)
+	return errors.Join(errs...)
+}
+
+// readNamespaces takes over namespaces and the policies in them.
+func (s *State) readNamespaces() error {
+	s.cluster.Namespaces = map[string]*facts.Namespace{}
+	for _, name := range slices.Concat(facts.SystemNamespaces(), s.cluster.RootNamespaces()) {
+		if name != "" {
+			s.cluster.Namespaces[name] = &facts.Namespace{Name: name, Labels: map[string]string{corev1.LabelMetadataName: name}}
+		}
+	}
+	var undated []*mesh.PeerAuthentication
+	var errs []error
+	for _, k := range s.order {
+		if ns, ok := s.objects[k].(*corev1.Namespace); ok {
+			s.cluster.Namespaces[ns.Name] = &facts.Namespace{Name: ns.Name, Labels: ns.Labels, Terminating: ns.DeletionTimestamp != nil}
+		}
+	}
+	for _, k := range s.order {
+		p, ok := s.objects[k].(*mesh.PeerAuthentication)
+		if !ok {
+			continue
+		}
+		ns := s.cluster.Namespaces[p.Namespace]
+		if ns == nil {
+			errs = append(errs, s.missingNamespace(s.docs[k]))
+			continue
+		}
+		ns.PeerAuthentications = append(ns.PeerAuthentications, p)
+		if p.Created.IsZero() {
+			undated = append(undated, p)
+		} else if p.Created.After(s.last) {
+			s.last = p.Created
+		}
+	}
+	for _, p := range undated {
+		s.last = s.next()
+		p.Created = s.last
+	}
+	return errors.Join(errs...)
+}
+
+// next is a time that is later than all creations in the state. When it is, does
+// not matter: policies compare times and never print them.
+func (s *State) next() time.Time { return s.last.Add(time.Second).Truncate(time.Second) }
+
+// ErrMissingManifest marks what cannot be judged without another manifest.
+var ErrMissingManifest = errors.New("missing manifest")
+
+func (s *State) missingNamespace(d *Document) error {
+	name := keyOf(d).namespace
+	implied := ""
+	if d.Namespace == "" {
+		implied = " (metadata.namespace is not set)"
+	}
+	return d.errorf("%w: %s is in namespace %q%s, whose labels are not known; add the manifest of that Namespace", ErrMissingManifest, d.Kind.Kind, name, implied)
+}
+
+func (s *State) has(k key) bool { return s.docs[k] != nil }

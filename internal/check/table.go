@@ -1,0 +1,70 @@
+package check
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// WriteJSON prints the result for machines.
+func (t *Result) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(t)
+}
+
+// WriteTable prints the result for people.
+func (t *Result) WriteTable(w io.Writer) error {
+	var b strings.Builder
+	kinds := 0
+	for i := range t.Results {
+		kinds = max(kinds, len(t.Results[i].Object.Kind))
+	}
+	for i := range t.Results {
+		t.Results[i].write(&b, kinds)
+	}
+	if len(t.Results) > 0 {
+		b.WriteString("\n")
+	}
+	for _, n := range t.Notes {
+		fmt.Fprintf(&b, "note: %s\n", n)
+	}
+	if len(t.Notes) > 0 {
+		b.WriteString("\n")
+	}
+	b.WriteString(t.Summary.text() + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (o *ObjectResult) write(b *strings.Builder, kinds int) {
+	name := o.Object.Name
+	if o.Object.Namespace != "" {
+		name = o.Object.Namespace + "/" + name
+	}
+	fmt.Fprintf(b, "%-5s  %-6s  %-*s  %s\n", strings.ToUpper(string(o.Decision)), o.operation, kinds, o.Object.Kind, name)
+	for _, f := range o.Findings {
+		field := f.Field
+		if field != "" {
+			field += ": "
+		}
+		fmt.Fprintf(b, "       %s%s [%s %s]\n", field, f.Message, f.Code, strings.ToLower(string(f.Action)))
+		if f.Remedy != "" {
+			fmt.Fprintf(b, "       fix: %s\n", f.Remedy)
+		}
+	}
+}
+
+func (s Summary) text() string {
+	word := "objects"
+	if s.Objects == 1 {
+		word = "object"
+	}
+	text := fmt.Sprintf("%d %s: %d allowed, %d warned, %d denied", s.Objects, word, s.Allowed, s.Warned, s.Denied)
+	if s.Skipped > 0 {
+		text += fmt.Sprintf(", %d of kinds that no policy judges", s.Skipped)
+	}
+	return text
+}

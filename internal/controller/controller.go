@@ -1,0 +1,124 @@
+// Package controller holds the loops that only the leading replica runs: the
+// registration of the webhook, the provisioning of STRICT policies, the status of
+// the guards.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/cluster"
+)
+
+// settle is how long the status waits for further changes before it is counted
+// anew: a namespace rarely changes alone.
+const settle = 500 * time.Millisecond
+
+// queue is what a controller is fed through.
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// Add adds the controllers to the manager, which runs them while it leads.
+func Add(m manager.Manager, s *cluster.Source, r *Registrar, p *Provisioner, st *Standing) error {
+	registration, err := controller.New("registration", m, controller.Options{Reconciler: r})
+	if err != nil {
+		return fmt.Errorf("create the registration controller: %w", err)
+	}
+	one := reconcile.Request{NamespacedName: types.NamespacedName{Name: WebhookName}}
+	always := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return []reconcile.Request{one} })
+	for _, src := range []source.Source{
+		source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{}, always),
+		source.Kind[client.Object](m.GetCache(), &corev1.Secret{}, always),
+		feed(s, func(namespace string, q queue) {
+			if namespace == "" {
+				q.Add(one)
+			}
+		}),
+	} {
+		if err := registration.Watch(src); err != nil {
+			return fmt.Errorf("feed the registration controller: %w", err)
+		}
+	}
+
+	provision, err := controller.New("provision", m, controller.Options{Reconciler: p, MaxConcurrentReconciles: 4})
+	if err != nil {
+		return fmt.Errorf("create the provision controller: %w", err)
+	}
+	if err := provision.Watch(feed(s, func(namespace string, q queue) {
+		each(s, namespace, func(name string) { q.Add(request(name)) })
+	})); err != nil {
+		return fmt.Errorf("feed the provision controller: %w", err)
+	}
+
+	standing, err := controller.New("standing", m, controller.Options{Reconciler: st})
+	if err != nil {
+		return fmt.Errorf("create the standing controller: %w", err)
+	}
+	guards := func(ctx context.Context) []reconcile.Request {
+		var list v1alpha1.MeshGuardList
+		if err := m.GetClient().List(ctx, &list); err != nil {
+			return nil
+		}
+		requests := make([]reconcile.Request, 0, len(list.Items))
+		for i := range list.Items {
+			requests = append(requests, request(list.Items[i].Name))
+		}
+		return requests
+	}
+	if err := standing.Watch(feed(s, func(_ string, q queue) {
+		for _, r := range guards(context.Background()) { // reads the cache, so there is nothing to cancel
+			q.AddAfter(r, settle)
+		}
+	})); err != nil {
+		return fmt.Errorf("feed the standing controller: %w", err)
+	}
+	return standing.Watch(source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{},
+		handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return guards(ctx) })))
+}
+
+func request(name string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
+}
+
+// feed lets the changes a Source sees put requests into a controller's queue,
+// beginning with one that concerns everything.
+func feed(s *cluster.Source, put func(namespace string, q queue)) source.Source {
+	return source.Func(func(_ context.Context, q queue) error {
+		s.OnChange(func(namespace string) { put(namespace, q) })
+		put("", q)
+		return nil
+	})
+}
+
+// each calls f with the namespace, or with all that are guarded for "".
+func each(s *cluster.Source, namespace string, f func(string)) {
+	if namespace != "" {
+		f(namespace)
+		return
+	}
+	state, err := s.Snapshot()
+	if err != nil {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(state.Namespaces)) {
+		if state.Guarded(name, state.Namespaces[name].Labels) {
+			f(name)
+		}
+	}
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,151 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+	"github.com/meshvakt/meshvakt/webhook/servingcert"
+)
+
+// FieldOwner is the field manager of everything Meshvakt applies.
+const FieldOwner = client.FieldOwner("meshvakt")
+
+// CASource returns the CA certificates (PEM) that sign the serving certificates,
+// and an error while there are none yet.
+type CASource func(context.Context) ([]byte, error)
+
+// Registrar keeps the ValidatingWebhookConfiguration as policies and guards
+// demand it, and puts back whatever else changes it.
+type Registrar struct {
+	Client client.Client // reads from the cache
+	Live   client.Reader
+	Source *cluster.Source
+	CA     CASource
+	// Ready returns nil once this replica answers reviews. A webhook that nobody
+	// answers is not registered in the first place; one that is registered is kept
+	// up to date whatever this replica can do, since its serving certificate may
+	// be waiting for just that.
+	Ready    func() error
+	Endpoint Endpoint
+	Policies []policies.Policy
+	Timeout  time.Duration
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// retryAfter is how soon to look again for what a registration waits for.
+const retryAfter = 200 * time.Millisecond
+
+// resync is how often the registration is gone over without an event: a CA in a
+// file changes without one.
+const resync = time.Minute
+
+// Reconcile applies the configuration.
+func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	if !r.Source.Synced() {
+		return reconcile.Result{RequeueAfter: retryAfter}, nil
+	}
+	ca, err := r.CA(ctx)
+	if err != nil {
+		r.Log.DebugContext(ctx, "waiting for the CA of the serving certificate", "reason", err)
+		return reconcile.Result{RequeueAfter: retryAfter}, nil
+	}
+	var existing admissionregistrationv1.ValidatingWebhookConfiguration
+	switch err := r.Live.Get(ctx, client.ObjectKey{Name: WebhookName}, &existing); {
+	case apierrors.IsNotFound(err):
+		if r.Ready() != nil {
+			return reconcile.Result{RequeueAfter: retryAfter}, nil
+		}
+	case err != nil:
+		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
+	}
+	bundle, err := servingcert.MergeBundle(PublishedBundle(&existing), ca, r.Now())
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("merge the CA bundle: %w", err)
+	}
+	registration, err := r.registration(ctx, bundle)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: resync}, r.apply(ctx, registration.Build())
+}
+
+func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registration, error) {
+	var guards v1alpha1.MeshGuardList
+	if err := r.Client.List(ctx, &guards); err != nil {
+		return nil, fmt.Errorf("list MeshGuards: %w", err)
+	}
+	readable := guards.Items[:0]
+	for i := range guards.Items {
+		// One guard that the API server should have refused must not keep the
+		// others from being registered.
+		if _, err := facts.NewGuard(&guards.Items[i]); err != nil {
+			r.Log.ErrorContext(ctx, "cannot register a MeshGuard", "guard", guards.Items[i].Name, "error", err)
+			continue
+		}
+		readable = append(readable, guards.Items[i])
+	}
+	state, err := r.Source.Cached("")
+	if err != nil {
+		return nil, fmt.Errorf("read the mesh settings: %w", err)
+	}
+	return &Registration{
+		Endpoint:       r.Endpoint,
+		CABundle:       bundle,
+		Policies:       r.Policies,
+		Guards:         readable,
+		RootNamespaces: state.RootNamespaces(),
+		Unguardable:    state.Unguardable,
+		TimeoutSeconds: int32(r.Timeout / time.Second),
+	}, nil
+}
+
+func (r *Registrar) apply(ctx context.Context, config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) error {
+	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
+		return fmt.Errorf("apply ValidatingWebhookConfiguration: %w", err)
+	}
+	// Apply leaves entries alone that somebody else has added, or that an older
+	// set of guards left behind under another manager.
+	var applied admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: WebhookName}, &applied); err != nil {
+		return fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
+	}
+	ours := make([]string, 0, len(config.Webhooks))
+	for i := range config.Webhooks {
+		ours = append(ours, *config.Webhooks[i].Name)
+	}
+	kept := slices.DeleteFunc(slices.Clone(applied.Webhooks), func(w admissionregistrationv1.ValidatingWebhook) bool {
+		return !slices.Contains(ours, w.Name)
+	})
+	if len(kept) == len(applied.Webhooks) {
+		return nil
+	}
+	r.Log.WarnContext(ctx, "removing foreign entries from the webhook configuration", "entries", len(applied.Webhooks)-len(kept))
+	applied.Webhooks = kept
+	if err := r.Client.Update(ctx, &applied, FieldOwner); err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("remove foreign entries from ValidatingWebhookConfiguration: %w", err)
+	}
+	return nil
+}
+
+// PublishedBundle returns the CA bundle of a webhook configuration: that of its
+// first entry, for all are written together. nil when there is none.
+func PublishedBundle(c *admissionregistrationv1.ValidatingWebhookConfiguration) []byte {
+	if len(c.Webhooks) == 0 || len(c.Webhooks[0].ClientConfig.CABundle) == 0 {
+		return nil
+	}
+	return c.Webhooks[0].ClientConfig.CABundle
+}

@@ -1,0 +1,259 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
+	acmeta "k8s.io/client-go/applyconfigurations/meta/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies"
+)
+
+// WebhookName is the name of the ValidatingWebhookConfiguration.
+const WebhookName = "meshvakt"
+
+// namespaceNameLabel is set on every namespace by the API server.
+const namespaceNameLabel = "kubernetes.io/metadata.name"
+
+// namespaceController deletes what is left in a namespace that is going away. It
+// is never asked about: neither our refusal nor our absence may hold that up.
+const namespaceController = "system:serviceaccount:kube-system:namespace-controller"
+
+// Endpoint is where the API server reaches the webhook: a URL, or a Service.
+type Endpoint struct {
+	URL                           string // "https://127.0.0.1:10250"; empty: the Service
+	ServiceNamespace, ServiceName string
+	ServicePort                   int32
+}
+
+// Registration is everything the webhook configuration is derived from.
+type Registration struct {
+	Endpoint       Endpoint
+	CABundle       []byte
+	Policies       []policies.Policy
+	Guards         []v1alpha1.MeshGuard
+	RootNamespaces []string
+	Unguardable    []string
+	// TimeoutSeconds is how long the API server waits for an answer, 1 to 30.
+	TimeoutSeconds int32
+}
+
+// Build returns the webhook configuration that lets the API server ask about
+// exactly what the policies judge in the namespaces that the guards select:
+// one entry per guard, one for the mesh root namespaces, one for namespaces
+// themselves. Every field is stated, also where it has the default, so that
+// server-side apply puts back what somebody else has changed.
+func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
+	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(map[string]string{
+		"app.kubernetes.io/name":       "meshvakt",
+		"app.kubernetes.io/managed-by": "meshvakt",
+	})
+	if len(r.Guards) == 0 {
+		return config
+	}
+	guards := slices.Clone(r.Guards)
+	slices.SortFunc(guards, func(a, b v1alpha1.MeshGuard) int { return strings.Compare(a.Name, b.Name) })
+	for i := range guards {
+		config.WithWebhooks(r.guardEntry(&guards[i]))
+	}
+	if len(r.RootNamespaces) > 0 {
+		config.WithWebhooks(r.rootEntry())
+	}
+	return config.WithWebhooks(r.namespaceEntry(guards))
+}
+
+func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
+	matches := r.matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot)
+	return r.entry(g.Name+".guard.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
+		WithNamespaceSelector(selector(&g.Spec.NamespaceSelector).
+			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
+				WithOperator(metav1.LabelSelectorOpNotIn).WithValues(r.Unguardable...)))
+}
+
+func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfiguration {
+	matches := r.matches(policies.ScopeGuardedAndRoot)
+	return r.entry("root.mesh.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
+		WithNamespaceSelector(acmeta.LabelSelector().
+			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
+				WithOperator(metav1.LabelSelectorOpIn).WithValues(r.RootNamespaces...)))
+}
+
+// namespaceEntry asks about namespaces themselves. For them the API server
+// matches a namespaceSelector against the new labels only, so that the removal of
+// a guard's label would pass unseen: the guards' selectors are conditions on both
+// sides of the change instead.
+func (r *Registration) namespaceEntry(guards []v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
+	var selected []string
+	for i := range guards {
+		s := &guards[i].Spec.NamespaceSelector
+		selected = append(selected, selectorCEL(s, "object"),
+			fmt.Sprintf("(request.operation == 'UPDATE' && %s)", selectorCEL(s, "oldObject")))
+	}
+	if len(r.RootNamespaces) > 0 {
+		selected = append(selected, fmt.Sprintf("object.metadata.name in %s", celList(r.RootNamespaces)))
+	}
+	matches := r.matches(policies.ScopeNamespaces)
+	return r.entry("namespaces.meshvakt.io", matches, admissionregistrationv1.ClusterScope).
+		WithNamespaceSelector(acmeta.LabelSelector()).
+		WithMatchConditions(
+			acadmission.MatchCondition().WithName("guardable").
+				WithExpression(fmt.Sprintf("!(object.metadata.name in %s)", celList(r.Unguardable))),
+			acadmission.MatchCondition().WithName("guarded-or-root").
+				WithExpression(strings.Join(selected, " || ")),
+		)
+}
+
+// entry returns a webhook entry with everything but its namespaceSelector.
+func (r *Registration) entry(name string, matches []policies.Match, scope admissionregistrationv1.ScopeType) *acadmission.ValidatingWebhookApplyConfiguration {
+	w := acadmission.ValidatingWebhook().
+		WithName(name).
+		WithClientConfig(r.clientConfig()).
+		WithFailurePolicy(admissionregistrationv1.Fail).
+		WithMatchPolicy(admissionregistrationv1.Equivalent).
+		WithSideEffects(admissionregistrationv1.SideEffectClassNone).
+		WithTimeoutSeconds(r.TimeoutSeconds).
+		WithAdmissionReviewVersions("v1").
+		WithObjectSelector(acmeta.LabelSelector())
+	for _, m := range matches {
+		operations := make([]admissionregistrationv1.OperationType, 0, len(m.Operations))
+		for _, o := range m.Operations {
+			operations = append(operations, admissionregistrationv1.OperationType(o))
+		}
+		w.WithRules(acadmission.RuleWithOperations().
+			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(m.Resource).
+			WithScope(scope).WithOperations(operations...))
+		if c := changedCEL(m); c != "" {
+			w.WithMatchConditions(acadmission.MatchCondition().WithName(m.Resource + "-changed").WithExpression(c))
+		}
+	}
+	if slices.ContainsFunc(matches, func(m policies.Match) bool { return slices.Contains(m.Operations, admissionv1.Delete) }) {
+		w.WithMatchConditions(acadmission.MatchCondition().WithName("not-namespace-cleanup").
+			WithExpression(fmt.Sprintf("request.operation != 'DELETE' || request.userInfo.username != '%s'", namespaceController)))
+	}
+	return w
+}
+
+func (r *Registration) matches(scopes ...policies.Scope) []policies.Match {
+	var list []policies.Match
+	for i := range r.Policies {
+		for _, m := range r.Policies[i].Matches {
+			if slices.Contains(scopes, m.Scope) {
+				list = merge(list, m)
+			}
+		}
+	}
+	return list
+}
+
+// merge adds a match to a list that holds each resource once. Where policies
+// differ in what part of an UPDATE matters, every UPDATE of any of them does.
+func merge(list []policies.Match, m policies.Match) []policies.Match {
+	for i := range list {
+		have := &list[i]
+		if have.Group != m.Group || have.Resource != m.Resource {
+			continue
+		}
+		for _, o := range m.Operations {
+			if !slices.Contains(have.Operations, o) {
+				have.Operations = append(slices.Clone(have.Operations), o)
+			}
+		}
+		if len(have.OnlyIfChanged) == 0 || len(m.OnlyIfChanged) == 0 {
+			have.OnlyIfChanged = nil
+			continue
+		}
+		for _, c := range m.OnlyIfChanged {
+			if !slices.Contains(have.OnlyIfChanged, c) {
+				have.OnlyIfChanged = append(slices.Clone(have.OnlyIfChanged), c)
+			}
+		}
+		return list
+	}
+	return append(list, m)
+}
+
+func (r *Registration) clientConfig() *acadmission.WebhookClientConfigApplyConfiguration {
+	c := acadmission.WebhookClientConfig().WithCABundle(r.CABundle...)
+	if r.Endpoint.URL != "" {
+		return c.WithURL(strings.TrimSuffix(r.Endpoint.URL, "/") + "/validate")
+	}
+	return c.WithService(acadmission.ServiceReference().
+		WithNamespace(r.Endpoint.ServiceNamespace).WithName(r.Endpoint.ServiceName).
+		WithPort(r.Endpoint.ServicePort).WithPath("/validate"))
+}
+
+// changedCEL is the condition that an UPDATE touches what the match is about,
+// empty when every UPDATE counts.
+func changedCEL(m policies.Match) string {
+	if len(m.OnlyIfChanged) == 0 || !slices.Contains(m.Operations, admissionv1.Update) {
+		return ""
+	}
+	parts := []string{
+		"request.operation != 'UPDATE'",
+		fmt.Sprintf("request.resource.resource != '%s'", m.Resource),
+	}
+	for _, path := range m.OnlyIfChanged {
+		optional := strings.ReplaceAll("."+path, ".?", ".")
+		optional = strings.ReplaceAll(optional, ".", ".?")
+		parts = append(parts, fmt.Sprintf("object%s != oldObject%s", optional, optional))
+	}
+	return strings.Join(parts, " || ")
+}
+
+// selectorCEL is a label selector as a CEL expression over an object.
+func selectorCEL(s *metav1.LabelSelector, object string) string {
+	labels := object + ".metadata.?labels.orValue({})"
+	var parts []string
+	for _, key := range sortedKeys(s.MatchLabels) {
+		parts = append(parts, fmt.Sprintf("%s[?%s].orValue('') == %s && %s in %s", labels, celString(key), celString(s.MatchLabels[key]), celString(key), labels))
+	}
+	for _, e := range s.MatchExpressions {
+		has := fmt.Sprintf("%s in %s", celString(e.Key), labels)
+		in := fmt.Sprintf("%s[?%s].orValue('') in %s", labels, celString(e.Key), celList(e.Values))
+		switch e.Operator {
+		case metav1.LabelSelectorOpIn:
+			parts = append(parts, fmt.Sprintf("%s && %s", has, in))
+		case metav1.LabelSelectorOpNotIn:
+			parts = append(parts, fmt.Sprintf("!(%s && %s)", has, in))
+		case metav1.LabelSelectorOpExists:
+			parts = append(parts, has)
+		case metav1.LabelSelectorOpDoesNotExist:
+			parts = append(parts, fmt.Sprintf("!(%s)", has))
+		}
+	}
+	if len(parts) == 0 {
+		return "true"
+	}
+	return "(" + strings.Join(parts, " && ") + ")"
+}
+
+func celList(values []string) string {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = celString(v)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// celString quotes a string for CEL. Label keys and values and names hold nothing
+// that needs escaping; what does is escaped all the same.
+func celString(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`, "\r", `\r`).Replace(s) + "'"
+}
+
+func selector(s *metav1.LabelSelector) *acmeta.LabelSelectorApplyConfiguration {
+	ac := acmeta.LabelSelector()
+	if len(s.MatchLabels) > 0 {
+		ac.WithMatchLabels(s.MatchLabels)
+	}
+	for _, e := range s.MatchExpressions {
+		ac.WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(e.Key).WithOperator(e.Operator).WithValues(e.Values...))
+	}
+	return ac
+}

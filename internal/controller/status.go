@@ -1,0 +1,109 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// namedInStatus bounds how many namespaces a condition names.
+const namedInStatus = 10
+
+// Standing keeps the status of a MeshGuard.
+type Standing struct {
+	Client client.Client
+	Source *cluster.Source
+}
+
+// Reconcile writes the status of the guard named by the request.
+func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+	var guard v1alpha1.MeshGuard
+	if err := s.Client.Get(ctx, r.NamespacedName, &guard); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	state, err := s.Source.Snapshot()
+	if err != nil {
+		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // caches that are not filled yet are waited for
+	}
+	var config admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := s.Client.Get(ctx, client.ObjectKey{Name: WebhookName}, &config); client.IgnoreNotFound(err) != nil {
+		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
+	}
+	before := guard.DeepCopy()
+	fillStatus(&guard, &state, &config)
+	if equality.Semantic.DeepEqual(before.Status, guard.Status) {
+		return reconcile.Result{}, nil
+	}
+	if err := s.Client.Status().Patch(ctx, &guard, client.MergeFrom(before), FieldOwner); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("patch status of MeshGuard %q: %w", r.Name, err))
+	}
+	return reconcile.Result{}, nil
+}
+
+func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration) {
+	status := &guard.Status
+	status.ObservedGeneration = guard.Generation
+	set := func(kind string, holds bool, reason, message string) {
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message, ObservedGeneration: guard.Generation}
+		if holds {
+			c.Status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	g, err := facts.NewGuard(guard)
+	if err != nil {
+		status.Namespaces = v1alpha1.NamespaceCounts{}
+		set(v1alpha1.ConditionEnforcing, false, "InvalidSelector", err.Error())
+		set(v1alpha1.ConditionCompliant, false, "InvalidSelector", err.Error())
+		return
+	}
+	var counts v1alpha1.NamespaceCounts
+	var open []string
+	for name, ns := range state.Namespaces {
+		if ns.Terminating || !state.Selects(&g, name, ns.Labels) {
+			continue
+		}
+		counts.Guarded++
+		if policies.Strict(state, name) {
+			counts.Strict++
+			continue
+		}
+		counts.NotStrict++
+		open = append(open, name)
+	}
+	status.Namespaces = counts
+	if len(open) == 0 {
+		set(v1alpha1.ConditionCompliant, true, "AllStrict", fmt.Sprintf("all %d guarded namespaces are STRICT", counts.Guarded))
+	} else {
+		slices.Sort(open)
+		set(v1alpha1.ConditionCompliant, false, "NamespaceNotStrict", fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
+	}
+	entry := slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
+		return w.Name == guard.Name+".guard.meshvakt.io"
+	})
+	if entry {
+		set(v1alpha1.ConditionEnforcing, true, "Registered", "the API server asks Meshvakt about the namespaces of this guard")
+	} else {
+		set(v1alpha1.ConditionEnforcing, false, "NotRegistered", "the webhook configuration has no entry for this guard yet")
+	}
+}
+
+func firstNames(names []string) string {
+	if len(names) <= namedInStatus {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:namedInStatus], ", "), len(names)-namedInStatus)
+}
