@@ -255,4 +255,3 @@ func httpOK(ctx context.Context, client *http.Client, url, token string) error {
 	}
 	return nil
 }
-
