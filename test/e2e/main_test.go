@@ -1,0 +1,164 @@
+// Package e2e plays Meshvakt's users: the real binary, with the rights of its
+// ServiceAccount, against a real control plane.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/objects"
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+const ownNamespace = "meshvakt-system"
+
+// What the tests of the package share; set by TestMain before any test runs.
+var (
+	plane                    *controlplane.ControlPlane
+	binary                   string // the meshvakt binary under test
+	serviceAccountKubeconfig string
+	scheme                   = runtime.NewScheme()
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme, objects.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return 0, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "meshvakt-e2e-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	if binary, err = build(ctx, dir); err != nil {
+		return 0, err
+	}
+	plane, err = controlplane.Boot(ctx, controlplane.Options{Log: os.Stderr})
+	if err != nil {
+		return 0, err
+	}
+	defer plane.Stop()
+	if err := install(ctx); err != nil {
+		return 0, fmt.Errorf("install the chart: %w", err)
+	}
+	if serviceAccountKubeconfig, err = plane.ServiceAccountKubeconfig(ctx, ownNamespace, "meshvakt"); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// build compiles the binary under test; with E2E_RACE set, with the race
+// detector, which makes every test of this package a test for data races too.
+func build(ctx context.Context, dir string) (string, error) {
+	out := filepath.Join(dir, "meshvakt")
+	args := []string{"build", "-o", out}
+	if os.Getenv("E2E_RACE") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/meshvakt")...)
+	cmd.Dir = "../.."
+	cmd.Stderr = os.Stderr
+	return out, cmd.Run()
+}
+
+// install applies what the chart renders, but for the Deployment: there are no
+// kubelets to run it, so the tests start the process themselves.
+func install(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "tool", "-modfile=test/tools/helm/go.mod", "helm",
+		"template", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--set", "guard.create=false", "--no-hooks")
+	cmd.Dir = "../.."
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("helm template: %w\n%s", err, stderr.String())
+	}
+	c, err := client.New(plane.RestConfig(controlplane.Admin), client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	if err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ownNamespace}}); err != nil {
+		return err
+	}
+	if err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}}); client.IgnoreAlreadyExists(err) != nil {
+		return err
+	}
+	var keep []string
+	for _, doc := range strings.Split(stdout.String(), "\n---") {
+		if strings.Contains(doc, "\nkind: Deployment") || strings.TrimSpace(doc) == "" {
+			continue
+		}
+		keep = append(keep, doc)
+	}
+	if err := plane.Apply(ctx, []byte(strings.Join(keep, "\n---"))); err != nil {
+		return err
+	}
+	_, _, err = plane.Kubectl(ctx, controlplane.Admin, "", "wait", "--for=condition=Established", "crd/meshguards.meshvakt.io", "--timeout=60s")
+	return err
+}
+
+// clientFor returns an uncached client with the rights of a user.
+func clientFor(t testing.TB, user controlplane.User) client.Client {
+	t.Helper()
+	c, err := client.New(plane.RestConfig(user), client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// guard creates a MeshGuard that is deleted with the test.
+func guard(t testing.TB, g *v1alpha1.MeshGuard) {
+	t.Helper()
+	c := clientFor(t, controlplane.Admin)
+	if err := c.Create(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Delete(context.Background(), g); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// enforcing waits until the API server has been told of the guard.
+func enforcing(t testing.TB, name string) {
+	t.Helper()
+	c := clientFor(t, controlplane.Admin)
+	eventually(t, 30*time.Second, func() error {
+		var g v1alpha1.MeshGuard
+		if err := c.Get(t.Context(), client.ObjectKey{Name: name}, &g); err != nil {
+			return err
+		}
+		for _, condition := range g.Status.Conditions {
+			if condition.Type == v1alpha1.ConditionEnforcing && condition.Status == metav1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("MeshGuard %s is not enforcing: %v", name, g.Status.Conditions)
+	})
+}

@@ -1,0 +1,230 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// replica is one running `meshvakt serve`.
+type replica struct {
+	t          testing.TB
+	cmd        *exec.Cmd
+	admission  string // host:port of the webhook
+	operations string // host:port of probes and metrics
+	exited     chan struct{}
+	exitErr    error // valid once exited is closed
+
+	mu  sync.Mutex
+	log []string // guarded by mu
+}
+
+// start runs one replica that registers itself, and waits until it is ready.
+func start(t testing.TB, args ...string) *replica {
+	t.Helper()
+	address := freeAddress(t)
+	return startReplica(t, append([]string{"--listen", address, "--webhook-url", "https://" + address}, args...)...).ready(t.Context())
+}
+
+// startReplica runs meshvakt with the rights of its ServiceAccount and waits
+// until it listens; it need not be ready. It is stopped with the test.
+func startReplica(t testing.TB, args ...string) *replica {
+	t.Helper()
+	r := &replica{t: t, exited: make(chan struct{})}
+	r.cmd = exec.Command(binary, append([]string{
+		"serve", "--kubeconfig", serviceAccountKubeconfig, "--namespace", ownNamespace,
+		"--operations-listen", "127.0.0.1:0",
+		"--log-format", "json", "--log-level", "debug", "--drain-delay", "200ms",
+	}, args...)...)
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr, err := r.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan struct{})
+	go r.follow(stderr, listening)
+	t.Cleanup(func() {
+		r.stop()
+		if t.Failed() {
+			r.dump(60)
+		}
+	})
+	select {
+	case <-listening:
+	case <-r.exited:
+		r.dump(60)
+		t.Fatalf("meshvakt serve ended: %v", r.exitErr)
+	case <-time.After(30 * time.Second):
+		r.dump(60)
+		t.Fatal("meshvakt serve does not listen after 30 s")
+	}
+	return r
+}
+
+// follow keeps the log and learns the addresses from it.
+func (r *replica) follow(stderr io.Reader, listening chan<- struct{}) {
+	scanner := bufio.NewScanner(stderr)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		line := scanner.Text()
+		r.mu.Lock()
+		r.log = append(r.log, line)
+		r.mu.Unlock()
+		var record struct{ Msg, Admission, Operations string }
+		if r.admission == "" && json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" {
+			r.admission, r.operations = record.Admission, record.Operations
+			close(listening)
+		}
+	}
+	r.exitErr = r.cmd.Wait()
+	close(r.exited)
+}
+
+func (r *replica) dump(lines int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := max(0, len(r.log)-lines)
+	r.t.Logf("log of meshvakt (last %d of %d lines):\n%s", len(r.log)-from, len(r.log), strings.Join(r.log[from:], "\n"))
+}
+
+// stop ends the replica as Kubernetes does: SIGTERM, later SIGKILL.
+func (r *replica) stop() {
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-r.exited:
+	case <-time.After(30 * time.Second):
+		_ = r.cmd.Process.Kill()
+		<-r.exited
+	}
+}
+
+func (r *replica) kill() {
+	_ = r.cmd.Process.Kill()
+	<-r.exited
+}
+
+// ready waits until /readyz says so.
+func (r *replica) ready(ctx context.Context) *replica {
+	r.t.Helper()
+	eventually(r.t, 60*time.Second, func() error {
+		select {
+		case <-r.exited:
+			r.t.Fatalf("meshvakt serve ended: %v", r.exitErr)
+		default:
+		}
+		body, err := get(ctx, "http://"+r.operations+"/readyz")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, body)
+		}
+		return nil
+	})
+	return r
+}
+
+// metric returns the sum of the samples whose line begins with the prefix.
+func (r *replica) metric(ctx context.Context, prefix string) float64 {
+	r.t.Helper()
+	body, err := get(ctx, "http://"+r.operations+"/metrics")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var sum float64
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, prefix) {
+			var v float64
+			fields := strings.Fields(line)
+			if _, err := fmt.Sscan(fields[len(fields)-1], &v); err == nil {
+				sum += v
+			}
+		}
+	}
+	return sum
+}
+
+// rss returns the resident memory of the replica in bytes.
+func (r *replica) rss() int {
+	r.t.Helper()
+	status, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(r.cmd.Process.Pid), "status"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		var kib int
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
+			return kib << 10
+		}
+	}
+	r.t.Fatal("no VmRSS in /proc/PID/status")
+	return 0
+}
+
+func get(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(body), err
+}
+
+// eventually retries until f succeeds, and fails the test with f's last error.
+func eventually(t testing.TB, within time.Duration, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %v", within, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// freeAddress returns a loopback address that nobody listens on right now.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// handshake connects to the webhook port and returns what it presents.
+func handshake(address string, config *tls.Config) (tls.ConnectionState, error) {
+	conn, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return tls.ConnectionState{}, err
+	}
+	defer conn.Close()
+	return conn.ConnectionState(), nil
+}
