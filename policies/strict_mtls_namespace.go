@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,14 +32,14 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	var found []Finding
 	switch {
 	case guarded && !wasGuarded:
-		found = append(found, judgeNewlyGuarded(after, ns.Name, g)...)
+		found = append(found, judgeNewlyGuarded(after, ns.Name, old == nil, g)...)
 	case wasGuarded && !guarded && !r.MayUnguard[g.Name]:
 		found = append(found, Finding{
 			Reason:  reasonNamespaceUnguarded(),
 			Type:    metav1.CauseTypeForbidden,
 			Field:   "metadata.labels",
 			Message: fmt.Sprintf("the change takes namespace %q out of MeshGuard %q; must keep matching its namespaceSelector %q", ns.Name, g.Name, g.Selector),
-			Remedy:  fmt.Sprintf("leave the label as it is, or ask someone with the verb unguard on meshguards.meshvakt.io/%s", g.Name),
+			Remedy:  fmt.Sprintf("leave these labels as they are, or ask someone who has the verb unguard on meshguards.meshvakt.io %q", g.Name),
 		})
 	}
 	if old == nil {
@@ -63,8 +64,8 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 			Reason:  reasonNamespaceWeakensMTLS(),
 			Type:    metav1.CauseTypeForbidden,
 			Field:   "metadata.labels",
-			Message: fmt.Sprintf("the change makes %s; must stay STRICT%s", group.text(), because(after, group.holes[0])),
-			Remedy:  "keep the labels that Istio's discoverySelectors and data plane mode rest on",
+			Message: fmt.Sprintf("the change makes %s%s; must be STRICT", group.makes(), group.because(after)),
+			Remedy:  "keep the labels that Istio's discoverySelectors and data plane mode rest on, or first " + group.remedy(after),
 		})
 	}
 	if len(lost) == 0 && guarded && wasGuarded {
@@ -74,41 +75,55 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 }
 
 // judgeNewlyGuarded judges a namespace that comes under the guard.
-func judgeNewlyGuarded(c *facts.Cluster, name string, g *facts.Guard) []Finding {
-	open := holes(c, c.Namespaces[name])
-	if len(open) == 0 {
-		return nil
-	}
-	h := open[0]
-	f := Finding{
-		Reason: reasonNamespaceNotStrict(),
-		Type:   metav1.CauseTypeForbidden,
-		Field:  "metadata.labels",
-	}
-	state := fmt.Sprintf("namespace %q is guarded and its effective mode is %s%s%s", name, h.mode, h.where(), because(c, h))
-	switch g.StrictMTLS.OnMissing {
-	case v1alpha1.OnMissingHold:
-		f.Severity = Notice
-		f.Message = state + "; its pods are refused until it is STRICT"
-		f.Remedy = remedy(c, h)
-	case v1alpha1.OnMissingProvision:
-		f.Severity = Notice
-		if provisionHelps(c, name) {
-			f.Message = state + "; Meshvakt creates PeerAuthentication " + name + "/default with mode STRICT now, and pods are refused until it is there"
-		} else {
-			f.Message = state + "; its pods are refused until it is STRICT, and a PeerAuthentication created by Meshvakt would not make it so"
-			f.Remedy = remedy(c, h)
+func judgeNewlyGuarded(c *facts.Cluster, name string, created bool, g *facts.Guard) []Finding {
+	var found []Finding
+	for _, group := range groupHoles(holes(c, c.Namespaces[name])) {
+		f := Finding{
+			Reason: reasonNamespaceNotStrict(),
+			Type:   metav1.CauseTypeForbidden,
+			Field:  "metadata.labels",
+			Remedy: group.remedy(c),
 		}
-	default:
-		f.Message = state + "; must be STRICT"
-		f.Remedy = remedy(c, h)
-		if h.decider == nil || h.decider.Namespace != name {
-			f.Remedy = fmt.Sprintf("apply the namespace without the guard's label, then a PeerAuthentication with mode STRICT in it, then the label; "+
-				"or make the mesh STRICT in %s; or have spec.strictMTLS.onMissing of MeshGuard %q set to Hold or Provision",
-				h.view.controlPlane.RootNamespace, g.Name)
+		state := fmt.Sprintf("MeshGuard %q guards namespace %q by these labels, and Istio applies %s to %s%s",
+			g.Name, name, group.holes[0].mode, group.within(), group.because(c))
+		switch g.StrictMTLS.OnMissing {
+		case v1alpha1.OnMissingHold:
+			f.Severity = Notice
+			f.Message = state + "; must be STRICT before pods enter it"
+		case v1alpha1.OnMissingProvision:
+			f.Severity = Notice
+			f.Message = state + "; must be STRICT before pods enter it, and a STRICT policy provided by Meshvakt would not make it so"
+			if provisionHelps(c, name) {
+				f.Message = state + fmt.Sprintf("; must be STRICT before pods enter it, so Meshvakt creates PeerAuthentication %s now", Provisioned(name).Key())
+				f.Remedy = ""
+			}
+		default:
+			f.Message = state + "; must be STRICT"
+			if h := group.holes[0]; created && (h.decider == nil || h.decider.Namespace != name) {
+				f.Remedy = creationRemedy(c, group, g)
+			}
 		}
+		found = append(found, f)
 	}
-	return []Finding{f}
+	return atMost(found)
+}
+
+// creationRemedy lists the ways to create a namespace under a guard that rejects
+// it: its own PeerAuthentication cannot exist before it does.
+func creationRemedy(c *facts.Cluster, group holeGroup, g *facts.Guard) string {
+	h := group.holes[0]
+	var ways []string
+	bare := map[string]string{corev1.LabelMetadataName: h.namespace}
+	if !c.Selects(g, h.namespace, bare) {
+		ways = append(ways, fmt.Sprintf("create it without the label that the guard selects (%s), apply a PeerAuthentication with spec.mtls.mode STRICT in it, then add the label", g.Selector))
+	}
+	wide := fmt.Sprintf("make the whole mesh STRICT by a PeerAuthentication in %q", h.view.controlPlane.RootNamespace)
+	if h.decider != nil || len(inertNotes(c, h)) > 0 {
+		wide = group.remedy(c)
+	}
+	ways = append(ways, wide,
+		fmt.Sprintf("have spec.strictMTLS.onMissing of MeshGuard %q set to Hold or Provision", g.Name))
+	return strings.Join(ways, "; or ")
 }
 
 // Provisioned returns the PeerAuthentication that makes a namespace STRICT by

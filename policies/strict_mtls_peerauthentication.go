@@ -26,27 +26,34 @@ func judgePeerAuthentication(r *facts.Review, g *facts.Guard) ([]Finding, error)
 		before = withPolicy(before, old, old)
 	}
 	after := withPolicy(before, old, pa)
-	names, err := reach(after, r.Namespace, g)
+	names, err := reach(&r.Cluster, r.Namespace, g)
 	if err != nil {
 		return nil, err
 	}
 	var lost []hole
-	for _, name := range names {
-		lost = append(lost, regressions(before, after, name)...)
+	// A policy that is being deleted already is gone by an earlier decision.
+	if pa != nil || !old.Terminating {
+		for _, name := range names {
+			lost = append(lost, regressions(before, after, name)...)
+		}
 	}
 	var found []Finding
 	for _, group := range groupHoles(lost) {
 		h := group.holes[0]
+		why := group.because(after)
+		if pa != nil && h.decider == pa {
+			why = "" // the field and the mode say it
+		}
 		found = append(found, Finding{
 			Reason:  reasonPolicyWeakensMTLS(),
 			Type:    metav1.CauseTypeForbidden,
-			Field:   changedField(r.Operation, old, pa, h),
-			Message: fmt.Sprintf("%s makes %s%s; must stay STRICT", verb(r.Operation), group.text(), because(after, h)),
-			Remedy:  weakenRemedy(after, pa, h),
+			Field:   changedField(old, pa, group),
+			Message: fmt.Sprintf("%s makes %s%s; must be STRICT", verb(r.Operation), group.makes(), why),
+			Remedy:  weakenRemedy(after, old, pa, group),
 		})
 	}
 	if len(lost) > 0 {
-		return found, nil
+		return atMost(found), nil
 	}
 	found = append(found, stillNotStrict(after, names)...)
 	if pa != nil && pa.Mode == mesh.ModeStrict {
@@ -56,16 +63,19 @@ func judgePeerAuthentication(r *facts.Review, g *facts.Guard) ([]Finding, error)
 }
 
 // reach returns the guarded namespaces that a policy in the given namespace can
-// count for: all when it lies in a mesh root namespace, else its own.
+// count for: all when it lies in a mesh root namespace, else its own. A
+// namespace that is being deleted takes its policies along, the root namespace
+// too: holding one of them up would hold up the deletion.
 func reach(c *facts.Cluster, namespace string, g *facts.Guard) ([]string, error) {
-	if slices.Contains(c.RootNamespaces(), namespace) {
-		return guardedNamespaces(c, g), nil
-	}
 	ns := c.Namespaces[namespace]
-	if ns == nil {
+	switch {
+	case ns == nil:
 		return nil, fmt.Errorf("%w: namespace %q of the PeerAuthentication", ErrMissingFact, namespace)
-	}
-	if ns.Terminating || !c.Selects(g, ns.Name, ns.Labels) {
+	case ns.Terminating:
+		return nil, nil
+	case slices.Contains(c.RootNamespaces(), namespace):
+		return guardedNamespaces(c, g), nil
+	case !c.Selects(g, ns.Name, ns.Labels):
 		return nil, nil
 	}
 	return []string{namespace}, nil
@@ -83,21 +93,26 @@ func guardedNamespaces(c *facts.Cluster, g *facts.Guard) []string {
 	return names
 }
 
-// changedField is the part of the object that opened the hole.
-func changedField(op admissionv1.Operation, old, pa *mesh.PeerAuthentication, h hole) string {
+// changedField is the part of the object that opened the holes.
+func changedField(old, pa *mesh.PeerAuthentication, g holeGroup) string {
+	h := g.holes[0]
 	switch {
-	case op == admissionv1.Delete:
+	case pa == nil:
 		return "metadata.name"
-	case h.decider != nil && h.decider.Key() == pa.Key() && h.port != 0 && pa.Ports[h.port] != mesh.ModeUnset:
+	case h.decider == pa && h.byPort() && len(g.ports) == 1:
 		return fmt.Sprintf("spec.portLevelMtls[%d].mode", h.port)
-	case h.decider != nil && h.decider.Key() == pa.Key():
-		return "spec.mtls.mode"
-	case old != nil && (old.HasRevision != pa.HasRevision || old.Revision != pa.Revision):
-		return "metadata.labels[istio.io/rev]"
-	case old != nil && !maps.Equal(old.Selector, pa.Selector):
-		return "spec.selector.matchLabels"
-	case h.port != 0 && old != nil && old.Ports[h.port] != pa.Ports[h.port]:
+	case h.decider == pa && h.byPort():
 		return "spec.portLevelMtls"
+	case portChanged(old, pa, h):
+		return "spec.portLevelMtls"
+	case h.decider == pa:
+		return "spec.mtls.mode"
+	case old == nil:
+		return "spec"
+	case old.HasRevision != pa.HasRevision || old.Revision != pa.Revision:
+		return "metadata.labels[istio.io/rev]"
+	case !maps.Equal(old.Selector, pa.Selector):
+		return "spec.selector.matchLabels"
 	}
 	return "spec.mtls.mode"
 }
@@ -115,18 +130,35 @@ func verb(op admissionv1.Operation) string {
 
 // weakenRemedy is the cheapest way to get what a refused change of a policy
 // was probably for.
-func weakenRemedy(c *facts.Cluster, pa *mesh.PeerAuthentication, h hole) string {
+func weakenRemedy(after *facts.Cluster, old, pa *mesh.PeerAuthentication, g holeGroup) string {
+	h := g.holes[0]
 	switch {
-	case pa == nil || h.decider == nil || h.decider.Key() != pa.Key():
-		if h.decider != nil {
-			return remedy(c, h)
+	case pa != nil && h.decider == pa && h.byPort():
+		return fmt.Sprintf("set the mode of %s to STRICT, or take the entry out of spec.portLevelMtls", g.portsText())
+	case pa != nil && h.decider == pa && portChanged(old, pa, h):
+		return fmt.Sprintf("keep %s in spec.portLevelMtls with mode STRICT", g.portsText())
+	case pa != nil && h.decider == pa:
+		inherits := *pa
+		inherits.Mode = mesh.ModeUnset
+		if pa.Mode < mesh.ModeStrict && Strict(withPolicy(after, pa, &inherits), h.namespace) {
+			return "set spec.mtls.mode to STRICT, or leave it out to inherit STRICT"
 		}
-		return fmt.Sprintf("first apply another PeerAuthentication with mode STRICT that covers the namespace: without a selector in it, or in %s", h.view.controlPlane.RootNamespace)
-	case h.port != 0:
-		return fmt.Sprintf("set the mode of port %d to STRICT or leave the port out", h.port)
-	default:
-		return "set spec.mtls.mode to STRICT, or to UNSET where the policies above it are STRICT"
+		return "set spec.mtls.mode to STRICT"
+	case h.decider != nil:
+		return "first " + g.remedy(after)
+	case pa == nil && old.Namespace == h.view.controlPlane.RootNamespace:
+		return fmt.Sprintf("first apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in each namespace that needs it, or another one in %q", old.Namespace)
+	case pa != nil && old != nil && !maps.Equal(old.Selector, pa.Selector):
+		return "leave spec.selector as it was, or first " + g.remedy(after)
+	case pa != nil && old != nil && pa.Mode < mesh.ModeStrict && old.Mode == mesh.ModeStrict:
+		return "leave spec.mtls.mode at STRICT"
 	}
+	return "first " + g.remedy(after)
+}
+
+// portChanged reports whether the change touches the entry for the hole's port.
+func portChanged(old, pa *mesh.PeerAuthentication, h hole) bool {
+	return h.port != 0 && old != nil && old.Ports[h.port] != pa.Ports[h.port]
 }
 
 // stillNotStrict reports the namespaces that a change leaves open.
@@ -137,32 +169,56 @@ func stillNotStrict(c *facts.Cluster, names []string) []Finding {
 			open = append(open, holes(c, ns)...)
 		}
 	}
-	if len(open) == 0 {
-		return nil
+	var found []Finding
+	for _, group := range groupHoles(open) {
+		found = append(found, Finding{
+			Reason:   reasonStillNotStrict(),
+			Severity: Notice,
+			Type:     metav1.CauseTypeForbidden,
+			Message:  fmt.Sprintf("after this change %s%s; must be STRICT", group.stands(), group.because(c)),
+			Remedy:   group.remedy(c),
+		})
 	}
-	return []Finding{{
-		Reason:   reasonStillNotStrict(),
-		Severity: Notice,
-		Type:     metav1.CauseTypeForbidden,
-		Message:  fmt.Sprintf("%s, before and after this change%s; must be STRICT", groupHoles(open)[0].textIs(), because(c, open[0])),
-		Remedy:   remedy(c, open[0]),
-	}}
+	return atMost(found)
 }
 
-// hasNoEffect reports a STRICT policy that its author will think is applied.
+// hasNoEffect reports a STRICT policy that its author will think is applied. One
+// that waits behind another STRICT policy is a sound way to replace that.
 func hasNoEffect(c *facts.Cluster, pa *mesh.PeerAuthentication, names []string) []Finding {
-	if len(names) == 0 {
-		return nil
+	var why inertness
+	for _, name := range names {
+		ns := c.Namespaces[name]
+		if ns == nil {
+			continue
+		}
+		for _, v := range views(c, ns, isAmbient(ns.Labels)) {
+			in, ineffective := inert(c, v, pa)
+			if !ineffective || in.by != nil && strictThroughout(in.by) {
+				return nil
+			}
+			if why.reason == "" {
+				why = in
+			}
+		}
 	}
-	reason, ineffective := inert(c, pa)
-	if !ineffective {
+	if why.reason == "" {
 		return nil
 	}
 	return []Finding{{
 		Reason:   reasonPolicyHasNoEffect(),
 		Severity: Notice,
 		Type:     metav1.CauseTypeForbidden,
-		Message:  fmt.Sprintf("PeerAuthentication %s has no effect: %s", pa.Key(), reason),
-		Remedy:   "see that the policy which wins is STRICT too, or remove one of them",
+		Field:    "spec.mtls.mode",
+		Message:  "STRICT has no effect: " + why.reason,
+		Remedy:   why.remedy,
 	}}
+}
+
+func strictThroughout(p *mesh.PeerAuthentication) bool {
+	for _, m := range p.Ports {
+		if m != mesh.ModeStrict && m != mesh.ModeUnset {
+			return false
+		}
+	}
+	return p.Mode == mesh.ModeStrict
 }

@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -29,7 +28,7 @@ func judgePodMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	}
 	if old == nil {
 		if h, ok := worstHole(&r.Cluster, ns, pod.Labels, nil); ok {
-			return []Finding{podFinding(&r.Cluster, ns, h)}, nil
+			return []Finding{podFinding(&r.Cluster, h)}, nil
 		}
 		return nil, nil
 	}
@@ -37,10 +36,10 @@ func judgePodMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return nil, nil
 	}
 	if h, ok := worstHole(&r.Cluster, ns, pod.Labels, old.Labels); ok {
-		return []Finding{podFinding(&r.Cluster, ns, h)}, nil
+		return []Finding{podFinding(&r.Cluster, h)}, nil
 	}
 	if h, ok := worstHole(&r.Cluster, ns, pod.Labels, nil); ok {
-		f := podFinding(&r.Cluster, ns, h)
+		f := podFinding(&r.Cluster, h)
 		f.Reason, f.Severity = reasonStillNotStrict(), Notice
 		return []Finding{f}, nil
 	}
@@ -50,20 +49,17 @@ func judgePodMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 // worstHole returns the first hole that a pod with these labels would open. With
 // former labels, only ports that were better off under them count.
 func worstHole(c *facts.Cluster, ns *facts.Namespace, labels, former map[string]string) (hole, bool) {
-	ambient := isAmbient(ns.Labels) || isAmbient(labels)
-	for _, v := range views(c, ns, ambient) {
+	for _, v := range views(c, ns, isAmbient(ns.Labels) || isAmbient(labels)) {
 		policies := v.read(c, ns)
-		resolve := func(l map[string]string) mesh.Effective {
-			return v.controlPlane.Resolve(mesh.Workload{Namespace: ns.Name, Labels: l, Dataplane: v.dataplane}, policies)
-		}
-		after := resolve(labels)
+		after := v.resolve(ns.Name, labels, policies)
 		if former != nil {
-			if list := weaker(ns.Name, labels, v, resolve(former), after); len(list) > 0 {
+			was := v.under(isAmbient(ns.Labels) || isAmbient(former))
+			if list := weaker(ns.Name, labels, v, was.resolve(ns.Name, former, policies), after); len(list) > 0 {
 				return list[0], true
 			}
 			continue
 		}
-		if list := holesOf(ns.Name, nil, resolve(nil), v); len(list) > 0 {
+		if list := holesOf(ns.Name, nil, v.resolve(ns.Name, nil, policies), v); len(list) > 0 {
 			return list[0], true
 		}
 		if list := holesOf(ns.Name, labels, after, v); len(list) > 0 {
@@ -73,18 +69,22 @@ func worstHole(c *facts.Cluster, ns *facts.Namespace, labels, former map[string]
 	return hole{}, false
 }
 
-func podFinding(c *facts.Cluster, ns *facts.Namespace, h hole) Finding {
-	f := Finding{Type: metav1.CauseTypeForbidden, Remedy: remedy(c, h)}
+func podFinding(c *facts.Cluster, h hole) Finding {
+	g := groupHoles([]hole{h})[0]
+	f := Finding{Type: metav1.CauseTypeForbidden, Remedy: g.remedy(c)}
 	if h.selector == nil {
 		f.Reason, f.Field = reasonNamespaceNotStrict(), "metadata.namespace"
-		f.Message = fmt.Sprintf("namespace %q is guarded and its effective mode is %s%s%s; must be STRICT before pods enter it", ns.Name, h.mode, h.where(), because(c, h))
+		f.Message = fmt.Sprintf("namespace %q is guarded, and Istio applies %s to %s%s; must be STRICT before pods enter it", h.namespace, h.mode, g.within(), g.because(c))
 		return f
 	}
 	f.Reason, f.Field = reasonWorkloadNotStrict(), "metadata.labels"
-	ports := "all its ports"
+	ports := "all ports"
 	if h.port != 0 {
-		ports = fmt.Sprintf("port %d", h.port)
+		ports = g.portsText()
 	}
-	f.Message = fmt.Sprintf("with these labels Istio applies %s to %s%s; must be STRICT in guarded namespace %q", h.mode, ports, because(c, h), ns.Name)
+	f.Message = fmt.Sprintf("with these labels Istio applies %s to %s of the pod%s; must be STRICT in guarded namespace %q", h.mode, ports, g.because(c), h.namespace)
+	if h.decider != nil && len(h.decider.Selector) > 0 {
+		f.Remedy += fmt.Sprintf(", or give the pod labels that its selector (%s) does not match", selectorText(h.decider.Selector))
+	}
 	return f
 }

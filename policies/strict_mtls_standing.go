@@ -44,7 +44,11 @@ func views(c *facts.Cluster, ns *facts.Namespace, ambient bool) []view {
 		}
 	}
 	var list []view
-	for _, cp := range c.ControlPlanes {
+	planes := slices.Clone(c.ControlPlanes)
+	slices.SortStableFunc(planes, func(a, b mesh.ControlPlane) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.RootNamespace, b.RootNamespace))
+	})
+	for _, cp := range planes {
 		for _, settled := range []bool{false, true} {
 			if settled && !terminating {
 				continue
@@ -67,19 +71,36 @@ func isAmbient(labels map[string]string) bool {
 // read returns the policies that count for workloads of ns in this view: those
 // of its own and of the root namespace that the control plane reads.
 func (v view) read(c *facts.Cluster, ns *facts.Namespace) []*mesh.PeerAuthentication {
-	var list []*mesh.PeerAuthentication
-	take := func(from *facts.Namespace) {
-		for _, p := range from.PeerAuthentications {
-			if v.controlPlane.Reads(p, from.Labels) && !(v.settled && p.Terminating) {
-				list = append(list, p)
-			}
-		}
-	}
-	take(ns)
+	list := v.readOf(ns)
 	if root := c.Namespaces[v.controlPlane.RootNamespace]; root != nil && root.Name != ns.Name {
-		take(root)
+		list = append(list, v.readOf(root)...)
 	}
 	return list
+}
+
+// readOf returns the policies of one namespace that count in this view.
+func (v view) readOf(ns *facts.Namespace) []*mesh.PeerAuthentication {
+	var list []*mesh.PeerAuthentication
+	for _, p := range ns.PeerAuthentications {
+		if v.controlPlane.Reads(p, ns.Labels) && !(v.settled && p.Terminating) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// resolve is the effective mode of pods with these labels in this view.
+func (v view) resolve(namespace string, labels map[string]string, policies []*mesh.PeerAuthentication) mesh.Effective {
+	return v.controlPlane.Resolve(mesh.Workload{Namespace: namespace, Labels: labels, Dataplane: v.dataplane}, policies)
+}
+
+// under returns the view of the same control plane on pods which are, or are
+// not, served by ztunnel.
+func (v view) under(ambient bool) view {
+	if !ambient {
+		v.dataplane = mesh.Sidecar
+	}
+	return v
 }
 
 // holes returns every way for plaintext into the namespace, now or by a pod that
@@ -120,25 +141,25 @@ func regressions(before, after *facts.Cluster, name string) []hole {
 	}
 	var list []hole
 	for _, v := range views(after, nsAfter, isAmbient(nsAfter.Labels)) {
-		policiesBefore, policiesAfter := v.read(before, nsBefore), v.read(after, nsAfter)
+		was := v.under(isAmbient(nsBefore.Labels))
+		policiesBefore, policiesAfter := was.read(before, nsBefore), v.read(after, nsAfter)
 		var classesBefore []mesh.Class
 		for _, a := range v.controlPlane.Classes(name, v.dataplane, policiesAfter) {
 			if a.Effective.Strict() {
 				continue
 			}
 			if classesBefore == nil {
-				classesBefore = v.controlPlane.Classes(name, v.dataplane, policiesBefore)
+				classesBefore = was.controlPlane.Classes(name, was.dataplane, policiesBefore)
 			}
 			for _, b := range classesBefore {
 				pod, ok := union(a.Selector, b.Selector)
 				if !ok {
 					continue
 				}
-				w := mesh.Workload{Namespace: name, Labels: pod, Dataplane: v.dataplane}
 				list = append(list, weaker(
 					name, pod, v,
-					v.controlPlane.Resolve(w, policiesBefore),
-					v.controlPlane.Resolve(w, policiesAfter),
+					was.resolve(name, pod, policiesBefore),
+					v.resolve(name, pod, policiesAfter),
 				)...)
 			}
 		}

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -26,43 +26,65 @@ func errWrongObject(r *facts.Review) error {
 // namedAtMost is how many namespaces a message names before it counts the rest.
 const namedAtMost = 10
 
-// holeGroup is holes of the same kind in one or more namespaces.
+// holeGroup is holes that one sentence can tell of: of one mode, by one decider
+// and for the same pods, on any number of ports in any number of namespaces.
 type holeGroup struct {
 	holes      []hole
 	namespaces []string
+	ports      []uint32 // empty: all that no other group names
 }
 
-// groupHoles gathers holes that differ only in the namespace, or in selectors
-// under the same decider.
+// groupHoles gathers holes that one sentence can tell of.
 func groupHoles(list []hole) []holeGroup {
 	type key struct {
-		port    uint32
-		mode    mesh.Mode
-		decider string
+		everyPort         bool
+		mode              mesh.Mode
+		decider, selector string
 	}
 	groups := map[key]*holeGroup{}
 	var order []key
 	for _, h := range list {
-		k := key{h.port, h.mode, deciderKey(h.decider)}
-		if groups[k] == nil {
-			groups[k] = &holeGroup{}
+		k := key{h.port == 0, h.mode, deciderKey(h.decider), selectorText(h.selector)}
+		g := groups[k]
+		if g == nil {
+			g = &holeGroup{}
+			groups[k] = g
 			order = append(order, k)
 		}
-		groups[k].holes = append(groups[k].holes, h)
-		if !slices.Contains(groups[k].namespaces, h.namespace) {
-			groups[k].namespaces = append(groups[k].namespaces, h.namespace)
+		g.holes = append(g.holes, h)
+		g.namespaces = append(g.namespaces, h.namespace)
+		if h.port != 0 {
+			g.ports = append(g.ports, h.port)
 		}
 	}
 	slices.SortStableFunc(order, func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.mode, b.mode), cmp.Compare(a.decider, b.decider))
+		return cmp.Or(
+			-compareBool(a.everyPort, b.everyPort),
+			cmp.Compare(a.mode, b.mode),
+			cmp.Compare(a.selector, b.selector),
+			cmp.Compare(a.decider, b.decider),
+		)
 	})
 	out := make([]holeGroup, 0, len(order))
 	for _, k := range order {
 		g := groups[k]
 		slices.Sort(g.namespaces)
+		g.namespaces = slices.Compact(g.namespaces)
+		slices.Sort(g.ports)
+		g.ports = slices.Compact(g.ports)
 		out = append(out, *g)
 	}
 	return out
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // names lists the namespaces: the first ten, then a count.
@@ -71,100 +93,124 @@ func (g holeGroup) names() string {
 	for _, n := range g.namespaces[:min(len(g.namespaces), namedAtMost)] {
 		quoted = append(quoted, fmt.Sprintf("%q", n))
 	}
-	word := "guarded namespace "
-	if len(g.namespaces) > 1 {
-		word = fmt.Sprintf("%d guarded namespaces: ", len(g.namespaces))
+	if len(g.namespaces) == 1 {
+		return "guarded namespace " + quoted[0]
 	}
-	text := word + strings.Join(quoted, ", ")
-	if more := len(g.namespaces) - namedAtMost; more > 0 {
+	return fmt.Sprintf("%d guarded namespaces (%s)", len(g.namespaces), firstOf(quoted, len(g.namespaces)))
+}
+
+// portsText names the ports: the first ten, then a count.
+func (g holeGroup) portsText() string {
+	if len(g.ports) == 1 {
+		return fmt.Sprintf("port %d", g.ports[0])
+	}
+	shown := make([]string, 0, namedAtMost)
+	for _, p := range g.ports[:min(len(g.ports), namedAtMost)] {
+		shown = append(shown, strconv.FormatUint(uint64(p), 10))
+	}
+	return "ports " + firstOf(shown, len(g.ports))
+}
+
+// firstOf joins what is shown and counts what is not.
+func firstOf(shown []string, all int) string {
+	text := strings.Join(shown, ", ")
+	if more := all - len(shown); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
 }
 
-// text completes "the change makes …".
-func (g holeGroup) text() string {
-	h := g.holes[0]
-	return fmt.Sprintf("%s%s %s %s", g.scope(), g.names(), effect(h.mode), modeWords(h.mode))
-}
-
-// textIs is a sentence about how the namespaces stand.
-func (g holeGroup) textIs() string {
-	h := g.holes[0]
-	return fmt.Sprintf("%s%s is %s", g.scope(), g.names(), h.mode)
-}
-
-// scope names the ports and pods of the group: "" for everything.
-func (g holeGroup) scope() string {
+// subject is who takes plaintext: "pods labelled app=web in guarded namespace
+// "prod"", with the ports after it.
+func (g holeGroup) subject() string {
 	h := g.holes[0]
 	var b strings.Builder
-	if h.port != 0 {
-		fmt.Fprintf(&b, "port %d of ", h.port)
+	if len(g.ports) > 0 {
+		b.WriteString(g.portsText() + " of ")
 	}
-	if len(g.holes) == 1 && h.selector != nil {
+	switch {
+	case h.selector != nil:
 		fmt.Fprintf(&b, "pods labelled %s in ", selectorText(h.selector))
-	} else if h.port != 0 {
+	case len(g.ports) > 0:
 		b.WriteString("pods in ")
+	}
+	return b.String() + g.names()
+}
+
+// makes completes "the change makes …".
+func (g holeGroup) makes() string {
+	if m := g.holes[0].mode; m == mesh.ModeDisable {
+		return g.subject() + " take plaintext only (DISABLE)"
+	}
+	return fmt.Sprintf("%s accept plaintext (%s)", g.subject(), g.holes[0].mode)
+}
+
+// stands is how the group is after a change that did not make it so.
+func (g holeGroup) stands() string {
+	h := g.holes[0]
+	one := len(g.ports) == 1 || len(g.ports) == 0 && h.selector == nil && len(g.namespaces) == 1
+	verb := "are"
+	if one {
+		verb = "is"
+	}
+	return fmt.Sprintf("%s %s still %s", g.subject(), verb, h.mode)
+}
+
+// within says which pods of a namespace, named before, a hole is about.
+func (g holeGroup) within() string {
+	var b strings.Builder
+	if len(g.ports) > 0 {
+		b.WriteString(g.portsText() + " of ")
+	}
+	switch h := g.holes[0]; {
+	case h.selector != nil:
+		b.WriteString("its pods labelled " + selectorText(h.selector))
+	case len(g.ports) > 0:
+		b.WriteString("its pods")
+	default:
+		b.WriteString("all its pods")
 	}
 	return b.String()
 }
 
-func effect(m mesh.Mode) string {
-	if m == mesh.ModeDisable {
-		return "take"
+// asked is the mode that the decider sets.
+func (h hole) asked() mesh.Mode {
+	if h.byPort() {
+		return h.decider.Ports[h.port]
 	}
-	return "accept"
+	return h.decider.Mode
 }
 
-func modeWords(m mesh.Mode) string {
-	if m == mesh.ModeDisable {
-		return "plaintext only (DISABLE)"
-	}
-	return fmt.Sprintf("plaintext (%s)", m)
-}
-
-// where says on which ports and pods a hole is, "" for everywhere.
-func (h hole) where() string {
-	switch {
-	case h.port != 0 && h.selector != nil:
-		return fmt.Sprintf(" on port %d of pods labelled %s", h.port, selectorText(h.selector))
-	case h.port != 0:
-		return fmt.Sprintf(" on port %d", h.port)
-	case h.selector != nil:
-		return " for pods labelled " + selectorText(h.selector)
-	}
-	return ""
-}
-
-// because says why the mode of a hole is what it is.
-func because(c *facts.Cluster, h hole) string {
+// because says why the mode of the group is what it is.
+func (g holeGroup) because(c *facts.Cluster) string {
+	h := g.holes[0]
 	var b strings.Builder
-	if h.decider == nil {
-		b.WriteString(" because no PeerAuthentication sets a mode and Istio's default is PERMISSIVE")
-	} else {
-		fmt.Fprintf(&b, " because PeerAuthentication %s sets %s", h.decider.Key(), h.mode)
-		if h.port != 0 && h.decider.Ports[h.port] != mesh.ModeUnset {
-			fmt.Fprintf(&b, " for port %d", h.port)
-		}
-		if !h.decider.Created.IsZero() {
-			fmt.Fprintf(&b, " (created %s)", h.decider.Created.UTC().Format(time.RFC3339))
-		}
+	switch {
+	case h.decider == nil:
+		b.WriteString(" because no PeerAuthentication sets a mode, which leaves Istio's default")
+	case h.asked() == mesh.ModeUnset, h.asked() == mesh.ModeStrict:
+		// Only ztunnel can come to this: see package mesh.
+		fmt.Fprintf(&b, " because in ambient mode the ports of %s keep the STRICT mode from being applied", named(h.decider))
+	case h.byPort():
+		fmt.Fprintf(&b, " because %s sets %s in spec.portLevelMtls", named(h.decider), h.asked())
+	default:
+		fmt.Fprintf(&b, " because %s sets %s", named(h.decider), h.asked())
 	}
 	if h.view.settled {
 		b.WriteString(" once the policies that are being deleted are gone")
 	}
-	for i, note := range inertNotes(c, h) {
-		if i == 3 {
-			break
-		}
-		b.WriteString("; PeerAuthentication " + note)
+	for _, n := range inertNotes(c, h) {
+		fmt.Fprintf(&b, "; %s (STRICT) has no effect: %s", named(n.policy), n.reason)
 	}
 	return b.String()
 }
 
+// notesAtMost is how many STRICT policies without effect a message explains.
+const notesAtMost = 3
+
 // inertNotes tells of STRICT policies that people may think apply to the hole.
-func inertNotes(c *facts.Cluster, h hole) []string {
-	var notes []string
+func inertNotes(c *facts.Cluster, h hole) []inertness {
+	var notes []inertness
 	spaces := []string{h.namespace}
 	if root := h.view.controlPlane.RootNamespace; root != h.namespace {
 		spaces = append(spaces, root)
@@ -177,61 +223,113 @@ func inertNotes(c *facts.Cluster, h hole) []string {
 		list := slices.Clone(ns.PeerAuthentications)
 		slices.SortFunc(list, func(a, b *mesh.PeerAuthentication) int { return cmp.Compare(a.Name, b.Name) })
 		for _, p := range list {
-			if p.Mode != mesh.ModeStrict || !subset(p.Selector, h.selector) {
+			if p.Mode != mesh.ModeStrict || !subset(p.Selector, h.selector) || h.view.settled && p.Terminating {
 				continue
 			}
-			if reason, ok := inert(c, p); ok {
-				notes = append(notes, fmt.Sprintf("%s (STRICT) has no effect: %s", p.Key(), reason))
+			if in, ok := inert(c, h.view, p); ok && len(notes) < notesAtMost {
+				notes = append(notes, in)
 			}
 		}
 	}
 	return notes
 }
 
+// inertness is why Istio does not apply a policy, and what to do about it.
+type inertness struct {
+	policy         *mesh.PeerAuthentication
+	by             *mesh.PeerAuthentication // which wins instead, if any
+	reason, remedy string
+}
+
 // inert says why Istio does not apply a policy in the state it is in.
-func inert(c *facts.Cluster, p *mesh.PeerAuthentication) (reason string, ok bool) {
+func inert(c *facts.Cluster, v view, p *mesh.PeerAuthentication) (in inertness, ok bool) {
 	ns := c.Namespaces[p.Namespace]
 	if ns == nil {
-		return "", false
+		return inertness{}, false
 	}
-	for _, cp := range c.ControlPlanes {
-		if !cp.Reads(p, ns.Labels) {
-			if !cp.Discovered(ns.Labels) {
-				return fmt.Sprintf("namespace %q is outside the discoverySelectors of Istio revision %q", ns.Name, cp.Revision), true
-			}
-			return fmt.Sprintf("its label istio.io/rev is %q, and revision %q does not read it", p.Revision, cp.Revision), true
-		}
-		by, effective := cp.Shadowed(p, readable(cp, ns))
-		if by != nil {
-			return fmt.Sprintf("%s (%s) is older, and of several in one scope Istio applies the oldest", by.Key(), by.Mode), true
-		}
-		if !effective {
-			return "Istio ignores policies with a selector in the root namespace", true
-		}
-	}
-	return "", false
-}
-
-func readable(cp mesh.ControlPlane, ns *facts.Namespace) []*mesh.PeerAuthentication {
-	var list []*mesh.PeerAuthentication
-	for _, p := range ns.PeerAuthentications {
-		if cp.Reads(p, ns.Labels) {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// remedy is the cheapest way to close a hole.
-func remedy(c *facts.Cluster, h hole) string {
+	cp := v.controlPlane
+	in.policy = p
 	switch {
-	case h.decider == nil:
-		return fmt.Sprintf("apply a PeerAuthentication without selector and with spec.mtls.mode STRICT in namespace %q (or, for the whole mesh, in %q)", h.namespace, h.view.controlPlane.RootNamespace)
-	case h.port != 0 && h.decider.Ports[h.port] != mesh.ModeUnset:
-		return fmt.Sprintf("set port %d to STRICT in spec.portLevelMtls of PeerAuthentication %s, or take it out there", h.port, h.decider.Key())
-	default:
-		return fmt.Sprintf("set spec.mtls.mode of PeerAuthentication %s to STRICT", h.decider.Key())
+	case !cp.Discovered(ns.Labels):
+		in.reason = fmt.Sprintf("namespace %q is outside the discoverySelectors of Istio revision %q", ns.Name, cp.Revision)
+		in.remedy = fmt.Sprintf("label namespace %q so that Istio's discoverySelectors match it", ns.Name)
+		return in, true
+	case !cp.Reads(p, ns.Labels):
+		in.reason = fmt.Sprintf("its label istio.io/rev is %q, and Istio revision %q does not read it", p.Revision, cp.Revision)
+		in.remedy = "remove the label istio.io/rev from " + named(p)
+		return in, true
+	case v.dataplane == mesh.Ambient && p.Namespace == cp.RootNamespace && p.SelectorSet && len(p.Selector) == 0:
+		in.reason = "in ambient mode Istio passes over a mesh-wide policy with an empty selector"
+		in.remedy = "leave spec.selector out of " + named(p)
+		return in, true
 	}
+	by, effective := cp.Shadowed(p, v.readOf(ns))
+	switch {
+	case by != nil:
+		in.by = by
+		in.reason = fmt.Sprintf("%s (%s) is older, and of several policies in one scope Istio applies only the oldest", named(by), by.Mode)
+		if !p.Created.IsZero() && by.Created.Unix() == p.Created.Unix() {
+			in.reason = fmt.Sprintf("%s (%s) was created in the same second and comes first by name", named(by), by.Mode)
+		}
+		in.remedy = fmt.Sprintf("set spec.mtls.mode of %s to STRICT, or delete it", named(by))
+		return in, true
+	case !effective:
+		in.reason = "Istio ignores policies with a selector in the root namespace"
+		in.remedy = "put the policy into the namespace of the pods, or leave spec.selector out of " + named(p)
+		return in, true
+	}
+	return inertness{}, false
+}
+
+// named is how messages call a policy; its own name may be yet to be generated.
+func named(p *mesh.PeerAuthentication) string {
+	if p.Name == "" {
+		return fmt.Sprintf("the new PeerAuthentication in %q", p.Namespace)
+	}
+	return "PeerAuthentication " + p.Key()
+}
+
+// remedy is the cheapest way to close the holes of the group.
+func (g holeGroup) remedy(c *facts.Cluster) string {
+	h := g.holes[0]
+	switch {
+	case h.decider != nil && (h.asked() == mesh.ModeUnset || h.asked() == mesh.ModeStrict):
+		return "leave spec.portLevelMtls out of " + named(h.decider)
+	case h.byPort():
+		return fmt.Sprintf("set %s to STRICT in spec.portLevelMtls of %s, or take the entry out", g.portsText(), named(h.decider))
+	}
+	for _, n := range inertNotes(c, h) {
+		if h.decider == nil || n.by != h.decider {
+			return n.remedy
+		}
+	}
+	if h.decider != nil {
+		return fmt.Sprintf("set spec.mtls.mode of %s to STRICT", named(h.decider))
+	}
+	root := h.view.controlPlane.RootNamespace
+	if ns := c.Namespaces[h.namespace]; ns != nil && !h.view.controlPlane.Discovered(ns.Labels) {
+		return fmt.Sprintf("label namespace %q so that Istio's discoverySelectors match it, and apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector there", h.namespace)
+	}
+	return fmt.Sprintf("apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in namespace %q, or for the whole mesh in %q", h.namespace, root)
+}
+
+// findingsAtMost bounds what one request is told.
+const findingsAtMost = 10
+
+// atMost keeps the first findings and counts the others in the last of them.
+func atMost(found []Finding) []Finding {
+	more := len(found) - findingsAtMost
+	if more <= 0 {
+		return found
+	}
+	kept := slices.Clone(found[:findingsAtMost])
+	kept[findingsAtMost-1].Message += fmt.Sprintf(" (and %d more like this)", more)
+	return kept
+}
+
+// byPort reports whether an entry of portLevelMtls opened the hole.
+func (h hole) byPort() bool {
+	return h.port != 0 && h.decider != nil && h.decider.Ports[h.port] != mesh.ModeUnset
 }
 
 func selectorText(selector map[string]string) string {
@@ -251,7 +349,7 @@ func withNamespace(c *facts.Cluster, ns *corev1.Namespace) *facts.Cluster {
 	return with(c, &changed)
 }
 
-// withPolicy returns the state with old replaced by pa; either may be nil.
+// withPolicy returns the state with old replaced by pa; one of them may be nil.
 func withPolicy(c *facts.Cluster, old, pa *mesh.PeerAuthentication) *facts.Cluster {
 	one := pa
 	if one == nil {
@@ -261,17 +359,22 @@ func withPolicy(c *facts.Cluster, old, pa *mesh.PeerAuthentication) *facts.Clust
 	if was := c.Namespaces[one.Namespace]; was != nil {
 		changed = *was
 	}
-	changed.PeerAuthentications = make([]*mesh.PeerAuthentication, 0, len(changed.PeerAuthentications)+1)
-	if was := c.Namespaces[one.Namespace]; was != nil {
-		for _, p := range was.PeerAuthentications {
-			if p.Name != one.Name {
-				changed.PeerAuthentications = append(changed.PeerAuthentications, p)
-			}
+	list := make([]*mesh.PeerAuthentication, 0, len(changed.PeerAuthentications)+1)
+	// The policy keeps its place: among policies without a creation time, the
+	// order of the list is their age.
+	placed := false
+	for _, p := range changed.PeerAuthentications {
+		switch {
+		case p.Name != one.Name:
+			list = append(list, p)
+		case pa != nil:
+			list, placed = append(list, pa), true
 		}
 	}
-	if pa != nil {
-		changed.PeerAuthentications = append(changed.PeerAuthentications, pa)
+	if pa != nil && !placed {
+		list = append(list, pa)
 	}
+	changed.PeerAuthentications = list
 	return with(c, &changed)
 }
 

@@ -59,8 +59,12 @@ func NewState(docs []Document) (*State, error) {
 		}
 		s.objects[k] = object
 	}
-	errs = append(errs, s.readSettings(), s.readNamespaces())
+	errs = append(errs, s.readSettings())
 	if err := errors.Join(errs...); err != nil {
+		// What is missing cannot be told before all is read.
+		return nil, err
+	}
+	if err := s.readNamespaces(); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -1,0 +1,231 @@
+// Package policytest reads the test cases of the policies. One corpus serves
+// every reader: the unit tests of package policies, `meshvakt check`, the webhook
+// over HTTP, a real API server, fuzzing and benchmarks. Where two readers come to
+// different decisions, one of them has a bug.
+//
+// A case is a directory policies/testdata/<policy>/<case> with these files, each
+// of which begins with a comment that states its intent:
+//
+//	object.yaml   the object under review; on DELETE, the object that goes
+//	cluster.yaml  the state of the cluster before the request, with the old object
+//	old.yaml      the old object, where the state cannot hold it
+//	want.yaml     the request besides its objects, and the decision
+//
+// The name of a case begins with its verdict: deny-, warn-, pass- or na-, the last
+// when no policy has anything to judge.
+package policytest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/check"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// NotApplicable is the decision when no policy judges the request. The webhook
+// answers it like an allow.
+const NotApplicable policies.Outcome = "NotApplicable"
+
+// Case is one case of the corpus.
+type Case struct {
+	Policy string // directory above, the policy's ID
+	Name   string
+	Dir    string
+
+	// The files as they are. Old is nil when there is no old.yaml.
+	Object, Old, Cluster []byte
+	Want                 Want
+}
+
+// Want is want.yaml.
+type Want struct {
+	Operation  admissionv1.Operation `json:"operation"`
+	MayUnguard bool                  `json:"mayUnguard,omitempty"`
+	// OfflineOnly says why a real API server cannot be brought into this state;
+	// empty when it can.
+	OfflineOnly string           `json:"offlineOnly,omitempty"`
+	Decision    policies.Outcome `json:"decision"`
+	Findings    []WantFinding    `json:"findings,omitempty"`
+}
+
+// WantFinding is a finding with its texts in full.
+type WantFinding struct {
+	Policy  string                    `json:"policy"`
+	Reason  string                    `json:"reason"`
+	Action  v1alpha1.ValidationAction `json:"action"`
+	Field   string                    `json:"field,omitempty"`
+	Message string                    `json:"message"`
+	Remedy  string                    `json:"remedy,omitempty"`
+}
+
+// Load reads all cases below a directory of the form testdata/<policy>/<case>,
+// sorted by policy and name. Missing files and files of other names fail the test.
+func Load(tb testing.TB, dir string) []Case {
+	tb.Helper()
+	dirs, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	slices.Sort(dirs)
+	cases := make([]Case, 0, len(dirs))
+	for _, d := range dirs {
+		c, err := load(d)
+		if err != nil {
+			tb.Error(err)
+			continue
+		}
+		cases = append(cases, c)
+	}
+	if len(cases) == 0 {
+		tb.Fatalf("no cases below %s", dir)
+	}
+	return cases
+}
+
+func load(dir string) (Case, error) {
+	c := Case{Policy: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir), Dir: dir}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return Case{}, err
+	}
+	var want []byte
+	files := map[string]*[]byte{"object.yaml": &c.Object, "old.yaml": &c.Old, "cluster.yaml": &c.Cluster, "want.yaml": &want}
+	for _, e := range entries {
+		data := files[e.Name()]
+		if data == nil {
+			return Case{}, fmt.Errorf("%s: no part of a case", filepath.Join(dir, e.Name()))
+		}
+		if *data, err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return Case{}, err
+		}
+		if !bytes.HasPrefix(*data, []byte("# ")) {
+			return Case{}, fmt.Errorf("%s: must begin with a comment that states its intent", filepath.Join(dir, e.Name()))
+		}
+	}
+	for _, name := range []string{"object.yaml", "cluster.yaml", "want.yaml"} {
+		if *files[name] == nil {
+			return Case{}, fmt.Errorf("%s: missing", filepath.Join(dir, name))
+		}
+	}
+	if err := yaml.UnmarshalStrict(want, &c.Want); err != nil {
+		return Case{}, fmt.Errorf("%s: %w", filepath.Join(dir, "want.yaml"), err)
+	}
+	return c, nil
+}
+
+// Intent is the sentence at the beginning of object.yaml.
+func (c *Case) Intent() string {
+	line, _, _ := strings.Cut(string(c.Object), "\n")
+	return strings.TrimPrefix(line, "# ")
+}
+
+// Review builds the request and its facts in the way `meshvakt check` does.
+func (c *Case) Review(tb testing.TB) *facts.Review {
+	tb.Helper()
+	cluster := c.documents(tb, "cluster.yaml", c.Cluster)
+	state, err := check.NewState(cluster)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	q := check.Request{
+		Object:     c.ObjectDocument(tb),
+		Operation:  c.Want.Operation,
+		MayUnguard: c.Want.MayUnguard,
+	}
+	if c.Old != nil {
+		q.Old = &c.documents(tb, "old.yaml", c.Old)[0]
+	}
+	r, err := state.Review(q)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+// ObjectDocument is the object under review with its JSON.
+func (c *Case) ObjectDocument(tb testing.TB) check.Document {
+	tb.Helper()
+	docs := c.documents(tb, "object.yaml", c.Object)
+	if len(docs) != 1 {
+		tb.Fatalf("%s: %d objects; must be one", filepath.Join(c.Dir, "object.yaml"), len(docs))
+	}
+	return docs[0]
+}
+
+// OldDocument is the object before the request, from old.yaml or else from the
+// cluster; ok is false when there is none.
+func (c *Case) OldDocument(tb testing.TB) (old check.Document, ok bool) {
+	tb.Helper()
+	if c.Old != nil {
+		return c.documents(tb, "old.yaml", c.Old)[0], true
+	}
+	object := c.ObjectDocument(tb)
+	for _, d := range c.ClusterDocuments(tb) {
+		if d.Kind.GroupKind() == object.Kind.GroupKind() && d.Namespace == object.Namespace && d.Name == object.Name {
+			return d, true
+		}
+	}
+	return check.Document{}, false
+}
+
+// ClusterDocuments are the objects of the cluster with their JSON, in the order
+// in which they came to be.
+func (c *Case) ClusterDocuments(tb testing.TB) []check.Document {
+	tb.Helper()
+	return c.documents(tb, "cluster.yaml", c.Cluster)
+}
+
+func (c *Case) documents(tb testing.TB, file string, data []byte) []check.Document {
+	tb.Helper()
+	docs, err := check.Parse(filepath.Join(c.Dir, file), data)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return docs
+}
+
+// Verdict is the decision as want.yaml states it.
+func Verdict(d *policies.Decision) policies.Outcome {
+	if len(d.Judged) == 0 {
+		return NotApplicable
+	}
+	return d.Outcome
+}
+
+// Got is the want.yaml that a decision calls for.
+func (c *Case) Got(d *policies.Decision) Want {
+	w := c.Want
+	w.Decision = Verdict(d)
+	w.Findings = nil
+	for _, f := range d.Findings {
+		w.Findings = append(w.Findings, WantFinding{
+			Policy: f.Policy, Reason: f.Reason.Name, Action: f.Action,
+			Field: f.Field, Message: f.Message, Remedy: f.Remedy,
+		})
+	}
+	return w
+}
+
+// WriteWant rewrites want.yaml.
+func (c *Case) WriteWant(tb testing.TB, w Want) {
+	tb.Helper()
+	data, err := yaml.Marshal(w)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	data = append([]byte("# "+c.Intent()+"\n"), data...)
+	if err := os.WriteFile(filepath.Join(c.Dir, "want.yaml"), data, 0o644); err != nil {
+		tb.Fatal(err)
+	}
+}
