@@ -1,0 +1,43 @@
+{{/* Labels by which Deployment and Services select the pods; immutable. */}}
+{{- define "meshvakt.selectorLabels" -}}
+app.kubernetes.io/name: meshvakt
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: webhook
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "meshvakt.labels" -}}
+app.kubernetes.io/name: meshvakt
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | trunc 63 | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- end }}
+
+{{- define "meshvakt.image" -}}
+{{- with .Values.image -}}
+{{ with .registry }}{{ . }}/{{ end }}{{ .repository }}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret that holds a serving certificate in files, empty when there is none. */}}
+{{- define "meshvakt.certificateSecret" -}}
+{{- if eq .Values.certificates.mode "cert-manager" -}}
+meshvakt-serving
+{{- else if eq .Values.certificates.mode "secret" -}}
+{{ required "certificates.secret.name must be set for certificates.mode secret" .Values.certificates.secret.name }}
+{{- end }}
+{{- end }}
+
+{{/* The host by which the API server verifies the webhook. */}}
+{{- define "meshvakt.host" -}}
+meshvakt.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{/* Whether the API server knows MeshGuards already, "true" or empty. */}}
+{{- define "meshvakt.guardsKnown" -}}
+{{- if or .Release.IsUpgrade (not .Values.crds.install) (.Capabilities.APIVersions.Has "meshvakt.io/v1alpha1/MeshGuard") -}}
+true
+{{- end }}
+{{- end }}
