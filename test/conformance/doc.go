@@ -1,0 +1,23 @@
+// Package conformance proves internal/mesh against Istio's own code: the same random PeerAuthentications,
+// namespaces, revisions and workloads go through istiod's functions and through ours, and every port of every
+// workload must come out with the same mode. It holds tests only.
+//
+// What is Istio's own here, and called, not imitated:
+//
+//   - sidecar resolution: model.PushContext (initAuthnPolicies), authn.NewMtlsPolicy and authn.NewPolicyApplier;
+//   - revisions: config.LabelsInRevision; discovery: namespace.NewDiscoveryNamespacesFilter over a fake API
+//     server; both again, together with reading objects, in crdclient.Client (TestReadsAgainstCRDClient);
+//   - MeshConfig: mesh.ApplyMeshConfigDefaults;
+//   - ambient: ambient.PolicyCollections and ambient.Builder.WorkloadsCollection.
+//
+// What is not: ztunnel, which evaluates the policies that the last two produce, is written in Rust. Its rule
+// (refuse when every rule of some group of a referenced policy matches) is restated in istio_ambient_test.go.
+// No packet is sent.
+//
+// Each random test prints its seed. Replay with -seed; -cases sets the number.
+//
+//	go test . -run TestSidecarDifferential -v -seed 12345
+//
+// The module is apart from the root one, so that Istio's requirements stay out of it. Its go.mod pins what Istio
+// pins; run `go mod tidy` here after the root go.mod has changed.
+package conformance
