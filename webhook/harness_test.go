@@ -73,8 +73,9 @@ func (f *fakeFacts) Read(ctx context.Context, _ *facts.Review) (facts.Cluster, e
 
 func (f *fakeFacts) ReadLive(context.Context, *facts.Review) (facts.Cluster, error) {
 	f.liveReads.Add(1)
-	f.live.Live = true
-	return f.live, f.liveErr
+	live := f.live
+	live.Live = true
+	return live, f.liveErr
 }
 
 type authorizerFunc func(authenticationv1.UserInfo, string) (bool, error)

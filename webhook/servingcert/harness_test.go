@@ -132,7 +132,7 @@ func (f *fakeAuthority) rotate() *testCA {
 	return ca
 }
 
-// signer returns the CA that signed the certificate in service, by its serial.
+// servedBy returns which of the CAs signed the certificate in service.
 func servedBy(t testing.TB, s Source, cas ...*testCA) *testCA {
 	t.Helper()
 	cert, err := s.GetCertificate(nil)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,7 +43,9 @@ func startSource(t testing.TB, f *fakeAuthority, trust Trust) *SelfManaged {
 // written by the leader some time after a rotation, and known to the API server
 // some time after that.
 type apiServer struct {
-	t         *testing.T
+	t *testing.T
+
+	mu        sync.Mutex
 	caBundle  []byte // as stored
 	effective []byte // as the API server uses it
 }
@@ -57,15 +60,25 @@ const (
 // observes it, the API server catches up.
 func (a *apiServer) publish(ca *testCA, b *Bundle) {
 	time.Sleep(publishAfter)
+	a.mu.Lock()
 	merged, err := MergeBundle(a.caBundle, ca.pem(), time.Now())
+	a.caBundle = merged
+	a.mu.Unlock()
 	if err != nil {
 		a.t.Error(err)
 		return
 	}
-	a.caBundle = merged
 	b.Observe(merged)
 	time.Sleep(seenAfter)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.effective = merged
+}
+
+func (a *apiServer) trusts() []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.effective
 }
 
 // TestRotationUnderLoad replaces the CA again and again, also twice before the
@@ -121,7 +134,7 @@ func rotateUnderLoad(t *testing.T, gated bool) (refused, calls int) {
 			time.Sleep(250 * time.Millisecond)
 			synctest.Wait()
 			calls++
-			if err := handshake(s, api.effective, time.Now().Add(apiClock), "meshvakt.meshvakt-system.svc"); err != nil {
+			if err := handshake(s, api.trusts(), time.Now().Add(apiClock), "meshvakt.meshvakt-system.svc"); err != nil {
 				refused++
 			}
 		}
@@ -259,18 +272,18 @@ func TestCertificateIsForNamesAndAddresses(t *testing.T) {
 
 func TestExpiredIsNotHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{t: t, leafLife: time.Hour}
+		f := &fakeAuthority{t: t, leafLife: time.Minute}
 		f.rotate()
 		s := startSource(t, f, nil)
 		synctest.Wait()
 		f.mu.Lock()
 		f.ca = nil // no renewal succeeds
 		f.mu.Unlock()
-		time.Sleep(time.Hour - time.Second)
+		time.Sleep(time.Minute - 2*time.Second)
 		if !s.Healthy() {
-			t.Error("not healthy a second before expiry")
+			t.Error("not healthy before expiry")
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(3 * time.Second)
 		if s.Healthy() {
 			t.Error("healthy after expiry")
 		}
