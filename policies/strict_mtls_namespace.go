@@ -85,7 +85,7 @@ func judgeNewlyGuarded(c *facts.Cluster, name string, created bool, g *facts.Gua
 			Remedy: group.remedy(c),
 		}
 		state := fmt.Sprintf("MeshGuard %q guards namespace %q by these labels, and Istio applies %s to %s%s",
-			g.Name, name, group.holes[0].mode, group.within(), group.because(c))
+			g.Name, name, group.holes[0].mode, group.within(c), group.because(c))
 		switch g.StrictMTLS.OnMissing {
 		case v1alpha1.OnMissingHold:
 			f.Severity = Notice

@@ -74,7 +74,7 @@ func podFinding(c *facts.Cluster, h hole) Finding {
 	f := Finding{Type: metav1.CauseTypeForbidden, Remedy: g.remedy(c)}
 	if h.selector == nil {
 		f.Reason, f.Field = reasonNamespaceNotStrict(), "metadata.namespace"
-		f.Message = fmt.Sprintf("namespace %q is guarded, and Istio applies %s to %s%s; must be STRICT before pods enter it", h.namespace, h.mode, g.within(), g.because(c))
+		f.Message = fmt.Sprintf("namespace %q is guarded, and Istio applies %s to %s%s; must be STRICT before pods enter it", h.namespace, h.mode, g.within(c), g.because(c))
 		return f
 	}
 	f.Reason, f.Field = reasonWorkloadNotStrict(), "metadata.labels"

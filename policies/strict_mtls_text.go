@@ -157,18 +157,19 @@ func (g holeGroup) stands() string {
 }
 
 // within says which pods of a namespace, named before, a hole is about.
-func (g holeGroup) within() string {
+func (g holeGroup) within(c *facts.Cluster) string {
 	var b strings.Builder
 	if len(g.ports) > 0 {
 		b.WriteString(g.portsText() + " of ")
 	}
+	b.WriteString("its pods")
 	switch h := g.holes[0]; {
 	case h.selector != nil:
-		b.WriteString("its pods labelled " + selectorText(h.selector))
-	case len(g.ports) > 0:
-		b.WriteString("its pods")
-	default:
-		b.WriteString("all its pods")
+		b.WriteString(" labelled " + selectorText(h.selector))
+	case c.Namespaces[h.namespace] != nil && slices.ContainsFunc(c.Namespaces[h.namespace].PeerAuthentications, func(p *mesh.PeerAuthentication) bool {
+		return h.view.controlPlane.ScopeOf(p) == mesh.ScopeWorkload
+	}):
+		b.WriteString(" that no selector of a PeerAuthentication matches")
 	}
 	return b.String()
 }
@@ -195,6 +196,9 @@ func (g holeGroup) because(c *facts.Cluster) string {
 		fmt.Fprintf(&b, " because %s sets %s in spec.portLevelMtls", named(h.decider), h.asked())
 	default:
 		fmt.Fprintf(&b, " because %s sets %s", named(h.decider), h.asked())
+	}
+	if h.view.dataplane == mesh.Ambient && (h.decider == nil || h.asked() < mesh.ModeStrict && h.asked() != mesh.ModeUnset) {
+		b.WriteString(" in ambient mode")
 	}
 	if h.view.settled {
 		b.WriteString(" once the policies that are being deleted are gone")
@@ -310,7 +314,11 @@ func (g holeGroup) remedy(c *facts.Cluster) string {
 	if ns := c.Namespaces[h.namespace]; ns != nil && !h.view.controlPlane.Discovered(ns.Labels) {
 		return fmt.Sprintf("label namespace %q so that Istio's discoverySelectors match it, and apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector there", h.namespace)
 	}
-	return fmt.Sprintf("apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in namespace %q, or for the whole mesh in %q", h.namespace, root)
+	text := fmt.Sprintf("apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in namespace %q", h.namespace)
+	if h.namespace != root {
+		text += fmt.Sprintf(", or for the whole mesh in %q", root)
+	}
+	return text
 }
 
 // findingsAtMost bounds what one request is told.
