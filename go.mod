@@ -3,11 +3,11 @@ module github.com/meshvakt/meshvakt
 go 1.26.0
 
 require (
-	github.com/cert-manager/cert-manager v1.21.2
-	github.com/go-chi/chi/v5 v5.5.0
-	github.com/go-json-experiment/json v1.27.2
-	github.com/go-logr/logr v1.4.4
-	github.com/prometheus/client_golang v1.25.0
+	github.com/cert-manager/cert-manager v1.21.2 // self-managed serving certificates: CA in a Secret, rotation
+	github.com/go-chi/chi/v5 v5.5.0 // routes and middleware of the admission listener
+	github.com/go-json-experiment/json v1.27.2 // refuses names that stand twice in one JSON object
+	github.com/go-logr/logr v1.4.4 // hands our log to libraries that log through logr
+	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/spf13/cobra v1.10.2
 	golang.org/x/sync v0.23.0
 	golang.org/x/term v0.47.0
@@ -15,7 +15,7 @@ require (
 	istio.io/api v1.31.1
 	k8s.io/api v0.37.2
 	k8s.io/apimachinery v0.37.2
-	k8s.io/client-go v0.37.2
+	k8s.io/client-go v0.37.2 // REST configuration, authorization reviews, events
 	k8s.io/klog/v2 v2.140.0
 	sigs.k8s.io/controller-runtime v0.25.2
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730
