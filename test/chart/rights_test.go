@@ -1,0 +1,72 @@
+package chart
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"github.com/meshvakt/meshvakt/policies"
+)
+
+// allows reports whether a rule grants a verb on every object of a resource.
+func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
+	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+		return len(r.ResourceNames) == 0 && slices.Contains(r.APIGroups, group) && slices.Contains(r.Resources, resource) && slices.Contains(r.Verbs, verb)
+	})
+}
+
+// What policies judge by is what may be read. Pods are judged as they come, with
+// the request.
+func TestRightsFollowPolicies(t *testing.T) {
+	rules := find[rbacv1.ClusterRole](t, documents(t, render(t)), "ClusterRole", "meshvakt").Rules
+	for _, p := range policies.All() {
+		for _, m := range p.Matches {
+			for _, verb := range []string{"get", "list", "watch"} {
+				want := m.Resource != "pods"
+				if got := allows(rules, m.Group, m.Resource, verb); got != want {
+					t.Errorf("policy %s judges %s.%s; right to %s it is %t, must be %t", p.ID, m.Resource, m.Group, verb, got, want)
+				}
+			}
+			for _, verb := range []string{"update", "patch", "delete", "deletecollection"} {
+				if allows(rules, m.Group, m.Resource, verb) {
+					t.Errorf("may %s %s.%s; Meshvakt changes nothing it judges", verb, m.Resource, m.Group)
+				}
+			}
+		}
+	}
+}
+
+func TestRightsAreNarrow(t *testing.T) {
+	for name, path := range valueSets(t) {
+		t.Run(name, func(t *testing.T) {
+			list := documents(t, render(t, "--values", path))
+			for _, o := range list {
+				if o.GetKind() != "ClusterRole" && o.GetKind() != "Role" {
+					continue
+				}
+				role := find[rbacv1.ClusterRole](t, list, o.GetKind(), o.GetName())
+				for _, r := range role.Rules {
+					for _, s := range slices.Concat(r.APIGroups, r.Resources, r.Verbs) {
+						if strings.Contains(s, "*") || slices.Contains([]string{"escalate", "bind", "impersonate"}, s) {
+							t.Errorf("%s %s: rule %v is too wide", o.GetKind(), o.GetName(), r)
+						}
+					}
+					if len(r.NonResourceURLs) > 0 {
+						t.Errorf("%s %s: rule %v", o.GetKind(), o.GetName(), r)
+					}
+					named := len(r.ResourceNames) > 0
+					switch {
+					case slices.Contains(r.Resources, "secrets") && (o.GetKind() == "ClusterRole" || !named && !slices.Equal(r.Verbs, []string{"create"})):
+						t.Errorf("%s %s: may do more with Secrets than its own one needs: %v", o.GetKind(), o.GetName(), r)
+					case slices.Contains(r.Resources, "validatingwebhookconfigurations") && !named:
+						t.Errorf("%s %s: may touch other webhook configurations: %v", o.GetKind(), o.GetName(), r)
+					case slices.Contains(r.Verbs, "unguard") && o.GetName() != "meshvakt-unguard":
+						t.Errorf("%s %s: may take namespaces out of guards", o.GetKind(), o.GetName())
+					}
+				}
+			}
+		})
+	}
+}
