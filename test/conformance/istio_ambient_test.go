@@ -112,7 +112,7 @@ func ambientCase(seed uint64, n int, ties bool) testCase {
 }
 
 func TestAmbientDifferential(t *testing.T) {
-	n, s := cases(3000), seed(t)
+	n, s := cases(5000), seed(t)
 	newIstio(t) // for the log levels
 	compare := func(tc testCase) string {
 		got, err := ours(tc, mesh.ControlPlane.Reads)
@@ -132,12 +132,11 @@ func TestAmbientDifferential(t *testing.T) {
 	t.Logf("%d cases in %v", n, time.Since(begin).Round(time.Millisecond))
 }
 
-// With ties, istiod's answer must be one of our classes' outcomes for that workload, hence never weaker than what
-// Resolve says.
+// With ties istiod's answer depends on the order of a map; it must never be weaker than what Resolve says.
 func TestAmbientTies(t *testing.T) {
 	n, s := cases(1500), seed(t)
 	newIstio(t) // for the log levels
-	weaker := 0
+	stronger := 0
 	for c := range n {
 		tc := ambientCase(s, c, true)
 		worst, err := ours(tc, mesh.ControlPlane.Reads)
@@ -146,14 +145,14 @@ func TestAmbientTies(t *testing.T) {
 		}
 		for w, got := range ambientAnswers(tc) {
 			for j := range got {
-				if got[j] < worst[w][j] && worst[w][j] == mesh.ModeStrict {
+				if got[j] < worst[w][j] {
 					t.Fatalf("case %d of seed %d: pod %d, column %d: Istio %v is weaker than ours %v\n%s", c, s, w, j, got[j], worst[w][j], tc)
 				}
 				if got[j] > worst[w][j] {
-					weaker++
+					stronger++
 				}
 			}
 		}
 	}
-	t.Logf("in %d of %d answers a tie came out stronger than the worst case", weaker, n*4*5)
+	t.Logf("in %d of %d answers a tie came out stronger than the worst case", stronger, n*4*5)
 }

@@ -122,6 +122,55 @@ func TestMutantsAreDetected(t *testing.T) {
 	}
 }
 
+// The same for the rules that only ambient has.
+func TestAmbientMutantsAreDetected(t *testing.T) {
+	mutants := []struct {
+		name   string
+		change func(*mesh.PeerAuthentication)
+	}{
+		{"empty selector is none", func(p *mesh.PeerAuthentication) { p.SelectorSet = len(p.Selector) > 0 }},
+		{"DISABLE port is PERMISSIVE", func(p *mesh.PeerAuthentication) {
+			p.Ports = maps.Clone(p.Ports)
+			for port, m := range p.Ports {
+				if m == mesh.ModeDisable {
+					p.Ports[port] = mesh.ModePermissive
+				}
+			}
+		}},
+		{"UNSET namespace policy is seen through", func(p *mesh.PeerAuthentication) {
+			if p.Mode == mesh.ModeUnset && len(p.Selector) == 0 {
+				p.Namespace = "elsewhere"
+			}
+		}},
+	}
+	const within = 5000
+	s := seed(t)
+	newIstio(t) // for the log levels
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			for c := range within {
+				tc := ambientCase(s, c, false)
+				changed := tc
+				changed.policies = nil
+				for _, p := range tc.policies {
+					q := *p
+					m.change(&q)
+					changed.policies = append(changed.policies, &q)
+				}
+				got, err := ours(changed, mesh.ControlPlane.Reads)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if differ(tc, got, ambientAnswers(tc)) != "" {
+					t.Logf("detected by case %d", c)
+					return
+				}
+			}
+			t.Errorf("not detected within %d cases", within)
+		})
+	}
+}
+
 // rootSelectorsEverywhere is the reading of the API's field comment: such a policy selects in all namespaces.
 func rootSelectorsEverywhere(tc testCase) testCase {
 	for _, p := range slices.Clone(tc.policies) {
