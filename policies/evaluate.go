@@ -24,8 +24,9 @@ const (
 // Decision is the answer to one request.
 type Decision struct {
 	Outcome Outcome
-	// Judged are the IDs of the policies that had something to judge; empty
-	// when the request is nobody's business, which is not the same as a pass.
+	// Judged are the IDs of the policies that some guard enforces and that looked
+	// at the request; empty when it is no policy's business, which is not the same
+	// as a pass.
 	Judged []string
 	// Findings, hardest action first, then by policy, field and code.
 	Findings []Ruling
@@ -44,7 +45,7 @@ type Ruling struct {
 // has not been judged.
 var ErrPanic = errors.New("policy panicked")
 
-// Matches reports whether the policy judges requests of this kind.
+// judges reports whether the policy judges requests of this kind.
 func (p *Policy) judges(r *facts.Review) bool {
 	return slices.ContainsFunc(p.Matches, func(m Match) bool {
 		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && r.SubResource == "" && slices.Contains(m.Operations, r.Operation)

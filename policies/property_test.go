@@ -291,9 +291,14 @@ func (w *world) read(cp mesh.ControlPlane, name string, settled bool, old, next 
 
 // compareEverywhere resolves every label set and port before and after.
 func compareEverywhere(cp mesh.ControlPlane, dp mesh.Dataplane, namespace string, before, after []*mesh.PeerAuthentication) (worse string, open bool) {
+	return compareDataplanes(cp, dp, dp, namespace, before, after)
+}
+
+// compareDataplanes does so for pods that change their data plane.
+func compareDataplanes(cp mesh.ControlPlane, from, to mesh.Dataplane, namespace string, before, after []*mesh.PeerAuthentication) (worse string, open bool) {
 	for _, set := range labelSets() {
-		pod := mesh.Workload{Namespace: namespace, Labels: set, Dataplane: dp}
-		was, is := cp.Resolve(pod, before), cp.Resolve(pod, after)
+		was := cp.Resolve(mesh.Workload{Namespace: namespace, Labels: set, Dataplane: from}, before)
+		is := cp.Resolve(mesh.Workload{Namespace: namespace, Labels: set, Dataplane: to}, after)
 		for _, port := range append(propertyPorts(), 1) { // port 1 stands for those that nobody names
 			if is.Port(port) < mesh.ModeStrict {
 				open = true

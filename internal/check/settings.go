@@ -103,7 +103,9 @@ func decodeMeshConfig(d *Document) (cp mesh.ControlPlane, found bool, err error)
 	}
 	cp, err = mesh.ParseControlPlane(m.Name, m.Labels, m.Data)
 	if err != nil {
-		return mesh.ControlPlane{}, false, d.errorf("%w", err)
+		// The protobuf library varies the kind of space in its errors from build to
+		// build; ours are compared and searched for.
+		return mesh.ControlPlane{}, false, d.errorf("%s", strings.ReplaceAll(err.Error(), "\u00a0", " "))
 	}
 	return cp, true, nil
 }

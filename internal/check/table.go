@@ -64,7 +64,7 @@ func (s Summary) text() string {
 	}
 	text := fmt.Sprintf("%d %s: %d allowed, %d warned, %d denied", s.Objects, word, s.Allowed, s.Warned, s.Denied)
 	if s.Skipped > 0 {
-		text += fmt.Sprintf(", %d of kinds that no policy judges", s.Skipped)
+		text += fmt.Sprintf(", %d not judged", s.Skipped)
 	}
 	return text
 }

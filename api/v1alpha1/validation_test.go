@@ -1,0 +1,57 @@
+package v1alpha1_test
+
+import (
+	"slices"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+)
+
+func TestValidate(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*v1alpha1.MeshGuard)
+		fields []string
+	}{
+		{"default guard", func(*v1alpha1.MeshGuard) {}, nil},
+		{"no name", func(g *v1alpha1.MeshGuard) { g.Name = "" }, []string{"metadata.name"}},
+		{"bad name", func(g *v1alpha1.MeshGuard) { g.Name = "Production" }, []string{"metadata.name"}},
+		{"no policy", func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS = nil }, []string{"spec.strictMTLS"}},
+		{"empty selector", func(g *v1alpha1.MeshGuard) { g.Spec.NamespaceSelector = metav1.LabelSelector{} }, nil},
+		{"deny and audit", actions("Deny", "Audit"), nil},
+		{"deny and warn", actions("Deny", "Warn"), []string{"spec.strictMTLS.validationActions"}},
+		{"no action", actions(), []string{"spec.strictMTLS.validationActions"}},
+		{"unknown action", actions("deny"), []string{"spec.strictMTLS.validationActions[0]"}},
+		{"doubled action", actions("Warn", "Warn"), []string{"spec.strictMTLS.validationActions[1]"}},
+		{"unknown onMissing", func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS.OnMissing = "hold" }, []string{"spec.strictMTLS.onMissing"}},
+		{"operator", expression("Equals", "a"), []string{"spec.namespaceSelector.matchExpressions[0].operator"}},
+		{"In without values", expression("In"), []string{"spec.namespaceSelector.matchExpressions[0].values"}},
+		{"Exists with values", expression("Exists", "a"), []string{"spec.namespaceSelector.matchExpressions[0].values"}},
+		{"NotIn with values", expression("NotIn", "a"), nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := v1alpha1.DefaultGuard()
+			tt.change(g)
+			var fields []string
+			for _, e := range v1alpha1.Validate(g) {
+				fields = append(fields, e.Field)
+			}
+			if !slices.Equal(fields, tt.fields) {
+				t.Errorf("refused fields %v, want %v", fields, tt.fields)
+			}
+		})
+	}
+}
+
+func actions(list ...v1alpha1.ValidationAction) func(*v1alpha1.MeshGuard) {
+	return func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS.ValidationActions = list }
+}
+
+func expression(operator metav1.LabelSelectorOperator, values ...string) func(*v1alpha1.MeshGuard) {
+	return func(g *v1alpha1.MeshGuard) {
+		g.Spec.NamespaceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "stage", Operator: operator, Values: values}}
+	}
+}

@@ -1,0 +1,163 @@
+package check_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/check"
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies"
+)
+
+func parse(t *testing.T, text string) []check.Document {
+	t.Helper()
+	docs, err := check.Parse("test.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return docs
+}
+
+const guardedProd = `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: prod
+  labels: {meshvakt.io/guarded: "true"}
+`
+
+func policy(name, mode, created string) string {
+	if created != "" {
+		created = "\n  creationTimestamp: " + created
+	}
+	return `
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  namespace: prod
+  name: ` + name + created + `
+spec:
+  mtls: {mode: ` + mode + `}
+`
+}
+
+// TestAges covers who is older than whom: with a timestamp before without, then
+// by file; on CREATE the object under review is the youngest, on UPDATE it keeps
+// the age of what it replaces.
+func TestAges(t *testing.T) {
+	const early, late = "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"
+	tests := []struct {
+		name            string
+		cluster, object string
+		want            policies.Outcome
+		reason          string
+	}{
+		{"undated are aged by file", guardedProd + policy("z", "STRICT", "") + policy("a", "PERMISSIVE", ""), policy("a", "DISABLE", ""), policies.Allow, ""},
+		{"dated is older than undated", guardedProd + policy("z", "PERMISSIVE", "") + policy("a", "STRICT", late), policy("z", "DISABLE", ""), policies.Allow, ""},
+		{"dated by their dates", guardedProd + policy("z", "STRICT", late) + policy("a", "STRICT", early), policy("z", "PERMISSIVE", ""), policies.Allow, ""},
+		{"an update keeps its age", guardedProd + policy("z", "STRICT", early) + policy("a", "STRICT", late), policy("z", "PERMISSIVE", late), policies.Deny, "PolicyWeakensMTLS"},
+		{"an undated update keeps its age", guardedProd + policy("z", "STRICT", "") + policy("a", "STRICT", ""), policy("z", "PERMISSIVE", ""), policies.Deny, "PolicyWeakensMTLS"},
+		{"a creation is the youngest, whatever it says", guardedProd + policy("z", "STRICT", late), policy("a", "PERMISSIVE", early), policies.Allow, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			result, err := check.Decide(check.Requests{Objects: parse(t, tt.object), Cluster: parse(t, tt.cluster)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := result.Results[0]
+			if got.Decision != tt.want || tt.reason != "" && got.Findings[0].Reason != tt.reason {
+				t.Errorf("got %+v, want %s %s", got, tt.want, tt.reason)
+			}
+		})
+	}
+}
+
+// TestDesiredJudgesByAge makes sure that a policy of a desired state is not taken
+// for the youngest: here it wins, being the older.
+func TestDesiredJudgesByAge(t *testing.T) {
+	for _, order := range []struct {
+		files string
+		want  policies.Outcome
+	}{
+		{guardedProd + policy("open", "PERMISSIVE", "") + policy("strict", "STRICT", ""), policies.Deny},
+		{guardedProd + policy("strict", "STRICT", "") + policy("open", "PERMISSIVE", ""), policies.Allow},
+	} {
+		result, err := check.Desired(parse(t, order.files), time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range result.Results {
+			if r.Object.Name == "open" && r.Decision != order.want {
+				t.Errorf("got %s, want %s", r.Decision, order.want)
+			}
+		}
+		if len(result.Notes) == 0 {
+			t.Error("no note that the order of creation decides")
+		}
+	}
+}
+
+// TestReviewSettlesDefaults covers what the API server would fill in.
+func TestReviewSettlesDefaults(t *testing.T) {
+	state, err := check.NewState(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := state.Review(check.Request{Object: parse(t, guardedProd)[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Operation != "CREATE" || r.Resource.Resource != "namespaces" || r.Namespace != "" {
+		t.Errorf("got %+v", r)
+	}
+	if root := r.Cluster.Namespaces[mesh.DefaultControlPlane().RootNamespace]; root == nil || root.Labels["kubernetes.io/metadata.name"] != root.Name {
+		t.Errorf("root namespace %+v", root)
+	}
+	if r.Cluster.Namespaces["default"] != nil || len(r.Cluster.Guards) != 1 || len(r.Cluster.ControlPlanes) != 1 {
+		t.Errorf("cluster %+v", r.Cluster)
+	}
+}
+
+// TestReviewLeavesTheStateAlone makes sure that requests do not see each other.
+func TestReviewLeavesTheStateAlone(t *testing.T) {
+	state, err := check.NewState(parse(t, guardedProd+policy("a", "STRICT", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, text := range []string{policy("a", "PERMISSIVE", ""), policy("b", "DISABLE", ""), strings.ReplaceAll(guardedProd, `"true"`, `"false"`)} {
+			r, err := state.Review(check.Request{Object: parse(t, text)[0]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := policies.Evaluate(policies.All(), r); err != nil {
+				t.Fatal(err)
+			}
+			ns := r.Cluster.Namespaces["prod"]
+			if len(ns.PeerAuthentications) != 1 || ns.PeerAuthentications[0].Mode != mesh.ModeStrict || ns.Labels["meshvakt.io/guarded"] != "true" {
+				t.Fatalf("state changed: %+v", ns)
+			}
+		}
+	}
+}
+
+// FuzzParse makes sure that no input is worse than an error.
+func FuzzParse(f *testing.F) {
+	f.Add(guardedProd + policy("a", "STRICT", ""))
+	f.Add("--- # comment\n{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": [null, {}, 3]}\n--- x\n---")
+	f.Add("apiVersion: meshvakt.io/v1alpha1\nkind: MeshGuard\nmetadata: {name: g}\nspec: {namespaceSelector: {}, strictMTLS: {}}")
+	f.Add("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\ndata: {mesh: \"rootNamespace: a\"}")
+	f.Fuzz(func(t *testing.T, text string) {
+		docs, err := check.Parse("fuzz.yaml", []byte(text))
+		if err != nil {
+			return
+		}
+		result, err := check.Desired(docs, time.Time{})
+		if err == nil && result.Summary.Objects != len(docs) {
+			t.Errorf("%d documents, %+v", len(docs), result.Summary)
+		}
+	})
+}
