@@ -153,8 +153,10 @@ func checkBounds(t *testing.T, n, size int, s *metav1.Status, annotations map[st
 	for _, w := range warnings {
 		runes := utf8.RuneCountInString(w)
 		total += runes
-		if runes > maxWarningRunes {
-			t.Errorf("warning of %d runes", runes)
+	}
+	for _, w := range warnings {
+		if runes := utf8.RuneCountInString(w); runes > maxWarningRunes && shown < n {
+			t.Errorf("warning of %d runes among %d of %d", runes, shown, n)
 		}
 	}
 	if total > maxWarningsRunes {
@@ -167,13 +169,21 @@ func checkBounds(t *testing.T, n, size int, s *metav1.Status, annotations map[st
 	}
 }
 
-// What must be cut loses the diagnosis before the remedy.
-func TestCutWarningKeepsTheRemedy(t *testing.T) {
+// A warning is whole while there is room; what must be cut loses the diagnosis
+// before the remedy.
+func TestLongWarningBeginsWithTheRemedy(t *testing.T) {
 	r := ruling("MV9", v1alpha1.Warn, "g")
 	r.Message = strings.Repeat("x", 300)
-	got := warnings([]policies.Ruling{r})[0]
+	if got := warnings([]policies.Ruling{r})[0]; got != "[MV9] make it good; spec.x: "+r.Message+" [MV9]" {
+		t.Errorf("alone: got %q", got)
+	}
+	list := make([]policies.Ruling, 20)
+	for i := range list {
+		list[i] = r
+	}
+	got := warnings(list)[0]
 	if !strings.HasPrefix(got, "[MV9] make it good; spec.x: xxx") || !strings.HasSuffix(got, "x…") || utf8.RuneCountInString(got) != maxWarningRunes {
-		t.Errorf("got %q", got)
+		t.Errorf("among 20: got %q", got)
 	}
 }
 

@@ -148,6 +148,9 @@ func (h *Handler) decode(raw []byte) (*facts.Review, error) {
 	return r, nil
 }
 
+// decoder reads an object of a kind that policies judge.
+type decoder func(schema.GroupKind, []byte) (any, error)
+
 // decodeObjects fills Object and OldObject.
 func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
 	if rule.namespaced && r.Namespace == "" {
@@ -162,13 +165,14 @@ func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
 		r.Namespace = ""
 	}
 	for _, side := range []struct {
-		field string
-		raw   jsontext.Value
-		want  bool
-		into  *any
+		field  string
+		raw    jsontext.Value
+		want   bool
+		into   *any
+		decode decoder
 	}{
-		{"request.object", q.Object, r.Operation != admissionv1.Delete, &r.Object},
-		{"request.oldObject", q.OldObject, r.Operation != admissionv1.Create, &r.OldObject},
+		{"request.object", q.Object, r.Operation != admissionv1.Delete, &r.Object, objects.Decode},
+		{"request.oldObject", q.OldObject, r.Operation != admissionv1.Create, &r.OldObject, objects.DecodeStored},
 	} {
 		present := len(side.raw) > 0 && side.raw.Kind() != 'n'
 		switch {
@@ -179,7 +183,7 @@ func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
 		case !present:
 			continue
 		}
-		object, err := decodeObject(r, rule, side.raw)
+		object, err := decodeObject(r, rule, side.raw, side.decode)
 		if err != nil {
 			return fmt.Errorf("%s: %w", side.field, err)
 		}
@@ -188,7 +192,7 @@ func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
 	return nil
 }
 
-func decodeObject(r *facts.Review, rule rule, raw jsontext.Value) (any, error) {
+func decodeObject(r *facts.Review, rule rule, raw jsontext.Value, decode decoder) (any, error) {
 	apiVersion, kind, err := declaredType(raw)
 	if err != nil {
 		return nil, err
@@ -196,7 +200,7 @@ func decodeObject(r *facts.Review, rule rule, raw jsontext.Value) (any, error) {
 	if (apiVersion != "" && apiVersion != r.Kind.GroupVersion().String()) || (kind != "" && kind != r.Kind.Kind) {
 		return nil, fmt.Errorf("object is a %q %q; must be what request.kind says, %s", apiVersion, kind, r.Kind)
 	}
-	object, err := objects.Decode(r.Kind.GroupKind(), raw)
+	object, err := decode(r.Kind.GroupKind(), raw)
 	if err != nil {
 		return nil, err
 	}

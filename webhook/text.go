@@ -46,32 +46,43 @@ func denialText(denials []policies.Ruling) string {
 }
 
 // warnings are the findings that the user is told of without being refused,
-// within the API server's limits.
+// within the API server's limits: it cuts every warning down to 256 runes once
+// all together pass 4,096. Up to there they are given whole.
 func warnings(list []policies.Ruling) []string {
-	var out []string
-	used, left := 0, 0
-	for _, r := range list {
-		if r.Action == v1alpha1.Warn {
-			left++
+	var whole []string
+	used := 0
+	for i := range list {
+		if list[i].Action == v1alpha1.Warn {
+			text := warningText(&list[i].Finding)
+			used += utf8.RuneCountInString(text)
+			whole = append(whole, text)
 		}
 	}
-	for i := range list {
-		if list[i].Action != v1alpha1.Warn {
-			continue
-		}
-		text := warningText(&list[i].Finding)
+	if used <= maxWarningsRunes {
+		return whole
+	}
+	return clipAll(whole)
+}
+
+// clipAll cuts every warning to what the API server would leave of it, and counts
+// those for which there is no room.
+func clipAll(whole []string) []string {
+	var out []string
+	used := 0
+	for i, text := range whole {
+		text = clip(text, maxWarningRunes)
 		used += utf8.RuneCountInString(text)
+		left := len(whole) - i
 		// Unless this is the last one, room for the count must remain.
 		if used > maxWarningsRunes-maxWarningRunes && left > 1 || used > maxWarningsRunes {
 			return append(out, count(left, "more finding")+" not shown")
 		}
 		out = append(out, text)
-		left--
 	}
 	return out
 }
 
-// warningText is a finding in at most 256 runes. Where it must be cut, what
+// warningText is a finding on one line. Where the API server may cut it, what
 // helps the user comes first.
 func warningText(f *policies.Finding) string {
 	text := oneLine(f.Text())
@@ -83,7 +94,7 @@ func warningText(f *policies.Finding) string {
 		bare.Remedy = ""
 		text = oneLine("[" + f.Reason.Code + "] " + f.Remedy + "; " + bare.Text())
 	}
-	return clip(text, maxWarningRunes)
+	return text
 }
 
 // oneLine blanks out control characters and what is not UTF-8. Values in

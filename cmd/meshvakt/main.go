@@ -27,6 +27,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newCheck(),
 		newServe(),
+		newUninstall(),
 		newVersion(),
 	)
 	return root

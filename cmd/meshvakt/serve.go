@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -182,12 +181,8 @@ func (o *serveOptions) servingNames() ([]string, []net.IP, error) {
 }
 
 func (p *process) newServer(ctx context.Context) error {
+	// Beside controller-runtime's own, which has the collectors of Go and process.
 	registry := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
-		if err := registry.Register(c); err != nil {
-			return fmt.Errorf("register metrics: %w", err)
-		}
-	}
 	metrics, err := telemetry.New(registry, telemetry.Known{Policies: policies.All(), Paths: webhook.Paths(), Stages: webhook.Stages()})
 	if err != nil {
 		return err

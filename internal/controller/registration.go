@@ -2,12 +2,13 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -114,31 +115,42 @@ func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registrat
 }
 
 func (r *Registrar) apply(ctx context.Context, config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) error {
+	want, err := webhooksOf(config) // before Apply, which writes the answer into config
+	if err != nil {
+		return err
+	}
 	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply ValidatingWebhookConfiguration: %w", err)
 	}
-	// Apply leaves entries alone that somebody else has added, or that an older
-	// set of guards left behind under another manager.
+	// Apply leaves alone what others have added to lists: entries, or conditions
+	// that an entry must meet. Whatever still differs is replaced.
 	var applied admissionregistrationv1.ValidatingWebhookConfiguration
 	if err := r.Live.Get(ctx, client.ObjectKey{Name: WebhookName}, &applied); err != nil {
 		return fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
 	}
-	ours := make([]string, 0, len(config.Webhooks))
-	for i := range config.Webhooks {
-		ours = append(ours, *config.Webhooks[i].Name)
-	}
-	kept := slices.DeleteFunc(slices.Clone(applied.Webhooks), func(w admissionregistrationv1.ValidatingWebhook) bool {
-		return !slices.Contains(ours, w.Name)
-	})
-	if len(kept) == len(applied.Webhooks) {
+	if equality.Semantic.DeepEqual(want, applied.Webhooks) {
 		return nil
 	}
-	r.Log.WarnContext(ctx, "removing foreign entries from the webhook configuration", "entries", len(applied.Webhooks)-len(kept))
-	applied.Webhooks = kept
-	if err := r.Client.Update(ctx, &applied, FieldOwner); err != nil && !apierrors.IsConflict(err) {
-		return fmt.Errorf("remove foreign entries from ValidatingWebhookConfiguration: %w", err)
+	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration")
+	applied.Webhooks = want
+	if err := r.Client.Update(ctx, &applied, FieldOwner); err != nil {
+		return fmt.Errorf("replace ValidatingWebhookConfiguration: %w", err)
 	}
 	return nil
+}
+
+// webhooksOf returns the entries of the configuration as the API server stores
+// them.
+func webhooksOf(config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) ([]admissionregistrationv1.ValidatingWebhook, error) {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("encode ValidatingWebhookConfiguration: %w", err)
+	}
+	var typed admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := json.Unmarshal(text, &typed); err != nil {
+		return nil, fmt.Errorf("decode ValidatingWebhookConfiguration: %w", err)
+	}
+	return typed.Webhooks, nil
 }
 
 // PublishedBundle returns the CA bundle of a webhook configuration: that of its

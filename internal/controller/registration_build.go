@@ -46,8 +46,9 @@ type Registration struct {
 
 // Build returns the webhook configuration that lets the API server ask about
 // exactly what the policies judge in the namespaces that the guards select:
-// one entry per guard, one for the mesh root namespaces, one for namespaces
-// themselves. Every field is stated, also where it has the default, so that
+// one entry per guard, one for the mesh root namespaces, one for policies that
+// the API server may not know yet to be in a guarded namespace, one for
+// namespaces themselves. Every field is stated, also where it has the default, so that
 // server-side apply puts back what somebody else has changed.
 func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
 	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(map[string]string{
@@ -65,6 +66,7 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	if len(r.RootNamespaces) > 0 {
 		config.WithWebhooks(r.rootEntry())
 	}
+	config.WithWebhooks(r.everywhereEntry())
 	return config.WithWebhooks(r.namespaceEntry(guards))
 }
 
@@ -82,6 +84,20 @@ func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfigurat
 		WithNamespaceSelector(acmeta.LabelSelector().
 			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
 				WithOperator(metav1.LabelSelectorOpIn).WithValues(r.RootNamespaces...)))
+}
+
+// everywhereEntry asks about mesh policies in all namespaces, and fails open. The
+// API server matches a guard's namespaceSelector against its own cache of
+// namespaces, which is some milliseconds behind: the STRICT policy of a namespace
+// that came under a guard just now could be deleted unseen. These objects are
+// rare, so being asked about all of them costs next to nothing; and failing open
+// keeps namespaces that no guard selects independent of us.
+func (r *Registration) everywhereEntry() *acadmission.ValidatingWebhookApplyConfiguration {
+	unguardable := fmt.Sprintf("!(request.namespace in %s)", celList(append(slices.Clone(r.Unguardable), r.RootNamespaces...)))
+	return r.entry("everywhere.mesh.meshvakt.io", r.matches(policies.ScopeGuardedAndRoot), admissionregistrationv1.NamespacedScope).
+		WithFailurePolicy(admissionregistrationv1.Ignore).
+		WithNamespaceSelector(acmeta.LabelSelector()).
+		WithMatchConditions(acadmission.MatchCondition().WithName("guardable").WithExpression(unguardable))
 }
 
 // namespaceEntry asks about namespaces themselves. For them the API server

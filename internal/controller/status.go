@@ -8,6 +8,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,13 +43,17 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	if err := s.Client.Get(ctx, client.ObjectKey{Name: WebhookName}, &config); client.IgnoreNotFound(err) != nil {
 		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
 	}
-	before := guard.DeepCopy()
+	before := guard.Status.DeepCopy()
 	fillStatus(&guard, &state, &config)
-	if equality.Semantic.DeepEqual(before.Status, guard.Status) {
+	if equality.Semantic.DeepEqual(before, &guard.Status) {
 		return reconcile.Result{}, nil
 	}
-	if err := s.Client.Status().Patch(ctx, &guard, client.MergeFrom(before), FieldOwner); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("patch status of MeshGuard %q: %w", r.Name, err))
+	// The whole status, for a patch would leave out counts that are still zero.
+	switch err := s.Client.Status().Update(ctx, &guard, FieldOwner); {
+	case apierrors.IsConflict(err):
+		return reconcile.Result{RequeueAfter: retryAfter}, nil
+	case client.IgnoreNotFound(err) != nil:
+		return reconcile.Result{}, fmt.Errorf("update status of MeshGuard %q: %w", r.Name, err)
 	}
 	return reconcile.Result{}, nil
 }

@@ -21,6 +21,9 @@ func Decodes(kind schema.GroupKind) bool {
 // *corev1.Pod, a *corev1.Namespace or a *mesh.PeerAuthentication. Fields that the
 // types do not have are passed over; a name that stands twice in one JSON object
 // is an error, since readers that take the first and the last would disagree.
+//
+// A mode or port that Istio's schema does not know is an error too, so that it is
+// not let in; DecodeStored reads objects that are in already.
 func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 	switch kind {
 	case schema.GroupKind{Kind: "Namespace"}:
@@ -28,17 +31,31 @@ func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 	case schema.GroupKind{Kind: "Pod"}:
 		return into(raw, &corev1.Pod{})
 	case PeerAuthenticationKind().GroupKind():
-		var p PeerAuthentication
-		if err := json.Unmarshal(raw, &p); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", kind, err)
-		}
-		m, err := p.Mesh()
-		if err != nil {
-			return nil, fmt.Errorf("decode PeerAuthentication %s/%s: %w", p.Namespace, p.Name, err)
-		}
-		return m, nil
+		return decodePolicy(raw, false)
 	}
 	return nil, fmt.Errorf("kind %s is not one that policies read", kind)
+}
+
+// DecodeStored is Decode for an object that the cluster holds, the old one of an
+// UPDATE or DELETE: unknown modes count as DISABLE, for an object that could
+// neither be mended nor deleted would be worse than a strange one.
+func DecodeStored(kind schema.GroupKind, raw []byte) (any, error) {
+	if kind == PeerAuthenticationKind().GroupKind() {
+		return decodePolicy(raw, true)
+	}
+	return Decode(kind, raw)
+}
+
+func decodePolicy(raw []byte, stored bool) (any, error) {
+	var p PeerAuthentication
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return nil, fmt.Errorf("decode PeerAuthentication: %w", err)
+	}
+	m, err := p.Mesh()
+	if err != nil && !stored {
+		return nil, fmt.Errorf("decode PeerAuthentication %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	return m, nil
 }
 
 func into[T any](raw []byte, object *T) (any, error) {

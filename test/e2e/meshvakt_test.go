@@ -29,8 +29,9 @@ type replica struct {
 	exited     chan struct{}
 	exitErr    error // valid once exited is closed
 
-	mu  sync.Mutex
-	log []string // guarded by mu
+	mu      sync.Mutex
+	log     []string       // guarded by mu
+	decided map[string]int // guarded by mu; decisions by "Kind namespace"
 }
 
 // start runs one replica that registers itself, and waits until it is ready.
@@ -44,7 +45,7 @@ func start(t testing.TB, args ...string) *replica {
 // until it listens; it need not be ready. It is stopped with the test.
 func startReplica(t testing.TB, args ...string) *replica {
 	t.Helper()
-	r := &replica{t: t, exited: make(chan struct{})}
+	r := &replica{t: t, exited: make(chan struct{}), decided: map[string]int{}}
 	r.cmd = exec.Command(binary, append([]string{
 		"serve", "--kubeconfig", serviceAccountKubeconfig, "--namespace", ownNamespace,
 		"--operations-listen", "127.0.0.1:0",
@@ -84,11 +85,15 @@ func (r *replica) follow(stderr io.Reader, listening chan<- struct{}) {
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		line := scanner.Text()
+		var record struct{ Msg, Admission, Operations, Kind, Namespace string }
+		_ = json.Unmarshal([]byte(line), &record) // not every line is ours
 		r.mu.Lock()
 		r.log = append(r.log, line)
+		if record.Msg == "decision" {
+			r.decided[record.Kind+" "+record.Namespace]++
+		}
 		r.mu.Unlock()
-		var record struct{ Msg, Admission, Operations string }
-		if r.admission == "" && json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" {
+		if r.admission == "" && record.Msg == "serving" {
 			r.admission, r.operations = record.Admission, record.Operations
 			close(listening)
 		}
@@ -136,6 +141,13 @@ func (r *replica) ready(ctx context.Context) *replica {
 		return nil
 	})
 	return r
+}
+
+// decisions returns how often the replica decided about a kind in a namespace.
+func (r *replica) decisions(kind, namespace string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.decided[kind+" "+namespace]
 }
 
 // metric returns the sum of the samples whose line begins with the prefix.

@@ -66,7 +66,8 @@ func create(t testing.TB, c client.Client, list ...client.Object) {
 	}
 }
 
-// remove deletes the object when the test is over, whatever still stands.
+// remove deletes the object when the test is over. What a guard still holds is
+// taken from it first.
 func remove(t testing.TB, o client.Object) {
 	t.Helper()
 	admin := clientFor(t, controlplane.Admin)
@@ -77,6 +78,9 @@ func remove(t testing.TB, o client.Object) {
 			err := admin.Delete(ctx, o)
 			if client.IgnoreNotFound(err) == nil {
 				return
+			}
+			if err := admin.DeleteAllOf(ctx, &v1alpha1.MeshGuard{}); err != nil {
+				t.Errorf("clean up MeshGuards: %v", err)
 			}
 			select {
 			case <-ctx.Done():

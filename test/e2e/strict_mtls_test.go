@@ -67,7 +67,7 @@ func TestHold(t *testing.T) {
 
 	name := unique("hold")
 	create(t, dev, namespace(name, true))
-	if !strings.Contains(warnings.String(), "MV101") || !strings.Contains(warnings.String(), "refused until") {
+	if !strings.Contains(warnings.String(), "MV101") || !strings.Contains(warnings.String(), "must be STRICT before pods enter it") {
 		t.Errorf("the namespace was admitted with warning %q; want MV101 and what follows from it", warnings.String())
 	}
 	serviceAccount(t, name)

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/internal/controller"
+)
+
+func newUninstall() *cobra.Command {
+	var kubeconfig, namespace, deployment string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Stop the replicas and remove the webhook configuration, in this order",
+		Long: `Stop the replicas and remove the webhook configuration, in this order.
+
+Removed the other way round, the replicas would put the configuration back; left
+behind, it would refuse every change it is about, since nobody answers any more.
+The Helm chart runs this before it deletes anything.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+			if err != nil {
+				return fmt.Errorf("load the client configuration: %w", err)
+			}
+			scheme := runtime.NewScheme()
+			if err := clientgoscheme.AddToScheme(scheme); err != nil {
+				return fmt.Errorf("register kinds: %w", err)
+			}
+			c, err := client.New(config, client.Options{Scheme: scheme})
+			if err != nil {
+				return fmt.Errorf("create the client: %w", err)
+			}
+			return uninstall(ctx, c, client.ObjectKey{Namespace: namespace, Name: deployment}, cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file; empty inside a cluster")
+	f.StringVar(&namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "meshvakt-system"), "namespace Meshvakt runs in")
+	f.StringVar(&deployment, "deployment", "meshvakt", "Deployment of the replicas")
+	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the replicas to end")
+	return cmd
+}
+
+// uninstall scales the Deployment to nothing, waits for its last replica, and
+// deletes the webhook configuration. Each step may have been done already.
+func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out io.Writer) error {
+	var d appsv1.Deployment
+	d.Namespace, d.Name = key.Namespace, key.Name
+	scale := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))
+	if err := c.Patch(ctx, &d, scale); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("scale Deployment %s to 0: %w", key, err)
+	}
+	fmt.Fprintf(out, "waiting for the replicas of Deployment %s to end\n", key)
+	err := wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		err := c.Get(ctx, key, &d)
+		if client.IgnoreNotFound(err) != nil {
+			return false, fmt.Errorf("get Deployment %s: %w", key, err)
+		}
+		return err != nil || d.Status.ObservedGeneration >= d.Generation && d.Status.Replicas == 0, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the replicas to end: %w", err)
+	}
+	config := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: controller.WebhookName}}
+	if err := c.Delete(ctx, config); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete ValidatingWebhookConfiguration %s: %w", controller.WebhookName, err)
+	}
+	fmt.Fprintf(out, "removed ValidatingWebhookConfiguration %s\n", controller.WebhookName)
+	return nil
+}

@@ -1,0 +1,373 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+// release is a control plane of its own with the chart in it: the other tests have
+// put cluster-wide objects of the same names into theirs.
+type release struct {
+	t      *testing.T
+	plane  *controlplane.ControlPlane
+	client client.Client
+	helm   string // path of the executable
+}
+
+func newRelease(t *testing.T) *release {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=test/tools/helm/go.mod", "-n", "helm")
+	cmd.Dir, cmd.Stderr = "../..", os.Stderr
+	path, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("build helm: %v", err)
+	}
+	r := &release{t: t, plane: controlplane.Start(t, controlplane.Options{}), helm: strings.TrimSpace(string(path))}
+	if r.client, err = client.New(r.plane.RestConfig(controlplane.Admin), client.Options{Scheme: scheme}); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// try runs helm as the administrator.
+func (r *release) try(args ...string) (string, error) {
+	home := r.t.TempDir()
+	cmd := exec.CommandContext(r.t.Context(), r.helm, args...)
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.plane.Kubeconfig(controlplane.Admin),
+		"HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "HELM_NAMESPACE="+ownNamespace)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("helm %s: %w\n%s%s", strings.Join(args, " "), err, out.String(), errOut.String())
+	}
+	return out.String(), nil
+}
+
+func (r *release) run(args ...string) string {
+	r.t.Helper()
+	out, err := r.try(args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+func (r *release) kubectl(stdin string, args ...string) string {
+	r.t.Helper()
+	out, _, err := r.plane.Kubectl(r.t.Context(), controlplane.Admin, stdin, args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+func (r *release) guard() *v1alpha1.MeshGuard {
+	r.t.Helper()
+	var g v1alpha1.MeshGuard
+	if err := r.client.Get(r.t.Context(), client.ObjectKey{Name: v1alpha1.DefaultGuardName}, &g); err != nil {
+		r.t.Fatal(err)
+	}
+	return &g
+}
+
+// left lists what a release has created and is still there.
+func (r *release) left() []string {
+	r.t.Helper()
+	kinds := strings.Fields(r.kubectl("", "api-resources", "--verbs=list,delete", "-o", "name"))
+	kinds = slices.DeleteFunc(kinds, func(k string) bool {
+		// Not objects of their own: they follow others, and some with delay.
+		return strings.HasPrefix(k, "events") || strings.HasPrefix(k, "endpoint") || k == "pods" || strings.HasPrefix(k, "replicasets")
+	})
+	out := r.kubectl("", "get", strings.Join(kinds, ","), "-A", "--ignore-not-found", "-o", "name", "-l", "app.kubernetes.io/instance=meshvakt")
+	return strings.Fields(out)
+}
+
+// What a cluster administrator does with the chart, in this order, with Helm
+// itself against a real API server.
+func TestChart(t *testing.T) {
+	r := newRelease(t)
+	r.kubectl("", "create", "namespace", "istio-system")
+	r.kubectl("", "create", "namespace", ownNamespace)
+	r.kubectl("", "label", "namespace", ownNamespace, "pod-security.kubernetes.io/enforce=restricted")
+
+	for _, step := range []struct {
+		name string
+		do   func(t *testing.T, r *release)
+	}{
+		{"install", chartInstalls},
+		{"pods are restricted", chartPodsAreRestricted},
+		{"rights suffice", chartRightsSuffice},
+		{"rights are narrow", chartRightsAreNarrow},
+		{"all values are accepted", chartValuesAreAccepted},
+		{"upgrade keeps the guard", chartUpgrades},
+		{"uninstall without hooks and install again", chartComesBack},
+		{"uninstall", chartUninstalls},
+	} {
+		if !t.Run(step.name, func(t *testing.T) {
+			step.do(t, &release{t: t, plane: r.plane, client: r.client, helm: r.helm})
+		}) {
+			return // the next step rests on it
+		}
+	}
+}
+
+func chartInstalls(t *testing.T, r *release) {
+	r.run("install", "meshvakt", "charts/meshvakt")
+	if spec := r.guard().Spec; spec.StrictMTLS == nil || spec.StrictMTLS.OnMissing != v1alpha1.OnMissingReject {
+		t.Errorf("the guard demands %+v", spec)
+	}
+	var webhooks = r.kubectl("", "get", "validatingwebhookconfigurations", "-o", "name")
+	if strings.Contains(webhooks, "meshvakt") {
+		t.Error("the webhook is registered before anybody serves it")
+	}
+}
+
+// The namespace enforces Pod Security "restricted", so that other pods would not
+// come to be.
+func chartPodsAreRestricted(t *testing.T, r *release) {
+	eventually(t, 60*time.Second, func() error {
+		var pods corev1.PodList
+		if err := r.client.List(t.Context(), &pods, client.InNamespace(ownNamespace)); err != nil {
+			return err
+		}
+		if len(pods.Items) != 3 {
+			return fmt.Errorf("%d pods; must be 3", len(pods.Items))
+		}
+		return nil
+	})
+}
+
+// chartArgs are the arguments the Deployment gives the process.
+func (r *release) chartArgs() []string {
+	r.t.Helper()
+	var d appsv1.Deployment
+	if err := r.client.Get(r.t.Context(), client.ObjectKey{Namespace: ownNamespace, Name: "meshvakt"}, &d); err != nil {
+		r.t.Fatal(err)
+	}
+	return d.Spec.Template.Spec.Containers[0].Args
+}
+
+// The process runs with the arguments of the Deployment, but for addresses, and
+// with the rights of its ServiceAccount: it becomes ready, leads, and registers.
+func chartRightsSuffice(t *testing.T, r *release) {
+	kubeconfig, err := r.plane.ServiceAccountKubeconfig(t.Context(), ownNamespace, "meshvakt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := r.chartArgs()
+	if len(args) == 0 || args[0] != "serve" {
+		t.Fatalf("the container runs %q", args)
+	}
+	address := freeAddress(t)
+	args = append(slices.Clone(args[1:]), "--kubeconfig", kubeconfig, "--listen", address,
+		"--webhook-url", "https://"+address, "--operations-listen", "127.0.0.1:0", "--drain-delay", "100ms")
+	replica := startReplica(t, args...).ready(t.Context())
+	eventually(t, 60*time.Second, func() error {
+		g := r.guard()
+		for _, c := range g.Status.Conditions {
+			if c.Type == v1alpha1.ConditionEnforcing && c.Status == "True" {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %v", g.Status.Conditions)
+	})
+	replica.mu.Lock()
+	defer replica.mu.Unlock()
+	for _, line := range replica.log {
+		if strings.Contains(line, "forbidden") {
+			t.Errorf("a right is missing: %s", line)
+		}
+	}
+}
+
+func chartRightsAreNarrow(t *testing.T, r *release) {
+	account := "system:serviceaccount:" + ownNamespace + ":meshvakt"
+	can := func(args ...string) bool {
+		out, _, _ := r.plane.Kubectl(t.Context(), controlplane.Admin, "", append([]string{"auth", "can-i", "--as", account}, args...)...)
+		return strings.TrimSpace(out) == "yes"
+	}
+	for _, c := range []struct {
+		args string
+		want bool
+	}{
+		{"update validatingwebhookconfigurations/meshvakt", true},
+		{"create validatingwebhookconfigurations/meshvakt", true},
+		{"create validatingwebhookconfigurations", false},
+		{"update validatingwebhookconfigurations/other", false},
+		{"delete validatingwebhookconfigurations/meshvakt", false},
+		{"create mutatingwebhookconfigurations", false},
+		{"get secrets/meshvakt-ca -n " + ownNamespace, true},
+		{"get secrets/other -n " + ownNamespace, false},
+		{"list secrets -n " + ownNamespace, false},
+		{"get secrets -n istio-system", false},
+		{"get configmaps -n istio-system", true},
+		{"get configmaps -n default", false},
+		{"create peerauthentications.security.istio.io -n default", true},
+		{"update peerauthentications.security.istio.io -n default", false},
+		{"delete peerauthentications.security.istio.io -n default", false},
+		{"list pods -A", false},
+		{"update namespaces", false},
+		{"update meshguards.meshvakt.io", false},
+		{"unguard meshguards.meshvakt.io/default", false},
+	} {
+		if got := can(strings.Fields(c.args)...); got != c.want {
+			t.Errorf("can %s: %t, must be %t", c.args, got, c.want)
+		}
+	}
+	// A POST does not say the name when rights are checked, so none is granted.
+	const webhook = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"ValidatingWebhookConfiguration","metadata":{"name":%q}}`
+	for _, c := range []struct{ name, how string }{{"meshvakt-2", "create"}, {"meshvakt-2", "apply --server-side"}} {
+		args := append(strings.Fields(c.how), "--as", account, "-f", "-")
+		_, stderr, err := r.plane.Kubectl(t.Context(), controlplane.Admin, fmt.Sprintf(webhook, c.name), args...)
+		if err == nil || !strings.Contains(stderr, "forbidden") {
+			t.Errorf("%s of another webhook configuration: %v; must be forbidden", c.how, err)
+		}
+	}
+	eventually(t, 30*time.Second, func() error {
+		if rules := r.kubectl("", "get", "clusterrole", "view", "-o", "jsonpath={.rules}"); !strings.Contains(rules, "meshguards") {
+			return fmt.Errorf("the ClusterRole view does not let people see MeshGuards: %s", rules)
+		}
+		return nil
+	})
+}
+
+// Every set of values that the chart's own tests render passes the API server's
+// validation, hooks included.
+func chartValuesAreAccepted(t *testing.T, r *release) {
+	r.kubectl("", "create", "namespace", "istio-config")
+	r.kubectl("", "create", "namespace", "meshvakt-elsewhere")
+	sets, err := os.ReadDir("../chart/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range sets {
+		if !strings.HasSuffix(f.Name(), ".values.yaml") {
+			continue
+		}
+		manifest := r.run("template", "meshvakt", "charts/meshvakt", "--namespace", "meshvakt-elsewhere", "--values", "test/chart/testdata/"+f.Name())
+		var accepted []string
+		for _, doc := range strings.Split(manifest, "\n---") {
+			// The Prometheus operator is not part of the control plane.
+			if !strings.Contains(doc, "\napiVersion: monitoring.coreos.com/") {
+				accepted = append(accepted, doc)
+			}
+		}
+		r.kubectl(strings.Join(accepted, "\n---"), "apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "-f", "-")
+	}
+}
+
+func chartUpgrades(t *testing.T, r *release) {
+	before := r.guard()
+	r.run("upgrade", "meshvakt", "charts/meshvakt", "--set", "guard.spec.strictMTLS.onMissing=Hold")
+	after := r.guard()
+	if after.UID != before.UID {
+		t.Error("the upgrade has deleted the guard and created another: its namespaces were unguarded meanwhile")
+	}
+	if got := after.Spec.StrictMTLS.OnMissing; got != v1alpha1.OnMissingHold {
+		t.Errorf("onMissing is %s; must be Hold", got)
+	}
+	// A slip in the values takes no guard away either.
+	r.run("upgrade", "meshvakt", "charts/meshvakt", "--set", "guard.create=false")
+	if r.guard().UID != before.UID {
+		t.Error("guard.create=false has deleted the guard")
+	}
+	r.run("upgrade", "meshvakt", "charts/meshvakt", "--reset-values")
+	if got := r.guard(); got.UID != before.UID || got.Spec.StrictMTLS.OnMissing != v1alpha1.OnMissingReject {
+		t.Errorf("the guard was not taken in again: %+v", got.Spec)
+	}
+}
+
+// The hook's Job runs `meshvakt uninstall`; there is no kubelet, so the test runs
+// it with the arguments and the rights of the Job's pod.
+func chartUninstalls(t *testing.T, r *release) {
+	if err := exec.CommandContext(t.Context(), binary, "uninstall", "--help").Run(); err != nil {
+		t.Fatalf("meshvakt uninstall, which the chart's hook runs: %v", err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	played := make(chan error, 1)
+	go func() { played <- r.playUninstall(ctx) }()
+	r.run("uninstall", "meshvakt", "--timeout", "3m")
+	if err := <-played; err != nil {
+		t.Error(err)
+	}
+	if webhooks := r.kubectl("", "get", "validatingwebhookconfigurations", "-o", "name"); strings.Contains(webhooks, "meshvakt") {
+		t.Error("the webhook configuration is left, and nobody serves it")
+	}
+	r.onlyKeptObjectsAreLeft()
+}
+
+// playUninstall does for the pod of the uninstall Job what a kubelet would.
+func (r *release) playUninstall(ctx context.Context) error {
+	for {
+		var jobs batchv1.JobList
+		var pods corev1.PodList
+		if err := r.client.List(ctx, &jobs, client.InNamespace(ownNamespace)); err != nil {
+			return err
+		}
+		if err := r.client.List(ctx, &pods, client.InNamespace(ownNamespace), client.HasLabels{"batch.kubernetes.io/job-name"}); err != nil {
+			return err
+		}
+		if len(jobs.Items) == 0 || len(pods.Items) == 0 {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("no pod of the uninstall Job: %w", ctx.Err())
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		pod := &pods.Items[0]
+		kubeconfig, err := r.plane.ServiceAccountKubeconfig(ctx, ownNamespace, pod.Spec.ServiceAccountName)
+		if err != nil {
+			return err
+		}
+		out, err := exec.CommandContext(ctx, binary, append(slices.Clone(pod.Spec.Containers[0].Args), "--kubeconfig", kubeconfig)...).CombinedOutput()
+		pod.Status.Phase = corev1.PodSucceeded
+		if err != nil {
+			err = fmt.Errorf("meshvakt uninstall: %w\n%s", err, out)
+			pod.Status.Phase = corev1.PodFailed
+		}
+		if errStatus := r.client.Status().Update(ctx, pod); errStatus != nil {
+			return errStatus
+		}
+		return err
+	}
+}
+
+func (r *release) onlyKeptObjectsAreLeft() {
+	r.t.Helper()
+	want := []string{"customresourcedefinition.apiextensions.k8s.io/meshguards.meshvakt.io", "meshguard.meshvakt.io/default"}
+	if left := r.left(); !slices.Equal(left, want) {
+		r.t.Errorf("left behind: %q; must be %q", left, want)
+	}
+}
+
+// Without hooks the webhook configuration has to be removed by hand, as the manual
+// says. With CRD and guard still there the chart can be installed again.
+func chartComesBack(t *testing.T, r *release) {
+	before := r.guard()
+	r.run("uninstall", "meshvakt", "--no-hooks")
+	r.kubectl("", "delete", "validatingwebhookconfiguration", "meshvakt")
+	r.onlyKeptObjectsAreLeft()
+	r.run("install", "meshvakt", "charts/meshvakt")
+	if r.guard().UID != before.UID {
+		t.Error("installing again has replaced the guard")
+	}
+	chartRightsSuffice(t, r)
+}
