@@ -11,14 +11,11 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -33,7 +30,7 @@ const MaxBody = 7 << 20
 const firstRead = 256 << 10
 
 // admissionReview is the part of admission.k8s.io/v1 AdmissionReview that is
-// read. Objects stay raw until it is known what they must be.
+// read, in one pass over the body.
 type admissionReview struct {
 	APIVersion string            `json:"apiVersion"`
 	Kind       string            `json:"kind"`
@@ -49,8 +46,8 @@ type admissionRequest struct {
 	Namespace   string                      `json:"namespace"`
 	Operation   admissionv1.Operation       `json:"operation"`
 	UserInfo    authenticationv1.UserInfo   `json:"userInfo"`
-	Object      jsontext.Value              `json:"object"`
-	OldObject   jsontext.Value              `json:"oldObject"`
+	Object      object                      `json:"object"`
+	OldObject   object                      `json:"oldObject"`
 	DryRun      bool                        `json:"dryRun"`
 }
 
@@ -142,17 +139,14 @@ func (h *Handler) decode(raw []byte) (*facts.Review, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := decodeObjects(r, rule, q); err != nil {
+	if err := readObjects(r, rule, q, raw); err != nil {
 		return r, failed(StageDecode, http.StatusBadRequest, err)
 	}
 	return r, nil
 }
 
-// decoder reads an object of a kind that policies judge.
-type decoder func(schema.GroupKind, []byte) (any, error)
-
-// decodeObjects fills Object and OldObject.
-func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
+// readObjects fills Object and OldObject.
+func readObjects(r *facts.Review, rule rule, q *admissionRequest, body []byte) error {
 	if rule.namespaced && r.Namespace == "" {
 		return fmt.Errorf("request.namespace is empty; must be set for %s", rule.resource)
 	}
@@ -164,100 +158,32 @@ func decodeObjects(r *facts.Review, rule rule, q *admissionRequest) error {
 		}
 		r.Namespace = ""
 	}
-	for _, side := range []struct {
+	for _, side := range [...]struct {
 		field  string
-		raw    jsontext.Value
+		object *object
 		want   bool
 		into   *any
 		decode decoder
 	}{
-		{"request.object", q.Object, r.Operation != admissionv1.Delete, &r.Object, objects.Decode},
-		{"request.oldObject", q.OldObject, r.Operation != admissionv1.Create, &r.OldObject, objects.DecodeStored},
+		{"request.object", &q.Object, r.Operation != admissionv1.Delete, &r.Object, objects.Decode},
+		{"request.oldObject", &q.OldObject, r.Operation != admissionv1.Create, &r.OldObject, objects.DecodeStored},
 	} {
-		present := len(side.raw) > 0 && side.raw.Kind() != 'n'
 		switch {
-		case side.want && !present:
+		case side.want && !side.object.present():
 			return fmt.Errorf("%s is missing; must be set on %s", side.field, r.Operation)
-		case !side.want && present:
+		case !side.want && side.object.present():
 			return fmt.Errorf("%s is set; must be null on %s", side.field, r.Operation)
-		case !present:
+		case !side.want:
 			continue
 		}
-		object, err := decodeObject(r, rule, side.raw, side.decode)
+		if err := side.object.agrees(r, rule); err != nil {
+			return fmt.Errorf("%s: %w", side.field, err)
+		}
+		value, err := side.object.value(r.Kind.GroupKind(), body, side.decode)
 		if err != nil {
 			return fmt.Errorf("%s: %w", side.field, err)
 		}
-		*side.into = object
+		*side.into = value
 	}
 	return nil
-}
-
-func decodeObject(r *facts.Review, rule rule, raw jsontext.Value, decode decoder) (any, error) {
-	apiVersion, kind, err := declaredType(raw)
-	if err != nil {
-		return nil, err
-	}
-	if (apiVersion != "" && apiVersion != r.Kind.GroupVersion().String()) || (kind != "" && kind != r.Kind.Kind) {
-		return nil, fmt.Errorf("object is a %q %q; must be what request.kind says, %s", apiVersion, kind, r.Kind)
-	}
-	object, err := decode(r.Kind.GroupKind(), raw)
-	if err != nil {
-		return nil, err
-	}
-	namespace, name := identity(object)
-	if rule.namespaced && namespace != r.Namespace {
-		return nil, fmt.Errorf("object is in namespace %q; must be in request.namespace %q", namespace, r.Namespace)
-	}
-	if name != "" && r.Name != "" && name != r.Name {
-		return nil, fmt.Errorf("object is named %q; must be named as request.name, %q", name, r.Name)
-	}
-	return object, nil
-}
-
-// identity returns the namespace and name that an object itself gives.
-func identity(object any) (namespace, name string) {
-	switch o := object.(type) {
-	case *corev1.Pod:
-		return o.Namespace, o.Name
-	case *corev1.Namespace:
-		return "", o.Name
-	case *mesh.PeerAuthentication:
-		return o.Namespace, o.Name
-	}
-	return "", ""
-}
-
-// declaredType returns the apiVersion and kind that an object gives itself, ""
-// where it gives none. Both stand first in what the API server writes, so the
-// scan ends early; that raw is well-formed is known from reading the review.
-func declaredType(raw jsontext.Value) (apiVersion, kind string, err error) {
-	if raw.Kind() != '{' {
-		return "", "", fmt.Errorf("object is a JSON %s; must be an object", raw.Kind())
-	}
-	d := jsontext.NewDecoder(bytes.NewReader(raw))
-	if _, err := d.ReadToken(); err != nil {
-		return "", "", fmt.Errorf("read object: %w", err)
-	}
-	for d.PeekKind() == '"' && (apiVersion == "" || kind == "") {
-		name, err := d.ReadToken()
-		if err != nil {
-			return "", "", fmt.Errorf("read object: %w", err)
-		}
-		var into *string
-		switch name.String() {
-		case "apiVersion":
-			into = &apiVersion
-		case "kind":
-			into = &kind
-		default:
-			if err := d.SkipValue(); err != nil {
-				return "", "", fmt.Errorf("read object: %w", err)
-			}
-			continue
-		}
-		if err := json.UnmarshalDecode(d, into); err != nil {
-			return "", "", fmt.Errorf("read object: %w", err)
-		}
-	}
-	return apiVersion, kind, nil
 }
