@@ -75,7 +75,10 @@ type Match struct {
 	Versions        []string
 	Kind            string
 	Operations      []admissionv1.Operation
-	Scope           Scope
+	// Subresources that change what the policy reads as well: the API server lets
+	// labels be changed through "status" of namespaces and pods, for one.
+	Subresources []string
+	Scope        Scope
 	// OnlyIfChanged are the CEL expressions, over object and oldObject, of which
 	// at least one must differ for an UPDATE to matter; empty: every UPDATE does.
 	OnlyIfChanged []string
@@ -122,6 +125,12 @@ func (f *Finding) Text() string {
 		b.WriteString(f.Remedy)
 	}
 	return b.String()
+}
+
+// Covers reports whether the match is about the resource itself, for "", or the
+// subresource.
+func (m *Match) Covers(subresource string) bool {
+	return subresource == "" || slices.Contains(m.Subresources, subresource)
 }
 
 // All returns every policy, sorted by ID.

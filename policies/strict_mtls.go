@@ -78,12 +78,14 @@ func StrictMTLS() Policy {
 				Group: "", Resource: "namespaces", Versions: []string{"v1"}, Kind: "Namespace",
 				// No DELETE: deleting a namespace is never held up.
 				Operations:    []admissionv1.Operation{admissionv1.Create, admissionv1.Update},
+				Subresources:  []string{"finalize", "status"},
 				Scope:         ScopeNamespaces,
 				OnlyIfChanged: []string{"metadata.?labels"},
 			},
 			{
 				Group: "", Resource: "pods", Versions: []string{"v1"}, Kind: "Pod",
 				Operations:    []admissionv1.Operation{admissionv1.Create, admissionv1.Update},
+				Subresources:  []string{"status"},
 				Scope:         ScopeGuarded,
 				OnlyIfChanged: []string{"metadata.?labels"},
 			},

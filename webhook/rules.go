@@ -15,9 +15,10 @@ import (
 
 // rule is what the policies together declare about one kind.
 type rule struct {
-	resource   string
-	namespaced bool
-	operations []admissionv1.Operation
+	resource     string
+	subresources []string
+	namespaced   bool
+	operations   []admissionv1.Operation
 }
 
 // ruleSet are the requests that some policy judges. A request outside it is not
@@ -50,7 +51,9 @@ func (s ruleSet) add(policy string, m policies.Match) error {
 		}
 		operations := append(slices.Clone(known.operations), m.Operations...)
 		slices.Sort(operations)
-		s[gvk] = rule{m.Resource, namespaced, slices.Compact(operations)}
+		subresources := append(slices.Clone(known.subresources), m.Subresources...)
+		slices.Sort(subresources)
+		s[gvk] = rule{m.Resource, slices.Compact(subresources), namespaced, slices.Compact(operations)}
 	}
 	return nil
 }
@@ -65,7 +68,7 @@ func (s ruleSet) check(r *facts.Review) (rule, error) {
 		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "kind %s is not one that Meshvakt judges", r.Kind)
 	case r.Resource != r.Kind.GroupVersion().WithResource(rule.resource):
 		return rule, failf(StageDecode, http.StatusBadRequest, "request.resource %s is not the resource of request.kind %s", r.Resource, r.Kind)
-	case r.SubResource != "":
+	case r.SubResource != "" && !slices.Contains(rule.subresources, r.SubResource):
 		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "subresource %q of %s is not one that Meshvakt judges", r.SubResource, rule.resource)
 	case !slices.Contains(rule.operations, r.Operation):
 		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "operation %q on %s is not one that Meshvakt judges", r.Operation, rule.resource)

@@ -142,7 +142,7 @@ func (r *Registration) entry(name string, matches []policies.Match, scope admiss
 			operations = append(operations, admissionregistrationv1.OperationType(o))
 		}
 		w.WithRules(acadmission.RuleWithOperations().
-			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(m.Resource).
+			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(resources(m)...).
 			WithScope(scope).WithOperations(operations...))
 		if c := changedCEL(m); c != "" {
 			w.WithMatchConditions(acadmission.MatchCondition().WithName(m.Resource + "-changed").WithExpression(c))
@@ -153,6 +153,15 @@ func (r *Registration) entry(name string, matches []policies.Match, scope admiss
 			WithExpression(fmt.Sprintf("request.operation != 'DELETE' || request.userInfo.username != '%s'", namespaceController)))
 	}
 	return w
+}
+
+// resources are the resource of a match and its subresources, as rules name them.
+func resources(m policies.Match) []string {
+	list := []string{m.Resource}
+	for _, s := range m.Subresources {
+		list = append(list, m.Resource+"/"+s)
+	}
+	return list
 }
 
 func (r *Registration) matches(scopes ...policies.Scope) []policies.Match {
@@ -175,23 +184,27 @@ func merge(list []policies.Match, m policies.Match) []policies.Match {
 		if have.Group != m.Group || have.Resource != m.Resource {
 			continue
 		}
-		for _, o := range m.Operations {
-			if !slices.Contains(have.Operations, o) {
-				have.Operations = append(slices.Clone(have.Operations), o)
-			}
-		}
+		have.Operations = union(have.Operations, m.Operations)
+		have.Subresources = union(have.Subresources, m.Subresources)
 		if len(have.OnlyIfChanged) == 0 || len(m.OnlyIfChanged) == 0 {
 			have.OnlyIfChanged = nil
-			continue
-		}
-		for _, c := range m.OnlyIfChanged {
-			if !slices.Contains(have.OnlyIfChanged, c) {
-				have.OnlyIfChanged = append(slices.Clone(have.OnlyIfChanged), c)
-			}
+		} else {
+			have.OnlyIfChanged = union(have.OnlyIfChanged, m.OnlyIfChanged)
 		}
 		return list
 	}
 	return append(list, m)
+}
+
+// union returns a new list of what is in either, in the order of first mention.
+func union[T comparable](a, b []T) []T {
+	list := slices.Clone(a)
+	for _, v := range b {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
 }
 
 func (r *Registration) clientConfig() *acadmission.WebhookClientConfigApplyConfiguration {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
@@ -201,4 +203,55 @@ func TestNamespaceDeletionIsNeverBlocked(t *testing.T) {
 		t.Fatal("a policy was admitted while nobody answered; the webhook must fail closed")
 	}
 	gone(down)
+}
+
+// Labels can be changed through subresources too, by those who may write them.
+func TestSubresourcesAreNoWayAround(t *testing.T) {
+	start(t)
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	enforcing(t, "default")
+	dev, admin := clientFor(t, controlplane.Developer), clientFor(t, controlplane.Admin)
+	name := unique("status")
+	weak := policy(name, "legacy", "PERMISSIVE")
+	weak.Spec.Selector = &objects.WorkloadSelector{MatchLabels: map[string]string{"app": "legacy"}}
+	create(t, admin, namespace(name, false), policy(name, "default", "STRICT"))
+	serviceAccount(t, name)
+	running := pod(name, map[string]string{"app": "new"})
+	create(t, dev, running)
+
+	g := defaultGuard(v1alpha1.OnMissingReject)
+	must(t, admin.Delete(t.Context(), g)) // so that a bad state can be built
+	eventually(t, 10*time.Second, func() error { return client.NewDryRunClient(dev).Create(t.Context(), weak) })
+	create(t, admin, weak)
+	must(t, relabel(t.Context(), admin, namespace(name, false), v1alpha1.GuardedLabel, "true"))
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	enforcing(t, "default")
+
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"app":"legacy"}}}`))
+	eventually(t, 10*time.Second, func() error {
+		err := admin.Status().Patch(t.Context(), running.DeepCopy(), patch, client.DryRunAll)
+		if err == nil {
+			return fmt.Errorf("the labels of a pod were changed through its status")
+		}
+		refused(t, err, "MV102")
+		return nil
+	})
+	// Somebody who may write the status of namespaces, and no more.
+	writer := unique("status-writer")
+	role := &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: writer},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"namespaces", "namespaces/status"}, Verbs: []string{"get", "patch", "update"}}},
+	}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: writer},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: writer},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: writer}},
+	}
+	create(t, admin, role, binding)
+	config := plane.RestConfig(controlplane.Admin)
+	config.Impersonate.UserName = writer
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	must(t, err)
+	unlabel := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"meshvakt.io/guarded":null}}}`))
+	refused(t, c.Status().Patch(t.Context(), namespace(name, true), unlabel), "MV105")
 }

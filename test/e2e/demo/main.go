@@ -1,0 +1,75 @@
+// Command demo shows Meshvakt at work in the terminal: it boots a real control
+// plane, installs the chart, and plays a developer whose requests are answered by
+// the real API server. Every answer is checked; an unexpected one ends the demo
+// with an error.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+func main() {
+	keep := flag.Bool("keep", false, "leave everything running until Ctrl-C")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, keep bool) error {
+	fmt.Println("== A real control plane: etcd, kube-apiserver, controller-manager, scheduler.")
+	fmt.Println("   What is not in the cache yet is built from Go modules; the first time that takes about a quarter of an hour.")
+	plane, err := controlplane.Boot(ctx, controlplane.Options{Log: os.Stdout, OwnSignals: true})
+	if err != nil {
+		return err
+	}
+	defer plane.Stop()
+	meshvakt, err := install(ctx, plane)
+	if err != nil {
+		return err
+	}
+	defer meshvakt.stop()
+	s := &stage{ctx: ctx, plane: plane, meshvakt: meshvakt.binary}
+	if err := s.play(); err != nil {
+		return err
+	}
+	if !keep {
+		return s.cleanUp()
+	}
+	leave(plane)
+	select {
+	case <-ctx.Done():
+		fmt.Println("\n== Stopping.")
+		return nil
+	case <-plane.Done():
+		return plane.Err()
+	case err := <-meshvakt.exited:
+		return fmt.Errorf("meshvakt ended: %w", err)
+	}
+}
+
+// leave tells how to go on by hand.
+func leave(plane *controlplane.ControlPlane) {
+	fmt.Printf(`
+== Everything stays up until Ctrl-C. In another terminal:
+
+  export KUBECONFIG=%s
+  alias kubectl=%s
+
+  kubectl get namespaces -L meshvakt.io/guarded
+  kubectl -n istio-system delete peerauthentication default      # refused; try to find a way around
+
+  The developer may not touch MeshGuards; the platform team may:
+  export KUBECONFIG=%s
+`, plane.Kubeconfig(controlplane.Developer), plane.KubectlPath(), plane.Kubeconfig(controlplane.Platform))
+}

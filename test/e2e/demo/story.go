@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+// stage is where the story is played.
+type stage struct {
+	ctx      context.Context
+	plane    *controlplane.ControlPlane
+	meshvakt string // the binary
+}
+
+// step is one request and what must come of it.
+type step struct {
+	tell     string
+	user     controlplane.User
+	args     []string
+	manifest string // given to kubectl on standard input
+	refused  bool
+	contains []string // in what kubectl prints
+}
+
+const payments = `apiVersion: v1
+kind: Namespace
+metadata:
+  name: payments
+  labels:
+    meshvakt.io/guarded: "true"
+`
+
+const meshStrict = `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  name: default
+  namespace: istio-system
+spec:
+  mtls:
+    mode: STRICT
+`
+
+const portException = `apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  name: ledger
+  namespace: payments
+spec:
+  selector:
+    matchLabels:
+      app: ledger
+  portLevelMtls:
+    8080:
+      mode: PERMISSIVE
+`
+
+// story is what the demo tells, in order.
+func story() []step {
+	dev, platform := controlplane.Developer, controlplane.Platform
+	apply := []string{"apply", "-f", "-"}
+	return []step{
+		{"A developer creates a guarded namespace. Nothing makes it STRICT, so pods in it would take plaintext.",
+			dev, apply, payments, true, []string{"payments", "PERMISSIVE", "MV101"}},
+		{"The platform team may have Meshvakt provide what is missing.",
+			platform, onMissing("Provision"), "", false, []string{"patched"}},
+		{"Now a guarded namespace is admitted, and its STRICT policy is there at once.",
+			dev, apply, strings.Replace(payments, "payments", "health", 1), false, []string{"created"}},
+		{"", dev, []string{"-n", "health", "wait", "--for=create", "peerauthentication/default", "--timeout=5s"}, "", false, nil},
+		{"", dev, []string{"-n", "health", "get", "peerauthentications"}, "", false, []string{"STRICT"}},
+		{"Or every team sees to it, the default: back to Reject.", platform, onMissing("Reject"), "", false, []string{"patched"}},
+		{"The mesh becomes STRICT as a whole.", dev, apply, meshStrict, false, nil},
+		{"The namespace that was refused is admitted, and so is another one.", dev, apply, payments, false, []string{"created"}},
+		{"", dev, apply, strings.Replace(payments, "payments", "journal", 1), false, []string{"created"}},
+		{"Somebody wants to delete the policy that both rest on.",
+			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{"payments", "journal", "MV103"}},
+		{"Or to hide it from Istio, by a revision label that no control plane serves.",
+			dev, []string{"-n", "istio-system", "label", "peerauthentication", "default", "istio.io/rev=canary"}, "", true, []string{"istio.io/rev", "payments"}},
+		{"Or to open a single port of a single workload.", dev, apply, portException, true, []string{"8080", "app=ledger"}},
+		{"Or to take the namespace out of the guard.",
+			dev, []string{"label", "namespace", "payments", "meshvakt.io/guarded-"}, "", true, []string{"MV105", "unguard"}},
+		{"The journal gets a policy of its own; the payments namespace goes on resting on the mesh's.",
+			dev, apply, strings.Replace(strings.Replace(meshStrict, "istio-system", "journal", 1), "name: default", "name: own", 1), false, nil},
+		{"So the refusal now names what really would be exposed.",
+			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{`"payments"`}},
+		{"How the guard stands.", controlplane.Auditor, []string{"get", "meshguards"}, "", false, []string{"default"}},
+	}
+}
+
+func onMissing(value string) []string {
+	return []string{"patch", "meshguard", "default", "--type=merge", "-p", `{"spec":{"strictMTLS":{"onMissing":"` + value + `"}}}`}
+}
+
+// play plays the story.
+func (s *stage) play() error {
+	for _, st := range story() {
+		if err := s.request(st); err != nil {
+			return err
+		}
+	}
+	return s.offline()
+}
+
+// request makes one request and prints it with its answer.
+func (s *stage) request(st step) error {
+	if st.tell != "" {
+		fmt.Printf("\n== %s\n", st.tell)
+	}
+	fmt.Printf("\n   %s$ kubectl %s\n", st.user, strings.Join(st.args, " "))
+	fmt.Print(indent(st.manifest, "     | "))
+	stdout, stderr, err := s.plane.Kubectl(s.ctx, st.user, st.manifest, st.args...)
+	fmt.Print(indent(stdout+stderr, "     "))
+	var exit *exec.ExitError
+	switch {
+	case err != nil && !errors.As(err, &exit):
+		return err
+	case st.refused && (err == nil || !strings.Contains(stderr, "denied the request")):
+		return errors.New("this request must be refused, and was not")
+	case !st.refused && err != nil:
+		return errors.New("this request must be admitted, and was not")
+	}
+	for _, want := range st.contains {
+		if !strings.Contains(stdout+stderr, want) {
+			return fmt.Errorf("the answer does not say %q", want)
+		}
+	}
+	return nil
+}
+
+// offline judges the manifests of the story without a cluster.
+func (s *stage) offline() error {
+	fmt.Print("\n== The same engine judges manifests before they reach any cluster.\n")
+	file := filepath.Join(s.plane.Dir, "payments.yaml")
+	if err := os.WriteFile(file, []byte(payments), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(s.ctx, s.meshvakt, "check", "-f", "payments.yaml", "-o", "table")
+	cmd.Dir = s.plane.Dir
+	out, err := cmd.CombinedOutput()
+	fmt.Printf("\n   $ meshvakt check -f payments.yaml\n%s", indent(string(out), "     "))
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
+		return fmt.Errorf("the check must exit with 1: %w", err)
+	}
+	return nil
+}
+
+// cleanUp shows that nothing holds up the deletion of a namespace.
+func (s *stage) cleanUp() error {
+	return s.request(step{"And deleting a namespace is never held up.", controlplane.Developer,
+		[]string{"delete", "namespace", "payments", "journal", "health", "--timeout=60s"}, "", false, []string{"deleted"}})
+}
+
+func indent(text, prefix string) string {
+	if strings.TrimSpace(text) == "" {
+		return ""
+	}
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return prefix + strings.Join(lines, "\n"+prefix) + "\n"
+}
