@@ -187,7 +187,7 @@ func (p *playedCase) object(t *testing.T) *unstructured.Unstructured {
 	return o
 }
 
-// texts are the findings of an action as Text gives them, with or without field.
+// findings are those of an action that the case states.
 func (p *playedCase) findings(action v1alpha1.ValidationAction) []policies.Finding {
 	var list []policies.Finding
 	for _, w := range p.Want.Findings {
