@@ -1,0 +1,3 @@
+// Package docs tests the documents where they can be tested: links, headings for
+// all reasons, names of metrics.
+package docs
