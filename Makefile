@@ -50,7 +50,7 @@ e2e: ## The real binary, built with the race detector, against a real control pl
 
 .PHONY: bench
 bench: ## Speed of the webhook against two baselines in the same run
-	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/...
+	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/cluster/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP edge and the resolver, a minute each
