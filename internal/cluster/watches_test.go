@@ -1,0 +1,141 @@
+package cluster
+
+import (
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+)
+
+// informerAt is an informer whose watch has reached a version.
+type informerAt struct {
+	cache.Informer
+	version string
+}
+
+func (i *informerAt) LastSyncResourceVersion() string { return i.version }
+
+func TestWatches(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	broken := errors.New("connection refused")
+	type play struct {
+		*Source
+		pods, guards *informerAt
+		now          time.Time
+	}
+	for name, c := range map[string]struct {
+		play func(*play)
+		want string // part of the error; empty: healthy
+		ages map[string]time.Duration
+	}{
+		"a quiet watch is healthy for ever": {
+			func(p *play) { p.now = begin.Add(24 * time.Hour) }, "",
+			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
+		},
+		"a broken watch is borne for a while": {
+			func(p *play) { p.watches.failed("MeshGuard", broken, begin); p.now = begin.Add(MaxStaleness) }, "",
+			map[string]time.Duration{"MeshGuard": MaxStaleness, "PeerAuthentication": 0},
+		},
+		"a watch broken for too long is told by name": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.now = begin.Add(MaxStaleness + time.Second)
+			},
+			"watch of MeshGuard broken for 31s: connection refused",
+			map[string]time.Duration{"MeshGuard": 31 * time.Second, "PeerAuthentication": 0},
+		},
+		"it counts from the first error, and the last one is told": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.watches.failed("MeshGuard", errors.New("timeout"), begin.Add(30*time.Second))
+				p.now = begin.Add(31 * time.Second)
+			},
+			"31s: timeout",
+			map[string]time.Duration{"MeshGuard": 31 * time.Second, "PeerAuthentication": 0},
+		},
+		"progress ends it": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.guards.version = "2"
+				p.now = begin.Add(time.Hour)
+			}, "",
+			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
+		},
+		"progress of another watch does not": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.pods.version = "2"
+				p.now = begin.Add(time.Hour)
+			}, "MeshGuard",
+			map[string]time.Duration{"MeshGuard": time.Hour, "PeerAuthentication": 0},
+		},
+		"after progress it counts anew": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.guards.version = "2"
+				p.watches.check()
+				p.watches.failed("MeshGuard", broken, begin.Add(time.Minute))
+				p.now = begin.Add(80 * time.Second)
+			}, "",
+			map[string]time.Duration{"MeshGuard": 20 * time.Second, "PeerAuthentication": 0},
+		},
+		"an unknown kind is passed over": {
+			func(p *play) { p.watches.failed("Secret", broken, begin); p.now = begin.Add(time.Hour) }, "",
+			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
+		},
+		"all broken ones are told": {
+			func(p *play) {
+				p.watches.failed("PeerAuthentication", broken, begin)
+				p.watches.failed("MeshGuard", broken, begin)
+				p.now = begin.Add(time.Hour)
+			}, "watch of MeshGuard broken for 1h0m0s: connection refused\nwatch of PeerAuthentication broken",
+			map[string]time.Duration{"MeshGuard": time.Hour, "PeerAuthentication": time.Hour},
+		},
+		"adding the watch again keeps what is known": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.watches.add("MeshGuard", &informerAt{version: "1"})
+				p.now = begin.Add(time.Hour)
+			}, "MeshGuard",
+			map[string]time.Duration{"MeshGuard": time.Hour, "PeerAuthentication": 0},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &play{New(Config{}), &informerAt{version: "1"}, &informerAt{version: "1"}, begin}
+			p.watches.add("PeerAuthentication", p.pods)
+			p.watches.add("MeshGuard", p.guards)
+			if err := p.Ready(begin); !errors.Is(err, ErrNotSynced) {
+				t.Errorf("before the caches are filled: %v", err)
+			}
+			p.synced.Store(true)
+			c.play(p)
+			err := p.Ready(p.now)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v; want %q", err, c.want)
+			}
+			if ages := p.Ages(p.now); !maps.Equal(ages, c.ages) {
+				t.Errorf("ages %v; want %v", ages, c.ages)
+			}
+		})
+	}
+}
+
+func TestReflectorKind(t *testing.T) {
+	for description, want := range map[string]string{
+		"*v1.ConfigMap":                        "ConfigMap",
+		"meshvakt.io/v1alpha1, Kind=MeshGuard": "MeshGuard",
+		"*v1alpha1.MeshGuard":                  "MeshGuard",
+		"*objects.PeerAuthentication":          "PeerAuthentication",
+		"*v1.PartialObjectMetadata":            "Namespace",
+		"/v1, Kind=Namespace":                  "Namespace",
+		"*v1.Secret":                           "*v1.Secret",
+		"":                                     "",
+	} {
+		if got := reflectorKind(description); got != want {
+			t.Errorf("%q: %q; want %q", description, got, want)
+		}
+	}
+}
