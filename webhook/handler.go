@@ -70,7 +70,7 @@ type Config struct {
 const DefaultMaxInFlight = 256
 
 // Handler judges AdmissionReviews. Routes puts it on its paths. It keeps nothing
-// between requests and is safe for concurrent use.
+// of a request for the next and is safe for concurrent use.
 type Handler struct {
 	policies   []policies.Policy
 	rules      ruleSet
@@ -79,6 +79,7 @@ type Handler struct {
 	recorder   Recorder
 	log        *slog.Logger
 	slots      chan struct{}
+	bodies     bodies
 	now        func() time.Time
 }
 
@@ -141,8 +142,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, judge answer) {
 	ctx, cancel := context.WithTimeout(r.Context(), timeToAnswer(r))
 	defer cancel()
 
-	body, err := readBody(w, r)
-	if err != nil {
+	body := h.bodies.get()
+	defer h.bodies.put(body)
+	if err := readBody(body, w, r); err != nil {
 		h.fail(ctx, w, nil, err)
 		return
 	}
@@ -154,7 +156,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, judge answer) {
 		h.fail(ctx, w, nil, failf(StageOverload, http.StatusServiceUnavailable, "%d requests are being judged already", cap(h.slots)))
 		return
 	}
-	review, err := h.decode(body)
+	review, err := h.decode(body.Bytes())
 	if err != nil {
 		h.fail(ctx, w, review, err)
 		return

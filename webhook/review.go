@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -26,8 +27,27 @@ import (
 // envelope: user with groups and extra, options, and what re-encoding adds.
 const MaxBody = 7 << 20
 
-// firstRead caps the buffer made for a body on the word of its Content-Length.
+// firstRead caps the buffer made for a body on the word of its Content-Length,
+// and the buffers that are kept for the next request.
 const firstRead = 256 << 10
+
+// bodies keeps buffers for the next request. Nothing that is decoded refers to
+// the body it came from.
+type bodies struct{ pool sync.Pool }
+
+func (p *bodies) get() *bytes.Buffer {
+	if b, ok := p.pool.Get().(*bytes.Buffer); ok {
+		return b
+	}
+	return new(bytes.Buffer)
+}
+
+func (p *bodies) put(b *bytes.Buffer) {
+	if b.Cap() <= 2*firstRead {
+		b.Reset()
+		p.pool.Put(b)
+	}
+}
 
 // admissionReview is the part of admission.k8s.io/v1 AdmissionReview that is
 // read, in one pass over the body.
@@ -70,30 +90,32 @@ func timeToAnswer(r *http.Request) time.Duration {
 	return timeout - min(timeout/10, maxMargin)
 }
 
-// readBody reads a JSON body of at most MaxBody bytes.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody reads a JSON body of at most MaxBody bytes into b.
+func readBody(b *bytes.Buffer, w http.ResponseWriter, r *http.Request) error {
 	if err := checkMediaType(r.Header); err != nil {
-		return nil, err
+		return err
 	}
 	if r.ContentLength > MaxBody {
-		return nil, failf(StageBody, http.StatusRequestEntityTooLarge, "body of %d bytes; must be at most %d", r.ContentLength, MaxBody)
+		return failf(StageBody, http.StatusRequestEntityTooLarge, "body of %d bytes; must be at most %d", r.ContentLength, MaxBody)
 	}
-	var b bytes.Buffer
 	b.Grow(int(min(max(r.ContentLength, 0), firstRead)) + bytes.MinRead)
 	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, failf(StageBody, http.StatusRequestEntityTooLarge, "body is too large; must be at most %d bytes", MaxBody)
+		return failf(StageBody, http.StatusRequestEntityTooLarge, "body is too large; must be at most %d bytes", MaxBody)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, failed(StageBody, http.StatusRequestTimeout, fmt.Errorf("read body: %w", err))
+		return failed(StageBody, http.StatusRequestTimeout, fmt.Errorf("read body: %w", err))
 	case err != nil:
-		return nil, failed(StageBody, http.StatusBadRequest, fmt.Errorf("read body: %w", err))
+		return failed(StageBody, http.StatusBadRequest, fmt.Errorf("read body: %w", err))
 	}
-	return b.Bytes(), nil
+	return nil
 }
 
 func checkMediaType(h http.Header) error {
+	if h.Get("Content-Type") == "application/json" && h.Get("Content-Encoding") == "" { // the API server
+		return nil
+	}
 	mediaType, params, err := mime.ParseMediaType(h.Get("Content-Type"))
 	charset, hasCharset := params["charset"]
 	if err != nil || mediaType != "application/json" || (hasCharset && !strings.EqualFold(charset, "utf-8")) {
