@@ -8,18 +8,18 @@ require (
 	github.com/go-json-experiment/json v1.27.2 // refuses names that stand twice in one JSON object
 	github.com/go-logr/logr v1.4.4 // hands our log to libraries that log through logr
 	github.com/prometheus/client_golang v1.25.0 // metrics
-	github.com/spf13/cobra v1.10.2
-	golang.org/x/sync v0.23.0
-	golang.org/x/term v0.47.0
-	google.golang.org/protobuf v1.36.12
-	istio.io/api v1.31.1
-	k8s.io/api v0.37.2
-	k8s.io/apimachinery v0.37.2
+	github.com/spf13/cobra v1.10.2 // subcommands and flags
+	golang.org/x/sync v0.23.0 // groups of goroutines that end together
+	golang.org/x/term v0.47.0 // tells a terminal from a pipe
+	google.golang.org/protobuf v1.36.12 // reads Istio's MeshConfig as Istio does
+	istio.io/api v1.31.1 // the types of MeshConfig
+	k8s.io/api v0.37.2 // Pod, Namespace, AdmissionReview and the other built-in kinds
+	k8s.io/apimachinery v0.37.2 // metadata, label selectors, errors of the API
 	k8s.io/client-go v0.37.2 // REST configuration, authorization reviews, events
-	k8s.io/klog/v2 v2.140.0
-	sigs.k8s.io/controller-runtime v0.25.2
-	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730
-	sigs.k8s.io/yaml v1.6.0
+	k8s.io/klog/v2 v2.140.0 // sends client-go's log through ours
+	sigs.k8s.io/controller-runtime v0.25.2 // caches, controllers, leader election
+	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // strict decoding of MeshGuards in files
+	sigs.k8s.io/yaml v1.6.0 // YAML as the API server reads it
 )
 
 require (

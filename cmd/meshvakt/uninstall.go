@@ -7,12 +7,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -63,25 +66,21 @@ The Helm chart runs this before it deletes anything.`,
 	return cmd
 }
 
-// uninstall scales the Deployment to nothing, waits for its last replica, and
-// deletes the webhook configuration. Each step may have been done already.
+// uninstall scales the Deployment to nothing, waits for its last pod, and deletes
+// the webhook configuration. Each step may have been done already. Pods are waited
+// for, not the Deployment's count of replicas: that leaves out the ones that are
+// still draining, and one of them may lead and put the configuration back.
 func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out io.Writer) error {
 	var d appsv1.Deployment
-	d.Namespace, d.Name = key.Namespace, key.Name
-	scale := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))
-	if err := c.Patch(ctx, &d, scale); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("scale Deployment %s to 0: %w", key, err)
-	}
-	fmt.Fprintf(out, "waiting for the replicas of Deployment %s to end\n", key)
-	err := wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		err := c.Get(ctx, key, &d)
-		if client.IgnoreNotFound(err) != nil {
-			return false, fmt.Errorf("get Deployment %s: %w", key, err)
+	switch err := c.Get(ctx, key, &d); {
+	case apierrors.IsNotFound(err):
+		fmt.Fprintf(out, "there is no Deployment %s\n", key)
+	case err != nil:
+		return fmt.Errorf("get Deployment %s: %w", key, err)
+	default:
+		if err := stopReplicas(ctx, c, &d, out); err != nil {
+			return err
 		}
-		return err != nil || d.Status.ObservedGeneration >= d.Generation && d.Status.Replicas == 0, nil
-	})
-	if err != nil {
-		return fmt.Errorf("wait for the replicas to end: %w", err)
 	}
 	config := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: controller.WebhookName}}
 	if err := c.Delete(ctx, config); client.IgnoreNotFound(err) != nil {
@@ -89,4 +88,36 @@ func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out i
 	}
 	fmt.Fprintf(out, "removed ValidatingWebhookConfiguration %s\n", controller.WebhookName)
 	return nil
+}
+
+func stopReplicas(ctx context.Context, c client.Client, d *appsv1.Deployment, out io.Writer) error {
+	key := client.ObjectKeyFromObject(d)
+	scale := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))
+	if err := c.SubResource("scale").Patch(ctx, d, scale); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("scale Deployment %s to 0: %w", key, err)
+	}
+	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+	if err != nil {
+		return fmt.Errorf("read the selector of Deployment %s: %w", key, err)
+	}
+	fmt.Fprintf(out, "waiting for the pods of Deployment %s to end\n", key)
+	err = wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		var pods corev1.PodList
+		if err := c.List(ctx, &pods, client.InNamespace(key.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
+			return false, fmt.Errorf("list the pods of Deployment %s: %w", key, err)
+		}
+		return !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool {
+			// The pod this runs in may carry the same labels.
+			return ownedByReplicaSet(&p)
+		}), nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the replicas to end: %w", err)
+	}
+	return nil
+}
+
+func ownedByReplicaSet(p *corev1.Pod) bool {
+	owner := metav1.GetControllerOf(p)
+	return owner != nil && owner.Kind == "ReplicaSet"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,9 @@ func (s *Source) Start(ctx context.Context) error {
 	}
 	s.synced.Store(true)
 	s.changed("")
+	// The first lists of a large cluster leave more garbage behind than the facts
+	// take; it is not needed again.
+	debug.FreeOSMemory()
 	s.watches.run(ctx)
 	return nil
 }
@@ -200,7 +204,10 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 			return
 		}
 		if _, has := cm.Data["mesh"]; !has {
-			s.index.removePlane(cm.Name)
+			// Other ConfigMaps of Istio, without settings, come this way too.
+			if s.index.removePlane(cm.Name) {
+				s.changed("")
+			}
 			return
 		}
 		s.takePlane(cm)
@@ -210,8 +217,7 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 		AddFunc:    set,
 		UpdateFunc: func(_, o any) { set(o) },
 		DeleteFunc: func(o any) {
-			if cm, ok := unwrap[*corev1.ConfigMap](o); ok {
-				s.index.removePlane(cm.Name)
+			if cm, ok := unwrap[*corev1.ConfigMap](o); ok && s.index.removePlane(cm.Name) {
 				s.changed("")
 			}
 		},

@@ -8,6 +8,7 @@ import "strconv"
 // never is the mode of a workload: a workload that no policy decides is PERMISSIVE.
 type Mode uint8
 
+// The modes, from the weakest to the strongest.
 const (
 	ModeUnset      Mode = iota // inherit from the wider scope
 	ModeDisable                // plaintext only; mutual TLS clients fail

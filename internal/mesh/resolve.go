@@ -5,6 +5,7 @@ import "slices"
 // Dataplane is how a workload takes part in the mesh.
 type Dataplane uint8
 
+// The data planes.
 const (
 	Sidecar Dataplane = iota // a proxy in the pod
 	Ambient                  // the node's ztunnel
@@ -21,6 +22,7 @@ type Workload struct {
 // Scope is what a policy holds for.
 type Scope uint8
 
+// The scopes, from the widest to the narrowest.
 const (
 	ScopeNone      Scope = iota // nothing: a policy of the root namespace with a selector
 	ScopeMesh                   // root namespace, no selector labels

@@ -47,12 +47,6 @@ func emptySelector(p *mesh.PeerAuthentication) *mesh.PeerAuthentication {
 	return p
 }
 
-func control(root string) mesh.ControlPlane {
-	c := mesh.DefaultControlPlane()
-	c.RootNamespace = root
-	return c
-}
-
 // inEveryOrder calls f with each permutation of the policies, or with a sample when there are many.
 func inEveryOrder(policies []*mesh.PeerAuthentication, f func([]*mesh.PeerAuthentication)) {
 	var permute func(int)

@@ -4,12 +4,12 @@ go 1.26.0
 
 require (
 	github.com/meshvakt/meshvakt v0.0.0
-	istio.io/api v1.31.1
-	istio.io/client-go v1.31.0-rc.0.0.20260824155257-512e1cfc6c15
-	istio.io/istio v0.0.0-20260827124520-eed52ebb66ad
-	k8s.io/api v0.37.2
-	k8s.io/apimachinery v0.37.2
-	sigs.k8s.io/gateway-api v1.6.0
+	istio.io/api v1.31.1 // PeerAuthentication as Istio reads it
+	istio.io/client-go v1.31.0-rc.0.0.20260824155257-512e1cfc6c15 // the kinds of Istio's fake API server
+	istio.io/istio v0.0.0-20260827124520-eed52ebb66ad // Istio's own resolver
+	k8s.io/api v0.37.2 // the kinds that feed Istio
+	k8s.io/apimachinery v0.37.2 // metadata of the API
+	sigs.k8s.io/gateway-api v1.6.0 // required by Istio's ambient index
 )
 
 require (

@@ -5,11 +5,11 @@ module github.com/meshvakt/meshvakt/test/controlplane
 go 1.26.0
 
 require (
-	golang.org/x/sys v0.49.0
-	k8s.io/api v0.37.2
-	k8s.io/apimachinery v0.37.2
-	k8s.io/client-go v0.37.2
-	sigs.k8s.io/yaml v1.6.0
+	golang.org/x/sys v0.49.0 // file locks
+	k8s.io/api v0.37.2 // the kinds that the harness creates
+	k8s.io/apimachinery v0.37.2 // decoding of manifests
+	k8s.io/client-go v0.37.2 // talks to the API server
+	sigs.k8s.io/yaml v1.6.0 // manifests
 )
 
 require (

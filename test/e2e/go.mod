@@ -7,10 +7,10 @@ go 1.26.0
 require (
 	github.com/meshvakt/meshvakt v0.0.0
 	github.com/meshvakt/meshvakt/test/controlplane v0.0.0
-	k8s.io/api v0.37.2
-	k8s.io/apimachinery v0.37.2
-	k8s.io/client-go v0.37.2
-	sigs.k8s.io/controller-runtime v0.25.2
+	k8s.io/api v0.37.2 // the kinds that the tests create
+	k8s.io/apimachinery v0.37.2 // errors and metadata of the API
+	k8s.io/client-go v0.37.2 // client configuration and warnings
+	sigs.k8s.io/controller-runtime v0.25.2 // the client of the tests
 )
 
 require (

@@ -77,7 +77,7 @@ func run(m *testing.M) (code int, err error) {
 func build(ctx context.Context, dir string) (string, error) {
 	out := filepath.Join(dir, "meshvakt")
 	args := []string{"build", "-o", out}
-	if os.Getenv("E2E_RACE") != "" {
+	if raceBuild() {
 		args = append(args, "-race")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/meshvakt")...)
@@ -85,6 +85,8 @@ func build(ctx context.Context, dir string) (string, error) {
 	cmd.Stderr = os.Stderr
 	return out, cmd.Run()
 }
+
+func raceBuild() bool { return os.Getenv("E2E_RACE") != "" }
 
 // install applies what the chart renders, but for the Deployment: there are no
 // kubelets to run it, so the tests start the process themselves.
