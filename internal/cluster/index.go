@@ -141,10 +141,13 @@ func (x *index) setPlane(configMap string, plane mesh.ControlPlane, err error) {
 	x.planes[configMap] = planeRecord{plane, err}
 }
 
-func (x *index) removePlane(configMap string) {
+// removePlane reports whether there was one.
+func (x *index) removePlane(configMap string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	_, was := x.planes[configMap]
 	delete(x.planes, configMap)
+	return was
 }
 
 // controlPlanes returns the control planes of the records, sorted by ConfigMap
