@@ -68,7 +68,7 @@ func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconci
 	switch err := r.Live.Get(ctx, client.ObjectKey{Name: WebhookName}, &existing); {
 	case apierrors.IsNotFound(err):
 		if r.Ready() != nil {
-			return reconcile.Result{RequeueAfter: retryAfter}, nil
+			return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // that nothing is registered yet is no failure
 		}
 	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
