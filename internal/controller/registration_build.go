@@ -184,6 +184,7 @@ func merge(list []policies.Match, m policies.Match) []policies.Match {
 		if have.Group != m.Group || have.Resource != m.Resource {
 			continue
 		}
+		have.Versions = union(have.Versions, m.Versions)
 		have.Operations = union(have.Operations, m.Operations)
 		have.Subresources = union(have.Subresources, m.Subresources)
 		if len(have.OnlyIfChanged) == 0 || len(m.OnlyIfChanged) == 0 {
