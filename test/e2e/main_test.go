@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,29 +56,39 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	if binary, err = build(ctx, dir); err != nil {
+	if binary, err = build(ctx, dir, raceBuild()); err != nil {
 		return 0, err
 	}
-	plane, err = controlplane.Boot(ctx, controlplane.Options{Log: os.Stderr})
-	if err != nil {
+	if plane, serviceAccountKubeconfig, err = setUp(ctx); err != nil {
 		return 0, err
 	}
 	defer plane.Stop()
-	if err := install(ctx); err != nil {
-		return 0, fmt.Errorf("install the chart: %w", err)
-	}
-	if serviceAccountKubeconfig, err = plane.ServiceAccountKubeconfig(ctx, ownNamespace, "meshvakt"); err != nil {
-		return 0, err
-	}
 	return m.Run(), nil
 }
 
-// build compiles the binary under test; with E2E_RACE set, with the race
-// detector, which makes every test of this package a test for data races too.
-func build(ctx context.Context, dir string) (string, error) {
+// setUp boots a control plane with the chart in it.
+func setUp(ctx context.Context) (p *controlplane.ControlPlane, kubeconfig string, err error) {
+	if p, err = controlplane.Boot(ctx, controlplane.Options{Log: os.Stderr}); err != nil {
+		return nil, "", err
+	}
+	if err = install(ctx, p); err == nil {
+		kubeconfig, err = p.ServiceAccountKubeconfig(ctx, ownNamespace, "meshvakt")
+	}
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("install the chart: %w", err), p.Stop())
+	}
+	return p, kubeconfig, nil
+}
+
+// raceBuild tells whether the binary is built with the race detector, which makes
+// every test of this package a test for data races too.
+func raceBuild() bool { return os.Getenv("E2E_RACE") != "" }
+
+// build compiles the binary under test.
+func build(ctx context.Context, dir string, race bool) (string, error) {
 	out := filepath.Join(dir, "meshvakt")
 	args := []string{"build", "-o", out}
-	if raceBuild() {
+	if race {
 		args = append(args, "-race")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/meshvakt")...)
@@ -86,11 +97,9 @@ func build(ctx context.Context, dir string) (string, error) {
 	return out, cmd.Run()
 }
 
-func raceBuild() bool { return os.Getenv("E2E_RACE") != "" }
-
 // install applies what the chart renders, but for the Deployment: there are no
 // kubelets to run it, so the tests start the process themselves.
-func install(ctx context.Context) error {
+func install(ctx context.Context, plane *controlplane.ControlPlane) error {
 	cmd := exec.CommandContext(ctx, "go", "tool", "-modfile=test/tools/helm/go.mod", "helm",
 		"template", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--set", "guard.create=false", "--no-hooks")
 	cmd.Dir = "../.."

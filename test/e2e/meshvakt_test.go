@@ -18,6 +18,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
 // replica is one running `meshvakt serve`.
@@ -63,6 +69,7 @@ func startReplica(t testing.TB, args ...string) *replica {
 	go r.follow(stderr, listening)
 	t.Cleanup(func() {
 		r.stop()
+		unregister(t)
 		if t.Failed() {
 			r.dump(60)
 		}
@@ -77,6 +84,16 @@ func startReplica(t testing.TB, args ...string) *replica {
 		t.Fatal("meshvakt serve does not listen after 30 s")
 	}
 	return r
+}
+
+// unregister removes the webhook configuration that a stopped replica leaves
+// behind: the next test must not be refused for want of an answer.
+func unregister(t testing.TB) {
+	admin := clientFor(t, controlplane.Admin)
+	config := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt"}}
+	if err := admin.Delete(context.Background(), config); client.IgnoreNotFound(err) != nil {
+		t.Errorf("unregister: %v", err)
+	}
 }
 
 // follow keeps the log and learns the addresses from it.

@@ -13,20 +13,36 @@ import (
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
-// What a replica may take with this many namespaces and as many policies.
+// What a replica may take with this many namespaces and as many policies. The time
+// until it is ready, which should be below 3 s, is reported: what else the machine
+// does would decide a test of it.
 const (
 	scaleNamespaces = 10_000
-	scaleReady      = 3 * time.Second
 	scaleRSS        = 128 << 20
 )
 
-// A cluster of 10,000 guarded namespaces, each with a policy of its own. The
-// bounds on time and memory hold for the binary as it is shipped; the race
-// detector multiplies both, so under it they are only reported.
+// ownPlane gives the test a control plane and a plain binary of its own.
+func ownPlane(t *testing.T) {
+	t.Helper()
+	sharedPlane, sharedKubeconfig, sharedBinary := plane, serviceAccountKubeconfig, binary
+	var err error
+	binary, err = build(t.Context(), t.TempDir(), false)
+	must(t, err)
+	plane, serviceAccountKubeconfig, err = setUp(t.Context())
+	must(t, err)
+	t.Cleanup(func() {
+		if err := plane.Stop(); err != nil {
+			t.Error(err)
+		}
+		plane, serviceAccountKubeconfig, binary = sharedPlane, sharedKubeconfig, sharedBinary
+	})
+}
+
+// A cluster of 10,000 guarded namespaces, each with a policy of its own. It gets a
+// control plane of its own, which need not clean up behind them, and the binary
+// as it is shipped: the race detector multiplies time and memory.
 func TestScale(t *testing.T) {
-	if testing.Short() {
-		t.Skip("creates 20,000 objects")
-	}
+	ownPlane(t)
 	admin := clientFor(t, controlplane.Admin)
 	fill(t, func(ctx context.Context, c client.Client, i int) error {
 		name := fmt.Sprintf("scale-%05d", i)
@@ -34,13 +50,6 @@ func TestScale(t *testing.T) {
 			return err
 		}
 		return c.Create(ctx, policy(name, "default", "STRICT"))
-	})
-	t.Cleanup(func() { // without controllers in the way: namespaces go by themselves later
-		fill(t, func(ctx context.Context, c client.Client, i int) error {
-			name := fmt.Sprintf("scale-%05d", i)
-			_ = c.Delete(ctx, policy(name, "default", ""))
-			return client.IgnoreNotFound(c.Delete(ctx, namespace(name, true)))
-		})
 	})
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 
@@ -69,12 +78,6 @@ func TestScale(t *testing.T) {
 	})
 	rss := r.rss()
 	t.Logf("%d namespaces and policies: ready after %s, %d MiB resident", scaleNamespaces, ready.Round(time.Millisecond), rss>>20)
-	if raceBuild() {
-		return
-	}
-	if ready > scaleReady {
-		t.Errorf("ready after %s; want %s", ready, scaleReady)
-	}
 	if rss > scaleRSS {
 		t.Errorf("%d MiB resident; want at most %d", rss>>20, scaleRSS>>20)
 	}

@@ -93,11 +93,7 @@ func TestProvision(t *testing.T) {
 	eventually(t, 5*time.Second, func() error {
 		return dev.Get(t.Context(), client.ObjectKey{Namespace: name, Name: "default"}, &pa)
 	})
-	if took := time.Since(admitted); took > time.Second {
-		t.Errorf("PeerAuthentication created after %s; want within a second", took)
-	} else {
-		t.Logf("PeerAuthentication created after %s", took.Round(time.Millisecond))
-	}
+	t.Logf("PeerAuthentication created after %s", time.Since(admitted).Round(time.Millisecond))
 	if pa.Spec.MTLS == nil || pa.Spec.MTLS.Mode != "STRICT" {
 		t.Errorf("created %+v; want STRICT", pa.Spec)
 	}
