@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
@@ -152,8 +155,26 @@ func (cp *ControlPlane) addControllerManager(admin kubernetes.Interface) *compon
 			"--node-startup-grace-period="+nodeGracePeriod,
 		)
 	}, func(ctx context.Context) error {
-		return canCreatePods(ctx, admin, metav1.NamespaceDefault)
+		return errors.Join(canCreatePods(ctx, admin, metav1.NamespaceDefault), aggregated(ctx, admin))
 	})
+}
+
+// aggregated checks that the ClusterRoles which the users are bound to have got their
+// rules: the controller manager gathers those of "edit" and "view" from other roles, each
+// in its own time.
+func aggregated(ctx context.Context, admin kubernetes.Interface) error {
+	for name, verb := range map[string]string{"edit": "create", "view": "list"} {
+		role, err := admin.RbacV1().ClusterRoles().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
+			return slices.Contains(r.Resources, "pods") && slices.Contains(r.Verbs, verb)
+		}) {
+			return fmt.Errorf("ClusterRole %s has no right to %s pods yet", name, verb)
+		}
+	}
+	return nil
 }
 
 func (cp *ControlPlane) addScheduler() *component {
