@@ -194,7 +194,7 @@ func checkVariables(t *testing.T, s *source, d *ast.GenDecl) {
 func TestNoLeftovers(t *testing.T) {
 	// Put together so that this file does not find itself.
 	unfinished := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
-	machine := regexp.MustCompile(`(/work/|/root/|/tmp/bash_|\.\./shared)`)
+	machine := regexp.MustCompile(`(/wo` + `rk/|/ro` + `ot/|/tmp/ba` + `sh_|\.\./sha` + `red)`)
 	files, err := exec.Command("git", "-C", "../..", "ls-files").Output()
 	if err != nil {
 		t.Skipf("not a git checkout: %v", err)
