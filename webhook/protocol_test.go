@@ -255,7 +255,7 @@ func TestObjectsNeedNotNameTheirType(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	source, allow := &fakeFacts{}, authorizerFunc(nobody)
 	wrongKind := policies.StrictMTLS()
-	wrongKind.Matches = []policies.Match{{Group: "apps", Resource: "deployments", Versions: []string{"v1"}, Kind: "Deployment"}}
+	wrongKind.Matches = []policies.Match{{Group: "apps", Resource: "controllerrevisions", Versions: []string{"v1"}, Kind: "ControllerRevision"}}
 	quarrel := policies.StrictMTLS()
 	quarrel.Matches = append(quarrel.Matches, policies.Match{Resource: "namespaces", Versions: []string{"v1"}, Kind: "Pod"})
 	for name, c := range map[string]Config{

@@ -12,6 +12,7 @@ func DefaultGuard() *MeshGuard {
 		Spec: MeshGuardSpec{
 			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{GuardedLabel: GuardedValue}},
 			StrictMTLS:        &StrictMTLS{},
+			MeshMembership:    &MeshMembership{},
 		},
 	}
 	SetDefaults(g)
@@ -27,6 +28,17 @@ func SetDefaults(g *MeshGuard) {
 		}
 		if s.OnMissing == "" {
 			s.OnMissing = OnMissingReject
+		}
+	}
+	if m := g.Spec.MeshMembership; m != nil {
+		if len(m.ValidationActions) == 0 {
+			m.ValidationActions = []ValidationAction{Deny}
+		}
+		if len(m.DataPlanes) == 0 {
+			m.DataPlanes = []DataPlane{DataPlaneSidecar}
+		}
+		if m.ProbeRewrite == "" {
+			m.ProbeRewrite = ProbeRewriteAllow
 		}
 	}
 }

@@ -36,7 +36,7 @@ type MeshGuard struct {
 // MeshGuardSpec is what a guard selects and demands. A policy whose block is
 // absent is not enforced by this guard.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS)",message="at least one policy block must be set: strictMTLS"
+// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS) || has(self.meshMembership)",message="at least one policy block must be set: meshMembership, strictMTLS"
 type MeshGuardSpec struct {
 	// NamespaceSelector selects the guarded namespaces by their labels; the
 	// empty selector selects every namespace. kube-system, kube-public,
@@ -52,6 +52,12 @@ type MeshGuardSpec struct {
 	//
 	// +optional
 	StrictMTLS *StrictMTLS `json:"strictMTLS,omitempty"`
+
+	// MeshMembership demands that every workload of a guarded namespace is in the
+	// mesh and stays there, with nothing of its traffic going around the proxy.
+	//
+	// +optional
+	MeshMembership *MeshMembership `json:"meshMembership,omitempty"`
 }
 
 // StrictMTLS are the parameters of the policy strict-mtls.

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -25,11 +27,49 @@ func Validate(g *MeshGuard) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs = append(errs, metav1validation.ValidateLabelSelector(&g.Spec.NamespaceSelector,
 		metav1validation.LabelSelectorValidationOptions{}, spec.Child("namespaceSelector"))...)
-	if g.Spec.StrictMTLS == nil {
-		errs = append(errs, field.Required(spec.Child("strictMTLS"), "at least one policy block must be set: strictMTLS"))
-		return errs
+	if g.Spec.StrictMTLS == nil && g.Spec.MeshMembership == nil {
+		errs = append(errs, field.Required(spec, "at least one policy block must be set: meshMembership, strictMTLS"))
 	}
-	return append(errs, validateStrictMTLS(g.Spec.StrictMTLS, spec.Child("strictMTLS"))...)
+	if s := g.Spec.StrictMTLS; s != nil {
+		errs = append(errs, validateStrictMTLS(s, spec.Child("strictMTLS"))...)
+	}
+	if m := g.Spec.MeshMembership; m != nil {
+		errs = append(errs, validateMeshMembership(m, spec.Child("meshMembership"))...)
+	}
+	return errs
+}
+
+func validateMeshMembership(m *MeshMembership, at *field.Path) field.ErrorList {
+	errs := validateActions(m.ValidationActions, at.Child("validationActions"))
+	planes := []DataPlane{DataPlaneSidecar, DataPlaneAmbient}
+	for i, p := range m.DataPlanes {
+		if !slices.Contains(planes, p) {
+			errs = append(errs, field.NotSupported(at.Child("dataPlanes").Index(i), p, planes))
+		}
+	}
+	if rewrites := []ProbeRewrite{ProbeRewriteAllow, ProbeRewriteDeny}; !slices.Contains(rewrites, m.ProbeRewrite) {
+		errs = append(errs, field.NotSupported(at.Child("probeRewrite"), m.ProbeRewrite, rewrites))
+	}
+	lists := map[string][]string{"proxyImages": m.ProxyImages, "proxyMetadata": m.ProxyMetadata, "injectionTemplates": m.InjectionTemplates}
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		for i, v := range lists[name] {
+			if v == "" {
+				errs = append(errs, field.Required(at.Child(name).Index(i), "an empty entry stands for nothing"))
+			}
+		}
+	}
+	out := at.Child("outbound")
+	for i, p := range m.Outbound.Ports {
+		for _, problem := range validation.IsValidPortNum(int(p)) {
+			errs = append(errs, field.Invalid(out.Child("ports").Index(i), p, problem))
+		}
+	}
+	for i, c := range m.Outbound.CIDRs {
+		if _, err := netip.ParsePrefix(c); err != nil {
+			errs = append(errs, field.Invalid(out.Child("cidrs").Index(i), c, "must be an address range such as 10.0.0.0/8"))
+		}
+	}
+	return errs
 }
 
 func validateStrictMTLS(s *StrictMTLS, at *field.Path) field.ErrorList {

@@ -91,7 +91,7 @@ func guardKind() schema.GroupKind {
 func clusterScoped(kind schema.GroupKind) bool { return kind == namespaceKind() || kind == guardKind() }
 
 // judged reports whether any policy reads objects of the kind.
-func judged(kind schema.GroupKind) bool { return objects.Decodes(kind) }
+func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
 
 // decode reads an object of a kind that policies judge, and settles what the API
 // server would.

@@ -26,6 +26,12 @@ type ControlPlane struct {
 	RootNamespace      string            // selector-less policies here hold for the whole mesh
 	DiscoverySelectors []labels.Selector // any one must match; empty: every namespace is discovered
 	EnableAutoMTLS     bool              // clients choose mutual TLS on their own; no effect on the server's mode
+
+	// ProxyMetadata is MeshConfig.defaultConfig.proxyMetadata: environment of every proxy and init container.
+	ProxyMetadata map[string]string
+	// InterceptionNone: MeshConfig.defaultConfig.interceptionMode is NONE, so that nothing is captured unless a
+	// pod says otherwise.
+	InterceptionNone bool
 }
 
 // DefaultControlPlane is what istiod runs with when the chart's values are left alone.
@@ -90,6 +96,8 @@ func (c *ControlPlane) applyMeshConfig(text string) error {
 	if enable := settings.GetEnableAutoMtls(); enable != nil {
 		c.EnableAutoMTLS = enable.GetValue()
 	}
+	c.ProxyMetadata = settings.GetDefaultConfig().GetProxyMetadata()
+	c.InterceptionNone = settings.GetDefaultConfig().GetInterceptionMode() == meshv1alpha1.ProxyConfig_NONE
 	for i, selector := range settings.GetDiscoverySelectors() {
 		parsed, err := discoverySelector(selector)
 		if err != nil {

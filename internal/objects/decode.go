@@ -14,11 +14,12 @@ func Decodes(kind schema.GroupKind) bool {
 	case schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "Pod"}, PeerAuthenticationKind().GroupKind():
 		return true
 	}
-	return false
+	return templatePath(kind) != ""
 }
 
 // Decode reads the JSON of an object of a kind that policies judge: a
-// *corev1.Pod, a *corev1.Namespace or a *mesh.PeerAuthentication. Fields that the
+// *corev1.Pod, a *facts.Workload, a *corev1.Namespace or a
+// *mesh.PeerAuthentication. Fields that the
 // types do not have are passed over; a name that stands twice in one JSON object
 // is an error, since readers that take the first and the last would disagree.
 //
@@ -32,6 +33,9 @@ func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 		return into(raw, &corev1.Pod{})
 	case PeerAuthenticationKind().GroupKind():
 		return decodePolicy(raw, false)
+	}
+	if templatePath(kind) != "" {
+		return decodeWorkload(kind, raw)
 	}
 	return nil, fmt.Errorf("kind %s is not one that policies read", kind)
 }

@@ -31,9 +31,15 @@ type Review struct {
 	User        authenticationv1.UserInfo
 
 	// Object and OldObject are nil where the operation has none (DELETE has no
-	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod,
-	// *corev1.Namespace and *mesh.PeerAuthentication, in agreement with Kind.
+	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod, *Workload,
+	// *corev1.Namespace, *corev1.ConfigMap, *mesh.PeerAuthentication and
+	// *IstioObject, in agreement with Kind.
 	Object, OldObject any
+
+	// Submitted is true when a pod is judged as its author wrote it, so that
+	// injection has to be predicted. Otherwise it is final: every mutating webhook
+	// has run.
+	Submitted bool
 
 	// Now is the clock of the judgement.
 	Now time.Time
@@ -70,6 +76,21 @@ func (r *Review) DisplayName() string {
 			if o.Name != "" {
 				return o.Name
 			}
+		case *Workload:
+			if o.Name != "" {
+				return o.Name
+			}
+			if o.GenerateName != "" {
+				return o.GenerateName + "*"
+			}
+		case *IstioObject:
+			if o.Name != "" {
+				return o.Name
+			}
+		case *corev1.ConfigMap:
+			if o.Name != "" {
+				return o.Name
+			}
 		}
 	}
 	return "(unnamed)"
@@ -84,6 +105,9 @@ type Cluster struct {
 	ControlPlanes []mesh.ControlPlane
 
 	Guards []Guard
+
+	// Injection is how sidecars come into pods.
+	Injection mesh.Injection
 
 	// Namespaces by name. A missing name means that the namespace does not
 	// exist, within the snapshot's scope.
@@ -105,6 +129,12 @@ type Namespace struct {
 	Terminating bool
 	// PeerAuthentications in the namespace, in any order.
 	PeerAuthentications []*mesh.PeerAuthentication
+	// ProxyUID is the user that proxies run as, 0 for Istio's default, 1337. On
+	// OpenShift it comes from the namespace's range.
+	ProxyUID int64
+	// Pods are those that run in the namespace. They are read for requests that
+	// put the namespace under a guard or change its labels, and nil otherwise.
+	Pods []*corev1.Pod
 }
 
 // RootNamespaces returns the mesh root namespaces of all control planes, sorted

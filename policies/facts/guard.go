@@ -14,9 +14,11 @@ import (
 
 // Guard is a MeshGuard with its selector parsed.
 type Guard struct {
-	Name       string
-	Selector   labels.Selector
-	StrictMTLS *v1alpha1.StrictMTLS // nil: the policy is not enforced
+	Name     string
+	Selector labels.Selector
+	// A policy whose parameters are nil is not enforced.
+	StrictMTLS     *v1alpha1.StrictMTLS
+	MeshMembership *v1alpha1.MeshMembership
 }
 
 // NewGuard reads a MeshGuard. It errs when the namespace selector cannot be
@@ -26,7 +28,12 @@ func NewGuard(g *v1alpha1.MeshGuard) (Guard, error) {
 	if err != nil {
 		return Guard{}, fmt.Errorf("parse spec.namespaceSelector of MeshGuard %q: %w", g.Name, err)
 	}
-	return Guard{Name: g.Name, Selector: selector, StrictMTLS: g.Spec.StrictMTLS}, nil
+	return Guard{
+		Name:           g.Name,
+		Selector:       selector,
+		StrictMTLS:     g.Spec.StrictMTLS,
+		MeshMembership: g.Spec.MeshMembership,
+	}, nil
 }
 
 // Selects reports whether the guard covers a namespace of this name and labels.

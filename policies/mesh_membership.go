@@ -1,0 +1,93 @@
+package policies
+
+import (
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// mesh-membership
+//
+// Rule: every workload of a guarded namespace is in the mesh and stays in it:
+// it has Istio's own proxy, or is enrolled in ambient where the guard accepts
+// that; the proxy is as the mesh configures it; all TCP traffic of the workload
+// is captured, but for what the guard lets pass; and no object of Istio's API
+// makes others go around it.
+//
+// Fields: of pods and pod templates metadata.labels, metadata.annotations and
+// spec; of namespaces metadata.labels; of Istio's objects spec.
+//
+// Not judged: mirror pods, which run whatever the API server says; pods that
+// have ended; what is being deleted.
+//
+// Source: Istio, resource annotations and labels reference; the injection
+// template and pkg/kube/inject, tools/istio-iptables and cni/pkg, which say
+// what each of them does.
+
+// MeshMembership is the policy mesh-membership.
+func MeshMembership() Policy {
+	return Policy{
+		ID:        "mesh-membership",
+		Title:     "Every workload of a guarded namespace is in the mesh, and nothing of its traffic goes around the proxy",
+		Rationale: "STRICT binds the proxy only: a pod without one, or a port that bypasses it, takes plaintext from everybody and sends plaintext to everybody, while every PeerAuthentication says otherwise.",
+		Citations: []string{
+			"https://istio.io/latest/docs/reference/config/annotations/",
+			"https://istio.io/latest/docs/setup/additional-setup/sidecar-injection/",
+			"https://istio.io/latest/docs/ambient/usage/add-workloads/",
+		},
+		Reasons: membershipReasons(),
+		Matches: append(workloadMatches(), istioMatches()...),
+		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
+			if g.MeshMembership == nil {
+				return nil
+			}
+			return g.MeshMembership.ValidationActions
+		},
+		Judge: judgeMeshMembership,
+	}
+}
+
+func workloadMatches() []Match {
+	createUpdate := []admissionv1.Operation{admissionv1.Create, admissionv1.Update}
+	matches := []Match{
+		{
+			Group: "", Resource: "namespaces", Versions: []string{"v1"}, Kind: "Namespace",
+			Operations: createUpdate, Subresources: []string{"finalize", "status"},
+			Scope: ScopeNamespaces, OnlyIfChanged: []string{"metadata.?labels"},
+		},
+		{
+			// Images and labels of a running pod can be changed; so can its annotations,
+			// which the proxy reads again when it restarts.
+			Group: "", Resource: "pods", Versions: []string{"v1"}, Kind: "Pod",
+			Operations: createUpdate, Subresources: []string{"ephemeralcontainers", "status"},
+			Scope: ScopeGuarded, OnlyIfChanged: []string{"metadata.?labels", "metadata.?annotations", "spec"},
+		},
+	}
+	for _, w := range []struct {
+		group, version, resource, kind, template string
+	}{
+		{"", "v1", "replicationcontrollers", "ReplicationController", "spec.?template"},
+		{"apps", "v1", "daemonsets", "DaemonSet", "spec.?template"},
+		{"apps", "v1", "deployments", "Deployment", "spec.?template"},
+		{"apps", "v1", "replicasets", "ReplicaSet", "spec.?template"},
+		{"apps", "v1", "statefulsets", "StatefulSet", "spec.?template"},
+		{"argoproj.io", "v1alpha1", "rollouts", "Rollout", "spec.?template"},
+		{"batch", "v1", "cronjobs", "CronJob", "spec.?jobTemplate"},
+		{"batch", "v1", "jobs", "Job", "spec.?template"},
+	} {
+		matches = append(matches, Match{
+			Group: w.group, Resource: w.resource, Versions: []string{w.version}, Kind: w.kind,
+			Operations: createUpdate, Scope: ScopeGuarded, OnlyIfChanged: []string{w.template},
+		})
+	}
+	return matches
+}
+
+func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
+	switch r.Object.(type) {
+	case *facts.IstioObject:
+		return judgeIstioObject(r, g)
+	}
+	return nil, nil
+}
