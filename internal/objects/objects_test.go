@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/objects"
+	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
 var policyKind = objects.PeerAuthenticationKind().GroupKind()
@@ -179,7 +180,8 @@ func TestDecodeKinds(t *testing.T) {
 		"a pod":                       {schema.GroupKind{Kind: "Pod"}, &corev1.Pod{}},
 		"a namespace":                 {schema.GroupKind{Kind: "Namespace"}, &corev1.Namespace{}},
 		"a policy":                    {policyKind, &mesh.PeerAuthentication{}},
-		"a kind nobody judges":        {schema.GroupKind{Group: "apps", Kind: "Deployment"}, nil},
+		"a template":                  {schema.GroupKind{Group: "apps", Kind: "Deployment"}, &facts.Workload{}},
+		"a kind nobody judges":        {schema.GroupKind{Group: "apps", Kind: "ControllerRevision"}, nil},
 		"a kind of the wrong group":   {schema.GroupKind{Group: "example.com", Kind: "Pod"}, nil},
 		"a policy of no group at all": {schema.GroupKind{Kind: "PeerAuthentication"}, nil},
 	} {
