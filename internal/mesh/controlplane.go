@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -27,16 +28,21 @@ type ControlPlane struct {
 	DiscoverySelectors []labels.Selector // any one must match; empty: every namespace is discovered
 	EnableAutoMTLS     bool              // clients choose mutual TLS on their own; no effect on the server's mode
 
-	// ProxyMetadata is MeshConfig.defaultConfig.proxyMetadata: environment of every proxy and init container.
-	ProxyMetadata map[string]string
-	// InterceptionNone: MeshConfig.defaultConfig.interceptionMode is NONE, so that nothing is captured unless a
-	// pod says otherwise.
-	InterceptionNone bool
+	// ProxyConfig is MeshConfig.defaultConfig as it is written, nil when it is not: what every proxy starts from.
+	ProxyConfig *meshv1alpha1.ProxyConfig
+	// ProxyListenPort and InboundListenPort are where captured traffic goes, 15001 and 15006 by default.
+	ProxyListenPort, InboundListenPort int32
 }
 
 // DefaultControlPlane is what istiod runs with when the chart's values are left alone.
 func DefaultControlPlane() ControlPlane {
-	return ControlPlane{Revision: defaultRevision, RootNamespace: defaultRootNamespace, EnableAutoMTLS: true}
+	return ControlPlane{
+		Revision:          defaultRevision,
+		RootNamespace:     defaultRootNamespace,
+		EnableAutoMTLS:    true,
+		ProxyListenPort:   15001,
+		InboundListenPort: 15006,
+	}
 }
 
 // ParseControlPlane reads the ConfigMap that Istio installs for a control plane: "istio", or "istio-<revision>".
@@ -96,8 +102,9 @@ func (c *ControlPlane) applyMeshConfig(text string) error {
 	if enable := settings.GetEnableAutoMtls(); enable != nil {
 		c.EnableAutoMTLS = enable.GetValue()
 	}
-	c.ProxyMetadata = settings.GetDefaultConfig().GetProxyMetadata()
-	c.InterceptionNone = settings.GetDefaultConfig().GetInterceptionMode() == meshv1alpha1.ProxyConfig_NONE
+	c.ProxyConfig = settings.GetDefaultConfig()
+	c.ProxyListenPort = cmp.Or(settings.GetProxyListenPort(), c.ProxyListenPort)
+	c.InboundListenPort = cmp.Or(settings.GetProxyInboundListenPort(), c.InboundListenPort)
 	for i, selector := range settings.GetDiscoverySelectors() {
 		parsed, err := discoverySelector(selector)
 		if err != nil {
