@@ -2,6 +2,7 @@ package policies
 
 import (
 	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/policies/facts"
@@ -86,8 +87,10 @@ func workloadMatches() []Match {
 
 func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	switch r.Object.(type) {
-	case *facts.IstioObject:
-		return judgeIstioObject(r, g)
+	case *corev1.Pod, *facts.Workload:
+		return judgeWorkload(r, g)
+	case *corev1.Namespace:
+		return judgeNamespaceMembership(r, g)
 	}
-	return nil, nil
+	return judgeIstioObject(r, g)
 }

@@ -40,6 +40,19 @@ type Injector struct {
 	StatusPort string
 	// Templates are the names that injection uses for a pod that asks for none, "sidecar" by default.
 	Templates []string
+	// CAAddress is global.caAddress, where proxies get their certificates when that is not istiod.
+	CAAddress string
+	// RootConfigMap is global.trustBundleName, the ConfigMap with the roots that proxies trust, "" for the default.
+	RootConfigMap string
+	// Privileged is global.proxy.privileged.
+	Privileged bool
+	// What the mesh captures of every pod that says nothing, in the form of the annotations: global.proxy.*.
+	IncludeInboundPorts, ExcludeInboundPorts, ExcludeOutboundPorts, IncludeIPRanges, ExcludeIPRanges string
+}
+
+// AllowsImage reports whether the injector may have rendered the image.
+func (i *Injector) AllowsImage(ref string) bool {
+	panic("not written yet")
 }
 
 // Candidate is what the decision reads of a pod and its namespace.

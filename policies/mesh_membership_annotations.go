@@ -1,0 +1,280 @@
+package policies
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+)
+
+// The annotations by which a workload changes what is captured, and what runs as
+// its proxy. Source: the injection template and tools/istio-iptables.
+const (
+	excludeInboundKey    = "traffic.sidecar.istio.io/excludeInboundPorts"
+	includeInboundKey    = "traffic.sidecar.istio.io/includeInboundPorts"
+	excludeInterfaceKey  = "traffic.sidecar.istio.io/excludeInterfaces"
+	virtualInterfaceKey  = "istio.io/reroute-virtual-interfaces"
+	kubevirtInterfaceKey = "traffic.sidecar.istio.io/kubevirtInterfaces"
+	interceptionKey      = "sidecar.istio.io/interceptionMode"
+	excludeOutPortsKey   = "traffic.sidecar.istio.io/excludeOutboundPorts"
+	excludeOutRangesKey  = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
+	includeOutRangesKey  = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+	statusPortKey        = "status.sidecar.istio.io/port"
+	templatesKey         = "inject.istio.io/templates"
+	proxyImageKey        = "sidecar.istio.io/proxyImage"
+	bootstrapKey         = "sidecar.istio.io/bootstrapOverride"
+	userVolumeKey        = "sidecar.istio.io/userVolume"
+	userVolumeMountKey   = "sidecar.istio.io/userVolumeMount"
+	discoveryKey         = "sidecar.istio.io/discoveryAddress"
+	rewriteProbesKey     = "sidecar.istio.io/rewriteAppHTTPProbers"
+	nativeSidecarKey     = "sidecar.istio.io/nativeSidecar"
+)
+
+// all is how Istio writes "every port" and "every address".
+const all = "*"
+
+// annotation returns a value that is there and not empty.
+func (w *workload) annotation(key string) (string, bool) {
+	v := strings.TrimSpace(w.meta.Annotations[key])
+	return v, v != ""
+}
+
+func (w *workload) judgeAnnotations() {
+	if w.plane != planeAmbient {
+		w.judgeInboundAnnotations()
+		w.judgeOutboundAnnotations()
+	}
+	w.judgeProxyAnnotations()
+	w.judgeProbeRewrite()
+}
+
+// judgeInboundAnnotations: a port that is not captured takes whatever comes, past
+// mutual TLS and authorization.
+func (w *workload) judgeInboundAnnotations() {
+	if v, ok := w.annotation(excludeInboundKey); ok {
+		if ports := w.uncaptured(v); len(ports) > 0 {
+			w.refuse(reasonInboundPortsExcluded(), w.annotationField(excludeInboundKey),
+				fmt.Sprintf("%s takes %s out of inbound capture, so that they accept plaintext past mutual TLS and authorization; must exclude none", quote(v), portList(ports)),
+				"remove the annotation; callers from outside the mesh can come in through a gateway")
+		}
+	}
+	if v, ok := w.meta.Annotations[includeInboundKey]; ok && strings.TrimSpace(v) != all {
+		w.refuse(reasonInboundPortsNotIncluded(), w.annotationField(includeInboundKey),
+			fmt.Sprintf("%s limits inbound capture to these ports, so that every other one accepts plaintext; must be \"*\" or absent", quote(v)),
+			"remove the annotation")
+	}
+	if v, ok := w.annotation(statusPortKey); ok && !slices.Contains([]string{w.statusPort(), "0", "15021", "15090"}, v) {
+		w.refuse(reasonStatusPortMoved(), w.annotationField(statusPortKey),
+			fmt.Sprintf("%s puts this port in place of the agent's into the list of ports that are never captured; must be %q or absent", quote(v), w.statusPort()),
+			"remove the annotation")
+	}
+	if v, ok := w.annotation(excludeInterfaceKey); ok {
+		w.refuse(reasonInterfaceExcluded(), w.annotationField(excludeInterfaceKey),
+			fmt.Sprintf("%s takes an interface out of capture in both directions; must be absent", quote(v)),
+			"remove the annotation")
+	}
+	for _, key := range []string{virtualInterfaceKey, kubevirtInterfaceKey} {
+		if v, ok := w.annotation(key); ok {
+			w.refuse(reasonVirtualInterface(), w.annotationField(key),
+				fmt.Sprintf("%s has what comes in through this interface treated as outbound, past the demand for mutual TLS; must be absent", quote(v)),
+				"remove the annotation; virtual machines belong in a namespace that is not guarded")
+		}
+	}
+	if v, ok := w.annotation(interceptionKey); ok && strings.EqualFold(v, "NONE") {
+		w.refuse(reasonInterceptionOff(), w.annotationField(interceptionKey),
+			fmt.Sprintf("%s captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", quote(v)),
+			"remove the annotation")
+	}
+}
+
+// uncaptured returns the entries of a list of ports that are not left out of
+// capture for every pod: the proxy's own, and those that the mesh configures.
+func (w *workload) uncaptured(list string) []string {
+	own := append(splitList(w.injector().ExcludeInboundPorts), w.statusPort(), "15020", "15021", "15090", "15008")
+	return slices.DeleteFunc(splitList(list), func(p string) bool { return slices.Contains(own, p) })
+}
+
+// injector is the configuration of the injector that deals with the workload, or
+// what all have in common where that is not known.
+func (w *workload) injector() mesh.Injector {
+	if w.injection.Injector != nil {
+		return *w.injection.Injector
+	}
+	if list := w.cluster.Injection.Injectors; len(list) > 0 {
+		return list[0]
+	}
+	return mesh.Injector{}
+}
+
+// statusPort is where the agent answers.
+func (w *workload) statusPort() string {
+	if p := w.injector().StatusPort; p != "" {
+		return p
+	}
+	return "15020"
+}
+
+// judgeOutboundAnnotations: traffic around the proxy leaves in plaintext and
+// without the mesh's identity. What is needed is named by the guard, because the
+// people who run a namespace are not those who answer for it.
+func (w *workload) judgeOutboundAnnotations() {
+	if v, ok := w.annotation(excludeOutPortsKey); ok {
+		if ports := w.outboundPorts(v); len(ports) > 0 {
+			w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutPortsKey),
+				fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", quote(v), portList(ports), w.guard.Name),
+				fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.ports of MeshGuard %q", w.guard.Name))
+		}
+	}
+	if v, ok := w.annotation(excludeOutRangesKey); ok {
+		if ranges := w.outboundRanges(v); len(ranges) > 0 {
+			w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutRangesKey),
+				fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(v), quote(strings.Join(ranges, ",")), w.guard.Name),
+				fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.cidrs of MeshGuard %q", w.guard.Name))
+		}
+	}
+	if v, ok := w.meta.Annotations[includeOutRangesKey]; ok && !w.includesAllRanges(v) {
+		w.refuse(reasonOutboundExcluded(), w.annotationField(includeOutRangesKey),
+			fmt.Sprintf("%s captures traffic to these ranges only, and lets the rest pass the proxy; must be \"*\" or absent", quote(v)),
+			"remove the annotation")
+	}
+}
+
+func (w *workload) outboundPorts(list string) []string {
+	mesh := splitList(w.injector().ExcludeOutboundPorts)
+	return slices.DeleteFunc(splitList(list), func(p string) bool {
+		n, err := strconv.ParseInt(p, 10, 32)
+		return slices.Contains(mesh, p) || err == nil && slices.Contains(w.guard.MeshMembership.Outbound.Ports, int32(n))
+	})
+}
+
+// outboundRanges returns the entries that lie in no range that the guard or the
+// mesh lets pass.
+func (w *workload) outboundRanges(list string) []string {
+	passed := append(splitList(w.injector().ExcludeIPRanges), w.guard.MeshMembership.Outbound.CIDRs...)
+	return slices.DeleteFunc(splitList(list), func(r string) bool {
+		return slices.Contains(passed, r) || slices.ContainsFunc(passed, func(outer string) bool { return within(r, outer) })
+	})
+}
+
+// within reports whether one address range lies in another.
+func within(inner, outer string) bool {
+	i, err := netip.ParsePrefix(inner)
+	if err != nil {
+		addr, err := netip.ParseAddr(inner)
+		if err != nil {
+			return false
+		}
+		i = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	o, err := netip.ParsePrefix(outer)
+	return err == nil && o.Bits() <= i.Bits() && o.Contains(i.Addr())
+}
+
+func (w *workload) includesAllRanges(v string) bool {
+	v = strings.TrimSpace(v)
+	configured := w.injector().IncludeIPRanges
+	return v == all || configured != "" && v == configured
+}
+
+// judgeProxyAnnotations: what changes the proxy itself.
+func (w *workload) judgeProxyAnnotations() {
+	w.judgeTemplates()
+	if v, ok := w.annotation(proxyImageKey); ok && strings.Contains(v, "/") && !w.allowsImage(v) {
+		// Without a slash Istio takes no notice of it.
+		w.refuse(reasonProxyImageForbidden(), w.annotationField(proxyImageKey),
+			fmt.Sprintf("%s is not an image of the mesh; must be %s", quote(v), w.imagesText()),
+			fmt.Sprintf("remove the annotation, or have the image added to spec.meshMembership.proxyImages of MeshGuard %q", w.guard.Name))
+	}
+	if v, ok := w.annotation(bootstrapKey); ok {
+		w.refuse(reasonBootstrapOverridden(), w.annotationField(bootstrapKey),
+			fmt.Sprintf("ConfigMap %s is merged into the proxy's bootstrap, and may add listeners without TLS; must be absent", quote(v)),
+			"remove the annotation; what the whole mesh needs belongs in its configuration")
+	}
+	if v, ok := w.annotation(discoveryKey); ok {
+		w.refuse(reasonDiscoveryAddress(), w.annotationField(discoveryKey),
+			fmt.Sprintf("%s has the proxy take its configuration from there; must be absent", quote(v)),
+			"remove the annotation")
+	}
+	w.judgeUserVolumes()
+}
+
+// judgeTemplates: any other template may leave out the proxy or the capture.
+func (w *workload) judgeTemplates() {
+	v, ok := w.annotation(templatesKey)
+	if !ok {
+		return
+	}
+	known := append([]string{"sidecar"}, w.guard.MeshMembership.InjectionTemplates...)
+	known = append(known, w.injector().Templates...)
+	if w.plane == planeProxy {
+		known = append(known, "gateway")
+	}
+	for _, name := range splitList(v) {
+		if slices.Contains(known, name) {
+			continue
+		}
+		must := "must be \"sidecar\" or absent"
+		if name == "gateway" {
+			must = "must be for a pod that holds nothing but the proxy, as its template captures nothing"
+		}
+		w.refuse(reasonTemplateForbidden(), w.annotationField(templatesKey),
+			fmt.Sprintf("template %s is not Istio's sidecar; %s", quote(name), must),
+			fmt.Sprintf("remove the annotation, or have the template added to spec.meshMembership.injectionTemplates of MeshGuard %q", w.guard.Name))
+	}
+}
+
+// judgeUserVolumes: a volume may give the proxy files, but not in place of those
+// that it rests on, and not from the node.
+func (w *workload) judgeUserVolumes() {
+	if v, ok := w.annotation(userVolumeMountKey); ok {
+		var mounts map[string]struct {
+			MountPath string `json:"mountPath"`
+		}
+		if err := json.Unmarshal([]byte(v), &mounts); err != nil {
+			w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeMountKey),
+				fmt.Sprintf("%s is not readable JSON; must be an object of volume mounts", quote(v)), "mend or remove the annotation")
+		}
+		for _, name := range sortedKeys(mounts) {
+			if at := mounts[name].MountPath; proxyPath(at) {
+				w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeMountKey),
+					fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /etc/certs", quote(name), quote(at)),
+					"mount it elsewhere, or remove the annotation")
+			}
+		}
+	}
+	if v, ok := w.annotation(userVolumeKey); ok {
+		var volumes map[string]map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(v), &volumes); err != nil {
+			w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeKey),
+				fmt.Sprintf("%s is not readable JSON; must be an object of volumes", quote(v)), "mend or remove the annotation")
+		}
+		for _, name := range sortedKeys(volumes) {
+			if _, host := volumes[name]["hostPath"]; host {
+				w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeKey),
+					fmt.Sprintf("volume %s gives the proxy files of the node; must not be a hostPath", quote(name)),
+					"use a Secret or ConfigMap, or remove the annotation")
+			}
+		}
+	}
+}
+
+// proxyPath reports whether a mount there could hide files of the proxy: its
+// binaries, its bootstrap, the roots it trusts, its certificates and sockets.
+func proxyPath(at string) bool {
+	at = path.Clean("/" + at)
+	for _, own := range []string{
+		"/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev",
+		"/etc/istio", "/etc/ssl", "/etc/pki", "/var/lib/istio", "/var/run/secrets", "/run/secrets",
+		"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf",
+	} {
+		if at == own || strings.HasPrefix(at, own+"/") || strings.HasPrefix(own, strings.TrimSuffix(at, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,199 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Capture. istio-init writes the iptables rules that lead traffic into the proxy;
+// where istio-cni does that on the node, istio-validation stands in its place and
+// only tries whether it was done. Either is an ordinary container of the pod by
+// the time it gets here, and everything that decides what is captured is in its
+// arguments and its environment.
+//
+// Source: the injection template; tools/istio-iptables/pkg/cmd and
+// pkg/capture/run.go.
+
+// judgeCapture judges how the traffic of a sidecar pod is captured.
+func (w *workload) judgeCapture() {
+	if w.plane != planeSidecar {
+		return
+	}
+	all := w.containers()
+	i := slices.IndexFunc(all, func(c container) bool {
+		return c.kind == initial && (c.Name == initContainer || c.Name == validationContainer)
+	})
+	if i < 0 {
+		if !w.has(reasonInterceptionOff()) && !w.has(reasonTemplateForbidden()) {
+			w.refuse(reasonCaptureTampered(), w.field("spec.initContainers"),
+				fmt.Sprintf("there is neither %s nor %s, so that no traffic is captured; must have the one that Istio's injector adds", initContainer, validationContainer),
+				"remove what keeps Istio's injector from adding it")
+		}
+		return
+	}
+	c := all[i]
+	w.judgeCaptureKind(c)
+	if !w.allowsImage(c.Image) {
+		w.refuseImage(c)
+	}
+	w.judgeCommand(c)
+	w.judgeCaptureArguments(c)
+	w.judgeEnvironment(c)
+	w.judgeContainer(c)
+	if c.RestartPolicy != nil {
+		w.refuse(reasonCaptureTampered(), c.field+".restartPolicy",
+			fmt.Sprintf("%q lets the pod go on before %s is done; must be absent", *c.RestartPolicy, c.Name), "remove it")
+	}
+	w.judgeOrder(all, i)
+}
+
+// judgeCaptureKind: istio-cni leaves a pod alone that has an istio-init, and
+// nothing captures for a pod with istio-validation where there is no istio-cni.
+func (w *workload) judgeCaptureKind(c container) {
+	if w.injection.Injector == nil {
+		return
+	}
+	want := initContainer
+	if w.injection.Injector.CNI {
+		want = validationContainer
+	}
+	if c.Name != want {
+		w.refuse(reasonCaptureTampered(), c.field+".name",
+			fmt.Sprintf("%q captures nothing in this mesh; must be %q", c.Name, want), "leave the init containers to Istio's injector")
+	}
+}
+
+// judgeOrder: what runs before istio-init runs without capture.
+func (w *workload) judgeOrder(all []container, capture int) {
+	if all[capture].Name != initContainer {
+		return // istio-cni has captured before any container starts
+	}
+	for _, c := range all[:capture] {
+		if c.Name == proxyContainer {
+			continue
+		}
+		remedy := fmt.Sprintf("set annotation %s: \"true\" on the pod, with which istio-init comes first", nativeSidecarKey)
+		if p, ok := w.proxy(); ok && p.kind == initial {
+			remedy = "have the mutating webhook that adds it run before Istio's injector, or add it at the end"
+		}
+		w.refuse(reasonRunsBeforeCapture(), c.field,
+			fmt.Sprintf("init container %q runs before %s, while traffic is not captured; must come after it", c.Name, initContainer), remedy)
+	}
+}
+
+// captureFlags are the flags that Istio's templates give, with whether they take
+// a value.
+func captureFlags() map[string]bool {
+	return map[string]bool{
+		"-p": true, "-z": true, "-u": true, "-g": true, "-m": true, "-i": true, "-x": true, "-b": true, "-d": true, "-q": true,
+		"-o": true, "-k": true, "-c": true, "--log_output_level": true, "--log_as_json": false, "--run-validation": false,
+		"--skip-rule-apply": false, "--force-apply": false, "--native-nftables": false,
+	}
+}
+
+// parseCapture takes the arguments of istio-iptables apart. Flags that stand twice
+// count by the last of them there, and are refused here.
+func parseCapture(args []string) (values map[string]string, strange string) {
+	values = map[string]string{}
+	if len(args) == 0 || args[0] != "istio-iptables" {
+		return values, strings.Join(args, " ")
+	}
+	for i := 1; i < len(args); i++ {
+		name, value, given := strings.Cut(args[i], "=")
+		takes, known := captureFlags()[name]
+		if _, twice := values[name]; !known || twice {
+			return values, args[i]
+		}
+		if takes && !given {
+			if i++; i == len(args) {
+				return values, name
+			}
+			value = args[i]
+		}
+		values[name] = value
+	}
+	return values, ""
+}
+
+func (w *workload) judgeCaptureArguments(c container) {
+	field := c.field + ".args"
+	flags, strange := parseCapture(c.Args)
+	if strange != "" {
+		w.refuse(reasonCaptureTampered(), field,
+			fmt.Sprintf("%s is no argument that Istio gives %s, or stands twice; must be absent", quote(strange), c.Name), "leave the arguments to Istio")
+		return
+	}
+	if _, skips := flags["--skip-rule-apply"]; skips && c.Name == initContainer {
+		w.refuse(reasonCaptureTampered(), field, "--skip-rule-apply keeps istio-init from capturing anything; must be absent", "leave the arguments to Istio")
+	}
+	w.judgeCapturePorts(field, flags)
+	w.judgeCapturedTraffic(field, flags)
+}
+
+// judgeCapturePorts: where the captured traffic goes, and whose is left alone.
+func (w *workload) judgeCapturePorts(field string, flags map[string]string) {
+	uid := strconv.FormatInt(w.proxyUID(), 10)
+	out, in := w.listenPorts()
+	for _, want := range []struct{ flag, value, is string }{
+		{"-p", out, "the proxy's outbound port"},
+		{"-z", in, "the proxy's inbound port"},
+		{"-u", uid, "the proxy's user, whose traffic is left alone"},
+	} {
+		if v, given := flags[want.flag]; given && v != want.value && !(want.flag == "-u" && v == "1337") {
+			w.refuse(reasonCaptureTampered(), field,
+				fmt.Sprintf("%s %s is not %s; must be %q", want.flag, quote(v), want.is, want.value), "leave the arguments to Istio")
+		}
+	}
+	if g, given := flags["-g"]; given && g != uid {
+		w.refuse(reasonCaptureTampered(), field,
+			fmt.Sprintf("-g %s is not the proxy's group, whose traffic is left alone; must be %q", quote(g), uid), "leave the arguments to Istio")
+	}
+}
+
+// listenPorts are where the mesh's proxies take captured traffic.
+func (w *workload) listenPorts() (outbound, inbound string) {
+	for _, cp := range w.cluster.ControlPlanes {
+		if len(w.cluster.ControlPlanes) == 1 || cp.Revision == w.injector().Revision {
+			return strconv.Itoa(int(cmp.Or(cp.ProxyListenPort, 15001))), strconv.Itoa(int(cmp.Or(cp.InboundListenPort, 15006)))
+		}
+	}
+	return "15001", "15006"
+}
+
+// judgeCapturedTraffic: what the annotations ask for comes back in the arguments,
+// and is said once.
+func (w *workload) judgeCapturedTraffic(field string, flags map[string]string) {
+	once := func(reason Reason, message, remedy string) {
+		if !w.has(reason) {
+			w.refuse(reason, field, message, remedy)
+		}
+	}
+	leave := "remove what sets it, or mend the injector's configuration"
+	if m := flags["-m"]; m != "REDIRECT" && m != "TPROXY" {
+		once(reasonInterceptionOff(), fmt.Sprintf("-m %s captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", quote(m)), leave)
+	}
+	if b := flags["-b"]; b != all {
+		once(reasonInboundPortsNotIncluded(), fmt.Sprintf("-b %s limits inbound capture to these ports; must be \"*\"", quote(b)), leave)
+	}
+	if ports := w.uncaptured(flags["-d"]); len(ports) > 0 {
+		once(reasonInboundPortsExcluded(), fmt.Sprintf("-d takes %s out of inbound capture; must exclude none but Istio's own", portList(ports)), leave)
+	}
+	if c := flags["-c"]; c != "" {
+		once(reasonInterfaceExcluded(), fmt.Sprintf("-c %s takes an interface out of capture; must be absent", quote(c)), leave)
+	}
+	if k := flags["-k"]; k != "" {
+		once(reasonVirtualInterface(), fmt.Sprintf("-k %s has inbound traffic of an interface treated as outbound; must be absent", quote(k)), leave)
+	}
+	if i := flags["-i"]; !w.includesAllRanges(i) {
+		once(reasonOutboundExcluded(), fmt.Sprintf("-i %s captures traffic to these ranges only; must be \"*\"", quote(i)), leave)
+	}
+	if ranges := w.outboundRanges(flags["-x"]); len(ranges) > 0 {
+		once(reasonOutboundExcluded(), fmt.Sprintf("-x sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(strings.Join(ranges, ",")), w.guard.Name), leave)
+	}
+	if ports := w.outboundPorts(flags["-o"]); len(ports) > 0 {
+		once(reasonOutboundExcluded(), fmt.Sprintf("-o sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", portList(ports), w.guard.Name), leave)
+	}
+}

@@ -1,0 +1,353 @@
+package policies
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+)
+
+// The proxy. Istio merges a container of the user's named like its own over what
+// its template renders, field by field, whether it stands in the pod or in
+// annotation proxy.istio.io/overrides, which Istio also writes itself to remember
+// such containers. Resources, ports, probes of the kubelet's and the like are the
+// user's to change; what runs, as whom, with which environment, is not.
+//
+// Source: pkg/kube/inject/webhook.go, reapplyOverwrittenContainers.
+const overridesKey = "proxy.istio.io/overrides"
+
+// judgeOverrides judges the containers that are to be merged over Istio's.
+func (w *workload) judgeOverrides() {
+	if !w.complete {
+		for _, c := range w.containers() {
+			if c.istios() {
+				w.judgeOverride(c)
+			}
+		}
+	}
+	v, ok := w.annotation(overridesKey)
+	if !ok {
+		return
+	}
+	field := w.annotationField(overridesKey)
+	var overrides struct {
+		InitContainers []corev1.Container `json:"initContainers"`
+		Containers     []corev1.Container `json:"containers"`
+	}
+	if err := json.Unmarshal([]byte(v), &overrides); err != nil {
+		w.refuse(reasonProxyOverridden(), field, fmt.Sprintf("%s is not readable JSON; must be absent", quote(v)), "remove the annotation")
+		return
+	}
+	for i := range overrides.InitContainers {
+		w.judgeOverride(container{&overrides.InitContainers[i], field, initial})
+	}
+	for i := range overrides.Containers {
+		w.judgeOverride(container{&overrides.Containers[i], field, regular})
+	}
+}
+
+// judgeOverride judges what a user says of a container of Istio's.
+func (w *workload) judgeOverride(c container) {
+	if c.Image != "" && c.Image != "auto" && !w.allowsImage(c.Image) {
+		w.refuseImage(c)
+	}
+	w.judgeCommand(c)
+	if len(c.Args) > 0 {
+		w.refuse(reasonProxyOverridden(), c.field+".args",
+			fmt.Sprintf("%s replace the arguments that Istio gives %s; must be absent", quote(strings.Join(c.Args, " ")), c.Name), "remove them")
+	}
+	for _, e := range c.Env {
+		if forbiddenMetadata(e.Name, e.Value, w.cluster.ControlPlanes, w.guard) {
+			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s", quote(e.Name), c.Name), e.Name)
+		}
+	}
+	w.judgeContainer(c)
+}
+
+// judgeProxy judges the proxy as it will run.
+func (w *workload) judgeProxy() {
+	c, ok := w.proxy()
+	if !ok {
+		return
+	}
+	if !w.allowsImage(c.Image) {
+		w.refuseImage(c)
+	}
+	w.judgeCommand(c)
+	w.judgeProxyArguments(c)
+	w.judgeEnvironment(c)
+	w.judgeContainer(c)
+	for i := range c.VolumeMounts {
+		w.judgeTrustMount(c, &c.VolumeMounts[i])
+	}
+}
+
+// judgeContainer judges what must hold of a container of Istio's however it came
+// about.
+func (w *workload) judgeContainer(c container) {
+	if len(c.EnvFrom) > 0 {
+		w.refuse(reasonProxyMetadataForbidden(), c.field+".envFrom",
+			fmt.Sprintf("%s takes its environment from an object that may change; must be absent", c.Name), "remove it")
+	}
+	for _, e := range c.Env {
+		if from := e.ValueFrom; from != nil && from.FieldRef == nil && from.ResourceFieldRef == nil {
+			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s comes from another object, and", quote(e.Name), c.Name), e.Name)
+		}
+	}
+	w.judgeProxySecurity(c)
+	for _, m := range c.VolumeMounts {
+		if proxyPath(m.MountPath) && !renderedMount(m.MountPath) {
+			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+				fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
+		}
+	}
+	for what, command := range execHooks(c.Container) {
+		w.refuse(reasonProxyOverridden(), c.field+"."+what,
+			fmt.Sprintf("%s runs inside %s with the proxy's rights; must be \"pilot-agent …\", \"sleep …\" or absent", quote(strings.Join(command, " ")), c.Name), "remove it, or use sleep")
+	}
+}
+
+// judgeCommand: without a command the image decides what runs, and the image is
+// Istio's.
+func (w *workload) judgeCommand(c container) {
+	if len(c.Command) > 0 {
+		w.refuse(reasonProxyOverridden(), c.field+".command",
+			fmt.Sprintf("%s runs in place of what the image of %s starts; must be absent", quote(strings.Join(c.Command, " ")), c.Name), "remove it")
+	}
+}
+
+// judgeProxyArguments: pilot-agent takes another bootstrap template or mesh
+// configuration by argument.
+func (w *workload) judgeProxyArguments(c container) {
+	must := []string{"sidecar"}
+	if w.plane == planeProxy {
+		must = []string{"sidecar", "router", "waypoint"}
+	}
+	if len(c.Args) < 2 || c.Args[0] != "proxy" || !slices.Contains(must, c.Args[1]) {
+		w.refuse(reasonProxyOverridden(), c.field+".args",
+			fmt.Sprintf("%s do not start the proxy; must begin with \"proxy %s\"", quote(strings.Join(c.Args, " ")), strings.Join(must, "|")), "leave them to Istio")
+		return
+	}
+	known := []string{"--domain", "--proxyLogLevel", "--proxyComponentLogLevel", "--log_output_level", "--log_as_json", "--stsPort", "--outlierLogPath", "--serviceCluster", "--concurrency", "--profiling"}
+	for _, arg := range c.Args[2:] {
+		name, _, _ := strings.Cut(arg, "=")
+		if strings.HasPrefix(arg, "-") && !slices.Contains(known, name) {
+			w.refuse(reasonProxyOverridden(), c.field+".args",
+				fmt.Sprintf("argument %s is none that Istio gives its proxy; must be absent", quote(arg)), "leave the arguments to Istio")
+		}
+	}
+}
+
+// judgeEnvironment judges the final environment. Of a variable that is set twice
+// the kubelet takes the last, so that one of Istio's own may be followed by one
+// from elsewhere.
+func (w *workload) judgeEnvironment(c container) {
+	seen := map[string]bool{}
+	for _, e := range c.Env {
+		rendered := c.Name == proxyContainer && slices.Contains(renderedEnvironment(), e.Name)
+		switch {
+		case rendered && !seen[e.Name]:
+			w.judgeRenderedVariable(c, e)
+		case forbiddenMetadata(e.Name, e.Value, w.cluster.ControlPlanes, w.guard):
+			if e.Name == "ISTIO_BOOTSTRAP_OVERRIDE" && w.has(reasonBootstrapOverridden()) {
+				continue // the annotation of this name, reported already
+			}
+			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s", quote(e.Name), c.Name), e.Name)
+		}
+		seen[e.Name] = true
+	}
+}
+
+// judgeRenderedVariable looks into those of Istio's own variables that decide
+// whom the proxy obeys.
+func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
+	switch e.Name {
+	case "PROXY_CONFIG":
+		if w.meta.Annotations[proxyConfigKey] == "" || !w.has(reasonProxyConfigForbidden()) && !w.has(reasonInterceptionOff()) {
+			w.judgeProxyConfigText(cmp.Or(e.Value, "{}"), c.field+".env")
+		}
+	case "ISTIO_META_INTERCEPTION_MODE":
+		if strings.EqualFold(e.Value, "NONE") && !w.has(reasonInterceptionOff()) {
+			w.refuse(reasonInterceptionOff(), c.field+".env",
+				fmt.Sprintf("%s of %s is %s, which captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", e.Name, c.Name, quote(e.Value)), "remove what sets it")
+		}
+	case "CA_ADDR":
+		if !w.knownAuthority(e.Value) {
+			w.refuse(reasonDiscoveryAddress(), c.field+".env",
+				fmt.Sprintf("CA_ADDR of %s is %s, which is not the mesh's certificate authority; must be the one that the injector configures", c.Name, quote(e.Value)), "remove what sets it")
+		}
+	}
+}
+
+// knownAuthority reports whether an address is istiod's, or the one that the
+// injector is configured to render.
+func (w *workload) knownAuthority(address string) bool {
+	host, _, _ := strings.Cut(address, ":")
+	name, rest, _ := strings.Cut(host, ".")
+	for _, cp := range w.cluster.ControlPlanes {
+		if address == cp.ProxyConfig.GetDiscoveryAddress() {
+			return true
+		}
+		if (name == "istiod" || name == "istiod-"+cp.Revision) && rest == cp.RootNamespace+".svc" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(w.cluster.Injection.Injectors, func(i mesh.Injector) bool {
+		return address != "" && address == i.CAAddress
+	})
+}
+
+// judgeProxySecurity: the rules of capture leave alone what runs as the proxy's
+// user, and rewrite themselves for a proxy that says it is another; so nobody
+// else may be that user, and the proxy must not be another.
+func (w *workload) judgeProxySecurity(c container) {
+	s := c.SecurityContext
+	if s == nil || c.Name != proxyContainer {
+		return
+	}
+	uid := w.proxyUID()
+	asRoot := s.RunAsUser != nil && *s.RunAsUser == 0 && w.complete // Istio's own choice for TPROXY and low ports
+	if s.RunAsUser != nil && *s.RunAsUser != uid && !asRoot {
+		w.refuse(reasonProxyOverridden(), c.field+".securityContext.runAsUser",
+			fmt.Sprintf("%d makes Istio leave everything alone that runs as this user; must be %d or absent", *s.RunAsUser, uid), "remove it")
+	}
+	if s.RunAsGroup != nil && *s.RunAsGroup != uid && *s.RunAsGroup != 0 {
+		w.refuse(reasonProxyOverridden(), c.field+".securityContext.runAsGroup",
+			fmt.Sprintf("%d makes Istio leave everything alone that runs as this group; must be %d or absent", *s.RunAsGroup, uid), "remove it")
+	}
+	if s.Privileged != nil && *s.Privileged && !w.injector().Privileged {
+		w.refuse(reasonProxyOverridden(), c.field+".securityContext.privileged",
+			"true lets the proxy's container undo the capture of traffic; must be false", "remove it")
+	}
+}
+
+// proxyUID is the user that proxies of the namespace run as.
+func (w *workload) proxyUID() int64 { return cmp.Or(w.namespace.ProxyUID, 1337) }
+
+// judgeTrustMount: where the proxy finds its roots, tokens and sockets there must
+// be a volume of the kind that Istio puts there.
+func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
+	kinds := trustVolumes()[path.Clean(m.MountPath)]
+	i := slices.IndexFunc(w.spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+	if i < 0 {
+		return
+	}
+	v := &w.spec.Volumes[i]
+	if kind := volumeKind(v); kind == "hostPath" || len(kinds) > 0 && !slices.Contains(kinds, kind) {
+		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+			fmt.Sprintf("volume %s (%s) is mounted at %s of the proxy; must be %s", quote(m.Name), kind, quote(m.MountPath), cmp.Or(strings.Join(kinds, " or "), "anything but a hostPath")), "leave the volumes of the proxy to Istio")
+		return
+	}
+	if cm := v.ConfigMap; cm != nil && path.Clean(m.MountPath) == "/var/run/secrets/istio" && !w.rootConfigMap(cm.Name) {
+		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+			fmt.Sprintf("the proxy takes the roots it trusts from ConfigMap %s; must be %q", quote(cm.Name), "istio-ca-root-cert"), "leave the volumes of the proxy to Istio")
+	}
+}
+
+func (w *workload) rootConfigMap(name string) bool {
+	return name == cmp.Or(w.injector().RootConfigMap, "istio-ca-root-cert")
+}
+
+// trustVolumes are the mounts of the templates with the kinds of volume that
+// they, or Istio's integrations with SPIRE and GKE, put there.
+func trustVolumes() map[string][]string {
+	return map[string][]string{
+		"/etc/istio/pod":                                {"downwardAPI"},
+		"/etc/istio/proxy":                              {"emptyDir"},
+		"/var/lib/istio/data":                           {"emptyDir"},
+		"/var/run/secrets/credential-uds":               {"emptyDir"},
+		"/var/run/secrets/istio":                        {"configMap", "projected"},
+		"/var/run/secrets/istio/crl":                    {"configMap"},
+		"/var/run/secrets/kubernetes.io/serviceaccount": {"projected"},
+		"/var/run/secrets/tokens":                       {"projected"},
+		"/var/run/secrets/workload-spiffe-credentials":  {"emptyDir", "csi"},
+		"/var/run/secrets/workload-spiffe-uds":          {"emptyDir", "csi"},
+		"/run/secrets/workload-spiffe-uds":              {"csi"},
+	}
+}
+
+func renderedMount(at string) bool {
+	at = path.Clean(at)
+	_, ok := trustVolumes()[at]
+	return ok || at == "/etc/istio/custom-bootstrap" // refused by its annotation
+}
+
+func volumeKind(v *corev1.Volume) string {
+	switch {
+	case v.EmptyDir != nil:
+		return "emptyDir"
+	case v.ConfigMap != nil:
+		return "configMap"
+	case v.Secret != nil:
+		return "secret"
+	case v.Projected != nil:
+		return "projected"
+	case v.DownwardAPI != nil:
+		return "downwardAPI"
+	case v.CSI != nil:
+		return "csi"
+	case v.HostPath != nil:
+		return "hostPath"
+	default:
+		return "other"
+	}
+}
+
+// execHooks returns the commands that the kubelet would run inside the container,
+// by field, without those of Istio's templates and plain waiting.
+func execHooks(c *corev1.Container) map[string][]string {
+	hooks := map[string][]string{}
+	add := func(field string, e *corev1.ExecAction) {
+		if e != nil && len(e.Command) > 0 && !slices.Contains([]string{"pilot-agent", "sleep", "/bin/sleep"}, e.Command[0]) {
+			hooks[field] = e.Command
+		}
+	}
+	if l := c.Lifecycle; l != nil {
+		if l.PostStart != nil {
+			add("lifecycle.postStart", l.PostStart.Exec)
+		}
+		if l.PreStop != nil {
+			add("lifecycle.preStop", l.PreStop.Exec)
+		}
+	}
+	for field, p := range map[string]*corev1.Probe{"livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe, "startupProbe": c.StartupProbe} {
+		if p != nil {
+			add(field, p.Exec)
+		}
+	}
+	return hooks
+}
+
+func (w *workload) refuseImage(c container) {
+	if w.has(reasonProxyImageForbidden()) && w.meta.Annotations[proxyImageKey] == c.Image {
+		return // said of the annotation
+	}
+	w.refuse(reasonProxyImageForbidden(), c.field+".image",
+		fmt.Sprintf("%s of %s is not an image of the mesh; must be %s", quote(c.Image), c.Name, w.imagesText()),
+		fmt.Sprintf("leave the image to Istio, or have it added to spec.meshMembership.proxyImages of MeshGuard %q", w.guard.Name))
+}
+
+// allowsImage reports whether a container of Istio's may have the image.
+func (w *workload) allowsImage(image string) bool {
+	return matchesAny(image, w.guard.MeshMembership.ProxyImages) ||
+		slices.ContainsFunc(w.cluster.Injection.Injectors, func(i mesh.Injector) bool { return i.AllowsImage(image) })
+}
+
+func (w *workload) imagesText() string {
+	var images []string
+	for _, i := range w.cluster.Injection.Injectors {
+		images = append(images, i.Images...)
+	}
+	slices.Sort(images)
+	images = slices.Compact(images)
+	if len(images) == 0 {
+		return "what the injector renders"
+	}
+	return firstOf(images[:min(len(images), 3)], len(images))
+}

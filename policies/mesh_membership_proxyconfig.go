@@ -1,0 +1,117 @@
+package policies
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+)
+
+// The annotation proxy.istio.io/config can set every field of ProxyConfig, over
+// the mesh's own; the agent reads it again at every start of the proxy. Fields
+// that move the proxy to another control plane, binary or bootstrap, or traffic
+// past it, are refused by leaving them out of the list of harmless ones. A field
+// that says what the mesh says anyway is fine.
+//
+// Source: pilot/pkg/model/proxy_config.go; pilot/cmd/pilot-agent/config.
+const proxyConfigKey = "proxy.istio.io/config"
+
+// harmlessProxyConfig are the fields that tune the proxy and what it reports.
+func harmlessProxyConfig() []string {
+	return []string{
+		"availabilityZone", "concurrency", "connectionSettings", "discoveryRefreshDelay", "drainDuration",
+		"envoyAccessLogService", "envoyMetricsService", "envoyMetricsServiceAddress", "extraStatTags",
+		"fileFlushInterval", "fileFlushMinSizeKb", "gatewayTopology", "holdApplicationUntilProxyStarts",
+		"meshId", "privateKeyProvider", "proxyHeaders", "proxyStatsMatcher", "readinessProbe",
+		"serviceCluster", "statNameLength", "statsCompression", "statsdUdpAddress",
+		"terminationDrainDuration", "tracing", "tracingServiceName", "zipkinAddress",
+	}
+}
+
+func (w *workload) judgeProxyConfig() {
+	if v, ok := w.annotation(proxyConfigKey); ok && w.plane != planeAmbient {
+		w.judgeProxyConfigText(v, w.annotationField(proxyConfigKey))
+	}
+}
+
+// judgeProxyConfigText judges a ProxyConfig in YAML or JSON. Fields that Istio
+// does not know have no effect.
+func (w *workload) judgeProxyConfigText(text, field string) {
+	var config meshv1alpha1.ProxyConfig
+	raw, err := yaml.YAMLToJSON([]byte(text))
+	if err == nil {
+		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &config)
+	}
+	if err != nil {
+		w.refuse(reasonProxyConfigForbidden(), field,
+			fmt.Sprintf("%s cannot be read as a ProxyConfig; must be valid YAML of one", quote(text)), "mend or remove it")
+		return
+	}
+	var fields []protoreflect.FieldDescriptor
+	m := config.ProtoReflect()
+	m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		fields = append(fields, f)
+		return true
+	})
+	slices.SortFunc(fields, func(a, b protoreflect.FieldDescriptor) int { return strings.Compare(a.JSONName(), b.JSONName()) })
+	for _, f := range fields {
+		if !slices.Contains(harmlessProxyConfig(), f.JSONName()) && !w.meshSays(f, m.Get(f)) {
+			w.judgeProxyConfigField(&config, f, m.Get(f), field)
+		}
+	}
+}
+
+// meshSays reports whether the mesh's own default sets the field to the value.
+func (w *workload) meshSays(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	return slices.ContainsFunc(w.cluster.ControlPlanes, func(cp mesh.ControlPlane) bool {
+		if cp.ProxyConfig == nil {
+			return false
+		}
+		m := cp.ProxyConfig.ProtoReflect()
+		return m.Has(f) && m.Get(f).Equal(v)
+	})
+}
+
+func (w *workload) judgeProxyConfigField(config *meshv1alpha1.ProxyConfig, f protoreflect.FieldDescriptor, v protoreflect.Value, field string) {
+	switch f.JSONName() {
+	case "proxyMetadata":
+		for _, name := range sortedKeys(config.GetProxyMetadata()) {
+			value := config.GetProxyMetadata()[name]
+			if forbiddenMetadata(name, value, w.cluster.ControlPlanes, w.guard) {
+				w.refuseMetadata(field, fmt.Sprintf("proxyMetadata[%s]: %s", quote(name), quote(value)), name)
+			}
+		}
+	case "interceptionMode":
+		if config.GetInterceptionMode() == meshv1alpha1.ProxyConfig_NONE {
+			w.refuse(reasonInterceptionOff(), field,
+				"interceptionMode \"NONE\" captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove interceptionMode")
+		}
+	case "image":
+		if t := config.GetImage().GetImageType(); !slices.Contains([]string{"", "default", "debug", "distroless"}, t) {
+			w.refuse(reasonProxyImageForbidden(), field,
+				fmt.Sprintf("image.imageType %s is none of Istio's; must be \"default\", \"debug\" or \"distroless\"", quote(t)), "remove image.imageType")
+		}
+	default:
+		w.refuse(reasonProxyConfigForbidden(), field,
+			fmt.Sprintf("%s %s takes the proxy out of the mesh's hands; must be left to the mesh's configuration", f.JSONName(), quote(v.String())),
+			fmt.Sprintf("remove %s", f.JSONName()))
+	}
+}
+
+// refuseMetadata notes an environment variable that is not allowed, once per name.
+func (w *workload) refuseMetadata(field, what, name string) {
+	for _, f := range w.found {
+		if f.Reason == reasonProxyMetadataForbidden() && strings.Contains(f.Message, quote(name)) {
+			return
+		}
+	}
+	w.refuse(reasonProxyMetadataForbidden(), field,
+		what+" becomes environment of the proxy and of istio-init, and is not known to be harmless; must not be set",
+		fmt.Sprintf("remove it, or have the name added to spec.meshMembership.proxyMetadata of MeshGuard %q", w.guard.Name))
+}
