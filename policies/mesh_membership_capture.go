@@ -3,7 +3,6 @@ package policies
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,24 +16,26 @@ import (
 // Source: the injection template; tools/istio-iptables/pkg/cmd and
 // pkg/capture/run.go.
 
-// judgeCapture judges how the traffic of a sidecar pod is captured.
+// judgeCapture judges how the traffic of a pod with a proxy is captured.
 func (w *workload) judgeCapture() {
-	if w.plane != planeSidecar {
-		return
-	}
 	all := w.containers()
-	i := slices.IndexFunc(all, func(c container) bool {
-		return c.kind == initial && (c.Name == initContainer || c.Name == validationContainer)
-	})
-	if i < 0 {
-		if !w.has(reasonInterceptionOff()) && !w.has(reasonTemplateForbidden()) {
-			w.refuse(reasonCaptureTampered(), w.field("spec.initContainers"),
-				fmt.Sprintf("there is neither %s nor %s, so that no traffic is captured; must have the one that Istio's injector adds", initContainer, validationContainer),
-				"remove what keeps Istio's injector from adding it")
+	found := false
+	for i, c := range all {
+		if w.istios(c) && c.Name != proxyContainer {
+			found = true
+			w.judgeCaptureContainer(c)
+			w.judgeOrder(all, i)
 		}
+	}
+	if found || w.plane != planeSidecar || w.has(reasonInterceptionOff()) || w.has(reasonTemplateForbidden()) {
 		return
 	}
-	c := all[i]
+	w.refuse(reasonCaptureTampered(), w.field("spec.initContainers"),
+		fmt.Sprintf("there is neither %s nor %s, so that no traffic is captured; must have the one that Istio's injector adds", initContainer, validationContainer),
+		"remove what keeps Istio's injector from adding it")
+}
+
+func (w *workload) judgeCaptureContainer(c container) {
 	w.judgeCaptureKind(c)
 	if !w.allowsImage(c.Image) {
 		w.refuseImage(c)
@@ -47,17 +48,17 @@ func (w *workload) judgeCapture() {
 		w.refuse(reasonCaptureTampered(), c.field+".restartPolicy",
 			fmt.Sprintf("%q lets the pod go on before %s is done; must be absent", *c.RestartPolicy, c.Name), "remove it")
 	}
-	w.judgeOrder(all, i)
 }
 
 // judgeCaptureKind: istio-cni leaves a pod alone that has an istio-init, and
 // nothing captures for a pod with istio-validation where there is no istio-cni.
 func (w *workload) judgeCaptureKind(c container) {
-	if w.injection.Injector == nil {
-		return
+	injector := w.injector()
+	if len(injector.Images) == 0 {
+		return // nothing is known of the mesh
 	}
 	want := initContainer
-	if w.injection.Injector.CNI {
+	if injector.CNI {
 		want = validationContainer
 	}
 	if c.Name != want {

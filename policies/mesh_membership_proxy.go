@@ -26,7 +26,7 @@ const overridesKey = "proxy.istio.io/overrides"
 func (w *workload) judgeOverrides() {
 	if !w.complete {
 		for _, c := range w.containers() {
-			if c.istios() {
+			if w.istios(c) {
 				w.judgeOverride(c)
 			}
 		}
@@ -208,7 +208,7 @@ func (w *workload) knownAuthority(address string) bool {
 // else may be that user, and the proxy must not be another.
 func (w *workload) judgeProxySecurity(c container) {
 	s := c.SecurityContext
-	if s == nil || c.Name != proxyContainer {
+	if s == nil || c.Name != proxyContainer || w.plane != planeSidecar {
 		return
 	}
 	uid := w.proxyUID()

@@ -27,7 +27,10 @@ type workload struct {
 	// authored: the annotations are those of whoever sends the request, not what
 	// the mesh wrote on a pod that runs.
 	authored bool
-	plane    plane
+	// sidecar: there is a proxy, or there will be one; containers of Istio's names
+	// are then judged as Istio's, and as anybody's otherwise.
+	sidecar bool
+	plane   plane
 
 	cluster   *facts.Cluster
 	namespace *facts.Namespace
@@ -148,8 +151,9 @@ func newWorkload(c *facts.Cluster, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 	candidate := w.candidate()
 	w.injection = c.Injection.Decide(candidate)
 	w.complete = final || !w.injection.Injected()
+	w.sidecar = !w.complete || w.hasProxy()
 	switch {
-	case w.complete && !w.hasProxy():
+	case !w.sidecar:
 		if mesh.AmbientEnrolled(candidate) && w.accepts(v1alpha1.DataPlaneAmbient) {
 			w.plane = planeAmbient
 		}
@@ -271,18 +275,20 @@ const (
 	validationContainer = "istio-validation"
 )
 
-func istioName(name string) bool {
-	return name == proxyContainer || name == initContainer || name == validationContainer
-}
-
-// istios reports whether the container has a name of Istio's where Istio puts it.
-func (c *container) istios() bool {
-	return c.kind != ephemeral && istioName(c.Name)
+// istios reports whether the container is where Istio puts one of its name.
+func (w *workload) istios(c container) bool {
+	switch c.Name {
+	case proxyContainer:
+		return w.sidecar && c.kind != ephemeral
+	case initContainer, validationContainer:
+		return w.sidecar && c.kind == initial
+	}
+	return false
 }
 
 // applications are the containers that are not Istio's.
 func (w *workload) applications() []container {
-	return slices.DeleteFunc(w.containers(), func(c container) bool { return c.istios() })
+	return slices.DeleteFunc(w.containers(), w.istios)
 }
 
 func (w *workload) hasApplication() bool { return len(w.applications()) > 0 }
