@@ -1,7 +1,8 @@
 package mesh
 
 import (
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -48,11 +49,6 @@ type Injector struct {
 	Privileged bool
 	// What the mesh captures of every pod that says nothing, in the form of the annotations: global.proxy.*.
 	IncludeInboundPorts, ExcludeInboundPorts, ExcludeOutboundPorts, IncludeIPRanges, ExcludeIPRanges string
-}
-
-// AllowsImage reports whether the injector may have rendered the image.
-func (i *Injector) AllowsImage(ref string) bool {
-	panic("not written yet")
 }
 
 // Candidate is what the decision reads of a pod and its namespace.
@@ -106,27 +102,131 @@ type InjectionDecision struct {
 // Injected reports whether the pod gets a sidecar.
 func (d *InjectionDecision) Injected() bool { return d.Cause == Injected }
 
-// ParseInjectionWebhooks returns the entries of a configuration that lead to an injector.
-func ParseInjectionWebhooks(c *admissionregistrationv1.MutatingWebhookConfiguration) ([]InjectionWebhook, error) {
-	panic("not written yet")
-}
+// The labels and the annotation by which injection is asked for.
+const (
+	injectKey          = "sidecar.istio.io/inject"
+	injectionKey       = "istio-injection"
+	dataplaneModeLabel = "istio.io/dataplane-mode"
+)
 
-// DefaultInjection is what a mesh has that was installed with its default values and the given revisions.
-func DefaultInjection(revisions ...string) Injection {
-	panic("not written yet")
-}
-
-// ParseInjector reads the ConfigMap of an injector.
-func ParseInjector(name string, labels, data map[string]string) (Injector, error) {
-	panic("not written yet")
-}
-
-// Decide predicts whether a pod gets a sidecar.
+// Decide predicts whether a pod gets a sidecar. An injector whose configuration is not known is taken to inject
+// what the API server asks it about: without a configuration it answers 404, and the pod is refused.
 func (i *Injection) Decide(c Candidate) InjectionDecision {
-	panic("not written yet")
+	// What the injector never does comes first, as the most useful thing to say.
+	if c.HostNetwork {
+		return InjectionDecision{Cause: NotInjectedHostNetwork}
+	}
+	if ignoredNamespace(c.Namespace) {
+		return InjectionDecision{Cause: NotInjectedIgnoredNamespace}
+	}
+	namespace, pod := labels.Set(c.NamespaceLabels), labels.Set(c.Labels)
+	for n := range i.Webhooks {
+		if w := &i.Webhooks[n]; w.NamespaceSelector.Matches(namespace) && w.ObjectSelector.Matches(pod) {
+			d := InjectionDecision{Cause: Injected, Webhook: w, Injector: i.injector(w.Revision)}
+			if d.Injector != nil {
+				d.Cause = d.Injector.decide(c)
+			}
+			return d
+		}
+	}
+	return InjectionDecision{Cause: i.unasked(c)}
 }
 
-// AmbientEnrolled reports whether istio-cni would enrol the pod in ambient.
+func (i *Injection) injector(revision string) *Injector {
+	for n := range i.Injectors {
+		if i.Injectors[n].Revision == revision {
+			return &i.Injectors[n]
+		}
+	}
+	return nil
+}
+
+// ignoredNamespace: pkg/kube/inject/initializer.go, IgnoredNamespaces. istio-system is not one of them.
+func ignoredNamespace(name string) bool {
+	switch name {
+	case "kube-system", "kube-public", "kube-node-lease", "local-path-storage":
+		return true
+	}
+	return false
+}
+
+// decide is what the injector does once it is asked (pkg/kube/inject/inject.go, injectRequired). The label hides
+// the annotation even when it is empty; values other than "true" and "false" are no wish at all.
+func (i *Injector) decide(c Candidate) InjectionCause {
+	wish, optOut := c.Annotations[injectKey], NotInjectedAnnotation
+	if label, ok := c.Labels[injectKey]; ok {
+		wish, optOut = label, NotInjectedLabel
+	}
+	if i.Policy != policyEnabled && i.Policy != policyDisabled {
+		return NotInjectedPolicy
+	}
+	switch wish {
+	case "true":
+		return Injected
+	case "false":
+		return optOut
+	}
+	pod := labels.Set(c.Labels)
+	matches := func(s labels.Selector) bool { return s.Matches(pod) }
+	switch {
+	case slices.ContainsFunc(i.Never, matches):
+		return NotInjectedSelector
+	case slices.ContainsFunc(i.Always, matches), i.Policy == policyEnabled:
+		return Injected
+	}
+	return NotInjectedPolicy
+}
+
+const policyEnabled, policyDisabled = "enabled", "disabled"
+
+// unasked says why the API server asks no injector, in the order in which somebody would have to mend it: what
+// the namespace says cannot be overruled by a pod.
+func (i *Injection) unasked(c Candidate) InjectionCause {
+	injection, hasInjection := c.NamespaceLabels[injectionKey]
+	revision, hasRevision := c.NamespaceLabels[revisionLabel]
+	podRevision, hasPodRevision := c.Labels[revisionLabel]
+	switch {
+	case len(i.Webhooks) == 0:
+		return NotInjectedNoInjector
+	case hasInjection && injection != "enabled":
+		return NotInjectedNamespaceDisabled
+	case c.Labels[injectKey] == "false":
+		return NotInjectedLabel
+	case hasInjection:
+		return NotInjectedNoInjector
+	case hasRevision && !i.serves(revision):
+		return NotInjectedNamespaceRevision
+	case hasRevision:
+		return NotInjectedNoInjector
+	case hasPodRevision && !i.serves(podRevision):
+		return NotInjectedPodRevision
+	case c.Labels[injectKey] == "true":
+		return NotInjectedNoInjector
+	}
+	return NotInjectedNamespace
+}
+
+// serves reports whether a webhook asks for pods of namespaces that are labelled with the revision or tag.
+func (i *Injection) serves(revision string) bool {
+	labelled := labels.Set{revisionLabel: revision}
+	return slices.ContainsFunc(i.Webhooks, func(w InjectionWebhook) bool {
+		return w.NamespaceSelector.Matches(labelled) && w.ObjectSelector.Matches(labels.Set{})
+	})
+}
+
+// AmbientEnrolled reports whether istio-cni would enrol the pod in ambient (cni/pkg/util, the enablement
+// selector): by label of the pod, or of the namespace unless the pod says "none"; never on the node's network,
+// nor with an annotation sidecar.istio.io/status, whatever its value. The namespaces that istio-cni leaves out are
+// those that are never guarded.
 func AmbientEnrolled(c Candidate) bool {
-	panic("not written yet")
+	if _, sidecar := c.Annotations["sidecar.istio.io/status"]; sidecar || c.HostNetwork {
+		return false
+	}
+	switch c.Labels[dataplaneModeLabel] {
+	case "ambient":
+		return true
+	case "none":
+		return false
+	}
+	return c.NamespaceLabels[dataplaneModeLabel] == "ambient"
 }
