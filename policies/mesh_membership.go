@@ -13,11 +13,10 @@ import (
 // Rule: every workload of a guarded namespace is in the mesh and stays in it:
 // it has Istio's own proxy, or is enrolled in ambient where the guard accepts
 // that; the proxy is as the mesh configures it; all TCP traffic of the workload
-// is captured, but for what the guard lets pass; and no object of Istio's API
-// makes others go around it.
+// is captured, but for what the guard lets pass.
 //
 // Fields: of pods and pod templates metadata.labels, metadata.annotations and
-// spec; of namespaces metadata.labels; of Istio's objects spec.
+// spec; of namespaces metadata.labels.
 //
 // Not judged: mirror pods, which run whatever the API server says; pods that
 // have ended; what is being deleted.
@@ -38,7 +37,7 @@ func MeshMembership() Policy {
 			"https://istio.io/latest/docs/ambient/usage/add-workloads/",
 		},
 		Reasons: membershipReasons(),
-		Matches: append(workloadMatches(), istioMatches()...),
+		Matches: workloadMatches(),
 		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
 			if g.MeshMembership == nil {
 				return nil
@@ -92,5 +91,5 @@ func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	case *corev1.Namespace:
 		return judgeNamespaceMembership(r, g)
 	}
-	return judgeIstioObject(r, g)
+	return nil, errWrongObject(r)
 }

@@ -59,7 +59,7 @@ func (w *workload) judgeInboundAnnotations() {
 	if v, ok := w.annotation(excludeInboundKey); ok {
 		if ports := w.uncaptured(v); len(ports) > 0 {
 			w.refuse(reasonInboundPortsExcluded(), w.annotationField(excludeInboundKey),
-				fmt.Sprintf("%s takes %s out of inbound capture, so that they accept plaintext past mutual TLS and authorization; must exclude none", quote(v), portList(ports)),
+				fmt.Sprintf("%s takes %s out of inbound capture, so that plaintext gets in past mutual TLS and authorization; must exclude none", quote(v), portList(ports)),
 				"remove the annotation; callers from outside the mesh can come in through a gateway")
 		}
 	}

@@ -35,13 +35,16 @@ func judgeNamespaceMembership(r *facts.Review, g *facts.Guard) ([]Finding, error
 	}
 	after := judgedNamespace(c, ns.Name, ns.Labels)
 	found := namespaceInjection(c, after, g)
+	if old == nil {
+		return found, nil
+	}
 	if !wasGuarded {
 		return append(found, podsOutOfMesh(c, nil, after, g)...), nil
 	}
 	before := judgedNamespace(c, old.Name, old.Labels)
 	found = onlyNew(namespaceInjection(c, before, g), found)
-	if enrolled(c, before, g) && !enrolled(c, after, g) && len(found) == 0 {
-		found = append(found, Finding{
+	if enrolled(c, before, g) && !enrolled(c, after, g) && worstBreach(found) == "" {
+		found = append(found[:0], Finding{
 			Reason: reasonNamespaceLeavesMesh(), Type: metav1.CauseTypeForbidden, Field: "metadata.labels",
 			Message: fmt.Sprintf("without these labels no pod of namespace %q gets into the mesh unless it asks for it; must keep what turns injection or ambient on", ns.Name),
 			Remedy:  "leave " + injectionKey + ", " + revisionKey + " and " + dataplaneKey + " as they are",

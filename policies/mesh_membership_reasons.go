@@ -134,34 +134,6 @@ func reasonCaptureTampered() Reason {
 	return Reason{"CaptureTampered", "MV233", "The init container that sets up capture does not do what the mesh configures"}
 }
 
-func reasonDestinationRuleWeakensTLS() Reason {
-	return Reason{"DestinationRuleWeakensTLS", "MV234", "A DestinationRule makes clients of a guarded namespace speak something else than Istio's mutual TLS"}
-}
-
-func reasonSidecarIngress() Reason {
-	return Reason{"SidecarIngress", "MV235", "A Sidecar has an ingress listener without capture or with TLS of its own"}
-}
-
-func reasonEnvoyFilter() Reason {
-	return Reason{"EnvoyFilter", "MV236", "An EnvoyFilter changes listeners, filter chains or transport of guarded workloads"}
-}
-
-func reasonPlaintextEndpoint() Reason {
-	return Reason{"PlaintextEndpoint", "MV237", "An endpoint without mutual TLS poses as part of a guarded namespace"}
-}
-
-func reasonServiceHijacked() Reason {
-	return Reason{"ServiceHijacked", "MV238", "A ServiceEntry takes the name of a service of a guarded namespace"}
-}
-
-func reasonMeshConfigWeakens() Reason {
-	return Reason{"MeshConfigWeakens", "MV239", "A change of Istio's mesh configuration weakens guarded namespaces"}
-}
-
-func reasonInjectorWeakens() Reason {
-	return Reason{"InjectorWeakens", "MV240", "A change of the injector's configuration leaves guarded pods without a sidecar"}
-}
-
 func membershipReasons() []Reason {
 	return []Reason{
 		reasonNotInMesh(), reasonInjectionOptOut(), reasonNamespaceNotInjected(), reasonDeadRevision(),
@@ -172,7 +144,6 @@ func membershipReasons() []Reason {
 		reasonRunsAsProxy(), reasonMayRewriteCapture(), reasonRunsBeforeCapture(), reasonUncapturedPort(),
 		reasonProtocolNotCaptured(), reasonAmbientOptOut(), reasonAmbientBypass(), reasonIdentityForged(),
 		reasonProbeRewrite(), reasonStillOutOfMesh(), reasonNamespaceLeavesMesh(), reasonPodsOutOfMesh(),
-		reasonCaptureTampered(), reasonDestinationRuleWeakensTLS(), reasonSidecarIngress(), reasonEnvoyFilter(),
-		reasonPlaintextEndpoint(), reasonServiceHijacked(), reasonMeshConfigWeakens(), reasonInjectorWeakens(),
+		reasonCaptureTampered(),
 	}
 }

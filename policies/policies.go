@@ -136,6 +136,7 @@ func (m *Match) Covers(subresource string) bool {
 // All returns every policy, sorted by ID.
 func All() []Policy {
 	return []Policy{
+		MeshMembership(),
 		StrictMTLS(),
 	}
 }

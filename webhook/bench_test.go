@@ -94,6 +94,7 @@ func benchCluster(guarded bool) (*fixedFacts, error) {
 	if err != nil {
 		return nil, err
 	}
+	guard.MeshMembership = nil // of strict-mtls alone
 	root := mesh.DefaultControlPlane().RootNamespace
 	c := fixedFacts{
 		ControlPlanes: []mesh.ControlPlane{mesh.DefaultControlPlane()},

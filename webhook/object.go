@@ -13,8 +13,8 @@ import (
 )
 
 // object is an object of a review, read in passing: what it says of its own type
-// and its metadata, which is all that policies read of pods and namespaces. The
-// rest is checked to be JSON in which no name stands twice, and left where it is.
+// and its metadata, which is all that policies read of namespaces. The rest is
+// checked to be JSON in which no name stands twice, and left where it is.
 type object struct {
 	apiVersion, kind string
 	meta             objectMeta
@@ -89,21 +89,17 @@ func (o *object) agrees(r *facts.Review, rule rule) error {
 // decoder reads an object of a kind that policies judge.
 type decoder func(schema.GroupKind, []byte) (any, error)
 
-// value is the object as policies take it. Pods, which come by the thousand, and
-// namespaces have nothing but metadata; what else is judged is decoded whole.
+// value is the object as policies take it. Namespaces have nothing but metadata;
+// what else is judged is decoded whole.
 func (o *object) value(kind schema.GroupKind, body []byte, decode decoder) (any, error) {
-	meta := metav1.ObjectMeta{
-		Name:              o.meta.Name,
-		GenerateName:      o.meta.GenerateName,
-		Namespace:         o.meta.Namespace,
-		Labels:            o.meta.Labels,
-		DeletionTimestamp: o.meta.DeletionTimestamp,
-	}
-	switch kind {
-	case schema.GroupKind{Kind: "Pod"}:
-		return &corev1.Pod{ObjectMeta: meta}, nil
-	case schema.GroupKind{Kind: "Namespace"}:
-		return &corev1.Namespace{ObjectMeta: meta}, nil
+	if (kind == schema.GroupKind{Kind: "Namespace"}) {
+		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name:              o.meta.Name,
+			GenerateName:      o.meta.GenerateName,
+			Namespace:         o.meta.Namespace,
+			Labels:            o.meta.Labels,
+			DeletionTimestamp: o.meta.DeletionTimestamp,
+		}}, nil
 	}
 	return decode(kind, body[o.start:o.end])
 }

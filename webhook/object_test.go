@@ -93,8 +93,6 @@ func readOf(t *testing.T, kind schema.GroupKind, raw []byte) any {
 		}
 	}
 	switch o := whole.(type) {
-	case *corev1.Pod:
-		return &corev1.Pod{ObjectMeta: read(&o.ObjectMeta)}
 	case *corev1.Namespace:
 		return &corev1.Namespace{ObjectMeta: read(&o.ObjectMeta)}
 	}

@@ -102,7 +102,7 @@ func TestNotJudged(t *testing.T) {
 		"unknown version":           {edit(func(q *admissionv1.AdmissionRequest) { q.Kind.Version = "v2" }), 422, StageNotJudged, ""},
 		"unknown group":             {edit(func(q *admissionv1.AdmissionRequest) { q.Kind.Group = "apps" }), 422, StageNotJudged, ""},
 		"no kind":                   {edit(func(q *admissionv1.AdmissionRequest) { q.Kind.Kind = "" }), 422, StageNotJudged, ""},
-		"subresource":               {edit(func(q *admissionv1.AdmissionRequest) { q.SubResource = "ephemeralcontainers" }), 422, StageNotJudged, `subresource "ephemeralcontainers"`},
+		"subresource":               {edit(func(q *admissionv1.AdmissionRequest) { q.SubResource = "eviction" }), 422, StageNotJudged, `subresource "eviction"`},
 		"operation nobody judges":   {edit(func(q *admissionv1.AdmissionRequest) { q.Operation = admissionv1.Delete }), 422, StageNotJudged, `operation "DELETE"`},
 		"unknown operation":         {edit(func(q *admissionv1.AdmissionRequest) { q.Operation = "PATCH" }), 422, StageNotJudged, `operation "PATCH"`},
 		"resource of other kind":    {edit(func(q *admissionv1.AdmissionRequest) { q.Resource.Resource = "namespaces" }), 400, StageDecode, "is not the resource of request.kind"},

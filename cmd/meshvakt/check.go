@@ -26,6 +26,7 @@ type checkFlags struct {
 	operation  string
 	output     string
 	mayUnguard bool
+	final      bool
 }
 
 func newCheck() *cobra.Command {
@@ -39,7 +40,12 @@ With --object it decides a request against the state of a cluster given with
 --cluster. Several objects are several requests, each on its own. The state is
 the one before the request: on UPDATE and DELETE it holds the old object, unless
 --old gives it. A state can be taken from a cluster by
-  kubectl get namespaces,configmaps,peerauthentications,meshguards -A -o yaml
+  kubectl get namespaces,configmaps,peerauthentications,meshguards,mutatingwebhookconfigurations -A -o yaml
+
+Pods are judged as they are submitted: whether they will get a sidecar is
+predicted, from the MutatingWebhookConfigurations and ConfigMaps of Istio's
+injectors if they are given, else for a mesh with default settings. With --final
+they are judged as they come out of injection. Templates are always predicted.
 
 With -f all manifests together are the state that a cluster is to have, and each
 object is judged as it would stand in it. Where the order of applying them would
@@ -61,6 +67,7 @@ an input is unreadable or a manifest is missing.`,
 	flags.StringArrayVar(&f.cluster, "cluster", nil, "state of the cluster before the request")
 	flags.StringVar(&f.operation, "operation", "", "CREATE, UPDATE or DELETE; default: UPDATE if there is an old object, else CREATE")
 	flags.BoolVar(&f.mayUnguard, "may-unguard", false, "the user may take namespaces out of guards")
+	flags.BoolVar(&f.final, "final", false, "pods are as after all mutating webhooks; default: as submitted, their injection is predicted")
 	flags.StringArrayVarP(&f.desired, "filename", "f", nil, "manifests of the desired state")
 	flags.StringVarP(&f.output, "output", "o", "", "table or json; default: table on a terminal, else json")
 	return cmd
@@ -121,7 +128,7 @@ func (f *checkFlags) decide(stdin io.Reader) (*check.Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		return check.Desired(docs, time.Now())
+		return check.Desired(docs, f.final, time.Now())
 	}
 	operation, errOperation := check.ParseOperation(f.operation)
 	objects, errObjects := check.Read(stdin, f.objects...)
@@ -132,7 +139,7 @@ func (f *checkFlags) decide(stdin io.Reader) (*check.Result, error) {
 	}
 	return check.Decide(check.Requests{
 		Objects: objects, Old: old, Cluster: cluster,
-		Operation: operation, MayUnguard: f.mayUnguard, Now: time.Now(),
+		Operation: operation, MayUnguard: f.mayUnguard, Final: f.final, Now: time.Now(),
 	})
 }
 

@@ -134,7 +134,7 @@ func TestCorpus(t *testing.T) {
 	for _, c := range policytest.Load(t, "../../policies/testdata") {
 		t.Run(c.Policy+"/"+c.Name, func(t *testing.T) {
 			args := []string{
-				"check", "-o", "json", "--operation", string(c.Want.Operation),
+				"check", "-o", "json", "--final", "--operation", string(c.Want.Operation),
 				"--object", filepath.Join(c.Dir, "object.yaml"), "--cluster", filepath.Join(c.Dir, "cluster.yaml"),
 			}
 			if c.Old != nil {
@@ -179,7 +179,7 @@ func TestCorpusDerivesOperation(t *testing.T) {
 		if c.Want.Operation == "DELETE" || c.Want.Decision == policytest.NotApplicable {
 			continue
 		}
-		args := []string{"check", "-o", "json", "--object", filepath.Join(c.Dir, "object.yaml"), "--cluster", filepath.Join(c.Dir, "cluster.yaml")}
+		args := []string{"check", "-o", "json", "--final", "--object", filepath.Join(c.Dir, "object.yaml"), "--cluster", filepath.Join(c.Dir, "cluster.yaml")}
 		if c.Old != nil {
 			args = append(args, "--old", filepath.Join(c.Dir, "old.yaml"))
 		}

@@ -19,6 +19,7 @@ type Requests struct {
 	Objects, Old, Cluster []Document
 	Operation             admissionv1.Operation
 	MayUnguard            bool
+	Final                 bool
 	Now                   time.Time
 }
 
@@ -37,7 +38,7 @@ func Decide(q Requests) (*Result, error) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard})
+		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -54,9 +55,10 @@ func Decide(q Requests) (*Result, error) {
 // Desired takes all objects for the state that a cluster is to have, and judges
 // each of them as it would stand in it: a namespace together with the policies
 // in it, a policy by whether the state would be better without it. What guards
-// provision is taken for granted. The result notes where the objects could not
+// provision is taken for granted. Pods are as they are submitted, or final. The
+// result notes where the objects could not
 // be applied in any order.
-func Desired(docs []Document, now time.Time) (*Result, error) {
+func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	docs, generated := named(docs)
 	state, err := NewState(docs)
 	if err != nil {
@@ -76,7 +78,7 @@ func Desired(docs []Document, now time.Time) (*Result, error) {
 			errs = append(errs, err)
 			continue
 		}
-		r.Now = now
+		r.Now, r.Submitted = now, !final
 		errs = append(errs, result.judge(d, r))
 	}
 	for _, d := range generated {
@@ -84,7 +86,7 @@ func Desired(docs []Document, now time.Time) (*Result, error) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Operation: admissionv1.Create})
+		r, err := state.Review(Request{Object: d, Operation: admissionv1.Create, Final: final})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -126,7 +128,7 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 		Cluster:   s.cluster,
 	}
 	switch o := r.Object.(type) {
-	case *corev1.Namespace, *corev1.Pod:
+	case *corev1.Namespace, *corev1.Pod, *facts.Workload:
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
 		r.Cluster = without(s.cluster, o.Namespace, o.Name)

@@ -85,7 +85,7 @@ func TestDesiredJudgesByAge(t *testing.T) {
 		{guardedProd + policy("open", "PERMISSIVE", "") + policy("strict", "STRICT", ""), policies.Deny},
 		{guardedProd + policy("strict", "STRICT", "") + policy("open", "PERMISSIVE", ""), policies.Allow},
 	} {
-		result, err := check.Desired(parse(t, order.files), time.Time{})
+		result, err := check.Desired(parse(t, order.files), false, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		result, err := check.Desired(docs, time.Time{})
+		result, err := check.Desired(docs, false, time.Time{})
 		if err == nil && result.Summary.Objects != len(docs) {
 			t.Errorf("%d documents, %+v", len(docs), result.Summary)
 		}

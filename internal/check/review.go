@@ -27,6 +27,9 @@ type Request struct {
 	Operation admissionv1.Operation
 	// MayUnguard says that the user may take namespaces out of guards.
 	MayUnguard bool
+	// Final says that a pod is as it is after all mutating webhooks, as the
+	// validating webhook sees it. Otherwise its injection is predicted.
+	Final bool
 }
 
 // Review puts a request to the state, in the form that policies judge. For a kind
@@ -59,6 +62,7 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		Name:      d.Name,
 		Cluster:   s.cluster,
 	}
+	r.Submitted = !q.Final && op == admissionv1.Create
 	if op != admissionv1.Delete {
 		if r.Object, err = decode(d); err != nil {
 			return nil, err
@@ -128,6 +132,8 @@ func fresh(object any) {
 		o.DeletionTimestamp = nil
 	case *corev1.Pod:
 		o.DeletionTimestamp = nil
+	case *facts.Workload:
+		o.DeletionTimestamp = nil
 	case *mesh.PeerAuthentication:
 		o.Created, o.Terminating = mesh.PeerAuthentication{}.Created, false
 	}
@@ -144,6 +150,10 @@ func inherit(object, old any) {
 		if was, ok := old.(*corev1.Pod); ok {
 			o.DeletionTimestamp = was.DeletionTimestamp
 		}
+	case *facts.Workload:
+		if was, ok := old.(*facts.Workload); ok {
+			o.DeletionTimestamp = was.DeletionTimestamp
+		}
 	case *mesh.PeerAuthentication:
 		if was, ok := old.(*mesh.PeerAuthentication); ok {
 			o.Created, o.Terminating = was.Created, was.Terminating
@@ -156,12 +166,12 @@ func (s *State) holding(old any) facts.Cluster {
 	c := s.cluster
 	switch o := old.(type) {
 	case *corev1.Namespace:
-		ns := facts.Namespace{Name: o.Name, Labels: o.Labels, Terminating: o.DeletionTimestamp != nil}
+		ns := namespaceOf(o)
 		if was := c.Namespaces[o.Name]; was != nil {
-			ns.PeerAuthentications = was.PeerAuthentications
+			ns.PeerAuthentications, ns.Pods = was.PeerAuthentications, was.Pods
 		}
 		c.Namespaces = maps.Clone(c.Namespaces)
-		c.Namespaces[o.Name] = &ns
+		c.Namespaces[o.Name] = ns
 	case *mesh.PeerAuthentication:
 		c = without(c, o.Namespace, o.Name)
 		if ns := c.Namespaces[o.Namespace]; ns != nil {

@@ -59,7 +59,7 @@ func NewState(docs []Document) (*State, error) {
 		}
 		s.objects[k] = object
 	}
-	errs = append(errs, s.readSettings())
+	errs = append(errs, s.readSettings(), s.readInjection())
 	if err := errors.Join(errs...); err != nil {
 		// What is missing cannot be told before all is read.
 		return nil, err
@@ -114,6 +114,8 @@ func decode(d *Document) (any, error) {
 	case *corev1.Pod:
 		o.Namespace = keyOf(d).namespace
 	case *mesh.PeerAuthentication:
+		o.Namespace = keyOf(d).namespace
+	case *facts.Workload:
 		o.Namespace = keyOf(d).namespace
 	}
 	return object, nil
@@ -180,9 +182,10 @@ func (s *State) readNamespaces() error {
 	var errs []error
 	for _, k := range s.order {
 		if ns, ok := s.objects[k].(*corev1.Namespace); ok {
-			s.cluster.Namespaces[ns.Name] = &facts.Namespace{Name: ns.Name, Labels: ns.Labels, Terminating: ns.DeletionTimestamp != nil}
+			s.cluster.Namespaces[ns.Name] = namespaceOf(ns)
 		}
 	}
+	s.readPods()
 	for _, k := range s.order {
 		p, ok := s.objects[k].(*mesh.PeerAuthentication)
 		if !ok {
@@ -205,6 +208,24 @@ func (s *State) readNamespaces() error {
 		p.Created = s.last
 	}
 	return errors.Join(errs...)
+}
+
+// namespaceOf is a namespace without what is in it.
+func namespaceOf(ns *corev1.Namespace) *facts.Namespace {
+	return &facts.Namespace{
+		Name: ns.Name, Labels: ns.Labels, Terminating: ns.DeletionTimestamp != nil,
+		ProxyUID: mesh.ProxyUID(ns.Annotations),
+	}
+}
+
+// readPods puts the pods into their namespaces, as they run there.
+func (s *State) readPods() {
+	for _, k := range s.order {
+		if pod, ok := s.objects[k].(*corev1.Pod); ok && s.cluster.Namespaces[pod.Namespace] != nil {
+			ns := s.cluster.Namespaces[pod.Namespace]
+			ns.Pods = append(ns.Pods, pod)
+		}
+	}
 }
 
 // next is a time that is later than all creations in the state. When it is, does

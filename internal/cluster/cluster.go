@@ -11,8 +11,10 @@ package cluster
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -22,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/objects"
 )
 
@@ -40,7 +43,7 @@ type Config struct {
 
 // AddToScheme registers every kind that Source reads.
 func AddToScheme(s *runtime.Scheme) error {
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme, objects.AddToScheme, metav1.AddMetaToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{admissionregistrationv1.AddToScheme, corev1.AddToScheme, v1alpha1.AddToScheme, objects.AddToScheme, metav1.AddMetaToScheme} {
 		if err := add(s); err != nil {
 			return err
 		}
@@ -50,11 +53,11 @@ func AddToScheme(s *runtime.Scheme) error {
 
 // CacheOptions returns what the cache has to be told so that it keeps only what
 // Source reads: of namespaces the labels, of PeerAuthentications the spec, of
-// ConfigMaps Istio's own.
+// ConfigMaps Istio's own, of MutatingWebhookConfigurations those of injectors.
 func CacheOptions(istioNamespace string) map[client.Object]cache.ByObject {
 	shared := true
 	return map[client.Object]cache.ByObject{
-		namespaceMeta():               {Transform: slim, UnsafeDisableDeepCopy: &shared},
+		namespaceMeta():               {Transform: slimNamespace, UnsafeDisableDeepCopy: &shared},
 		&objects.PeerAuthentication{}: {Transform: slim, UnsafeDisableDeepCopy: &shared},
 		&v1alpha1.MeshGuard{}:         {Transform: cache.TransformStripManagedFields()},
 		&corev1.ConfigMap{}: {
@@ -63,6 +66,7 @@ func CacheOptions(istioNamespace string) map[client.Object]cache.ByObject {
 			Field:     fields.OneTermEqualSelector("metadata.namespace", istioNamespace),
 			Transform: slimConfigMap,
 		},
+		&admissionregistrationv1.MutatingWebhookConfiguration{}: {Transform: slimWebhooks},
 	}
 }
 
@@ -81,9 +85,44 @@ func slim(in any) (any, error) {
 	return in, nil
 }
 
+// slimNamespace keeps the one annotation that says which user proxies run as.
+func slimNamespace(in any) (any, error) {
+	const uidRange = "openshift.io/sa.scc.uid-range"
+	o, ok := in.(metav1.Object)
+	if !ok {
+		return in, nil
+	}
+	value, has := o.GetAnnotations()[uidRange]
+	out, err := slim(in)
+	if has {
+		o.SetAnnotations(map[string]string{uidRange: value})
+	}
+	return out, err
+}
+
+// slimWebhooks keeps of a configuration what leads to an injector.
+func slimWebhooks(in any) (any, error) {
+	if c, ok := in.(*admissionregistrationv1.MutatingWebhookConfiguration); ok {
+		c.ManagedFields, c.Annotations = nil, nil
+		c.Webhooks = slices.DeleteFunc(c.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool {
+			return !strings.HasSuffix(w.Name, "sidecar-injector.istio.io")
+		})
+		for i := range c.Webhooks {
+			c.Webhooks[i].ClientConfig = admissionregistrationv1.WebhookClientConfig{}
+		}
+	}
+	return in, nil
+}
+
 func slimConfigMap(in any) (any, error) {
 	if cm, ok := in.(*corev1.ConfigMap); ok {
 		cm.ManagedFields, cm.Annotations, cm.BinaryData = nil, nil, nil
+		if mesh.IsInjector(cm.Name, cm.Data) {
+			// The templates in it are large; they are dropped by reading it once.
+			config, values := mesh.SlimInjector(cm.Data)
+			cm.Data = map[string]string{"config": config, "values": values}
+			return in, nil
+		}
 		if meshText, is := cm.Data["mesh"]; is && isMeshConfig(cm.Name) {
 			cm.Data = map[string]string{"mesh": meshText}
 		} else {

@@ -19,6 +19,10 @@ type index struct {
 	guards        []facts.Guard          // guarded by mu; sorted by name
 	guardsChanged uint64                 // guarded by mu; revision of the newest change of a guard's spec
 	planes        map[string]planeRecord // guarded by mu; by ConfigMap name
+
+	injectors  map[string]mesh.Injector           // guarded by mu; by ConfigMap name
+	injections map[string][]mesh.InjectionWebhook // guarded by mu; by configuration
+	injection  mesh.Injection                     // guarded by mu; both of them, in order
 }
 
 // entry is one namespace. It exists without the namespace itself when a policy
@@ -46,7 +50,12 @@ type planeRecord struct {
 }
 
 func newIndex() *index {
-	return &index{namespaces: map[string]*entry{}, planes: map[string]planeRecord{}}
+	return &index{
+		namespaces: map[string]*entry{},
+		planes:     map[string]planeRecord{},
+		injectors:  map[string]mesh.Injector{},
+		injections: map[string][]mesh.InjectionWebhook{},
+	}
 }
 
 // revision reads a resourceVersion, which the API server defines as a decimal
@@ -78,13 +87,14 @@ func (x *index) change(name string, edit func(*entry)) {
 	x.namespaces[name] = &next
 }
 
-func (x *index) setNamespace(name string, labels map[string]string, terminating bool, version string) {
+func (x *index) setNamespace(name string, labels map[string]string, proxyUID int64, terminating bool, version string) {
 	x.change(name, func(e *entry) {
 		if !e.exists || !maps.Equal(e.namespace.Labels, labels) {
 			e.labelled = revision(version)
 		}
 		e.exists = true
 		e.namespace.Labels = labels
+		e.namespace.ProxyUID = proxyUID
 		e.namespace.Terminating = terminating
 	})
 }
@@ -150,6 +160,47 @@ func (x *index) removePlane(configMap string) bool {
 	return was
 }
 
+// setInjector takes the configuration of an injector; nil takes it away. One that
+// cannot be read does not come here: istiod goes on with the last good one too.
+func (x *index) setInjector(configMap string, i *mesh.Injector) (changed bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, was := x.injectors[configMap]
+	delete(x.injectors, configMap)
+	if i != nil {
+		x.injectors[configMap] = *i
+	}
+	x.injection = injectionOf(x.injections, x.injectors)
+	return was || i != nil
+}
+
+// setInjections takes the entries of a MutatingWebhookConfiguration that lead to an
+// injector; none takes them away.
+func (x *index) setInjections(configuration string, list []mesh.InjectionWebhook) (changed bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, was := x.injections[configuration]
+	delete(x.injections, configuration)
+	if len(list) > 0 {
+		x.injections[configuration] = list
+	}
+	x.injection = injectionOf(x.injections, x.injectors)
+	return was || len(list) > 0
+}
+
+// injectionOf puts the webhooks into the order in which the API server calls them,
+// that of the names of their configurations.
+func injectionOf(webhooks map[string][]mesh.InjectionWebhook, injectors map[string]mesh.Injector) mesh.Injection {
+	var i mesh.Injection
+	for _, name := range slices.Sorted(maps.Keys(webhooks)) {
+		i.Webhooks = append(i.Webhooks, webhooks[name]...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(injectors)) {
+		i.Injectors = append(i.Injectors, injectors[name])
+	}
+	return i
+}
+
 // controlPlanes returns the control planes of the records, sorted by ConfigMap
 // name; Istio's defaults when there are none. It errs when one of them cannot be
 // read: what Istio does with its namespaces is then unknown.
@@ -167,12 +218,13 @@ func controlPlanes(records map[string]planeRecord) ([]mesh.ControlPlane, error) 
 	return list, nil
 }
 
-// configMaps returns the names of the ConfigMaps with settings of control
-// planes, and always "istio".
+// configMaps returns the names of the ConfigMaps with settings of control planes
+// and injectors, and always "istio" and "istio-sidecar-injector".
 func (x *index) configMaps() []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	names := slices.AppendSeq([]string{"istio"}, maps.Keys(x.planes))
+	names := slices.AppendSeq([]string{"istio", "istio-sidecar-injector"}, maps.Keys(x.planes))
+	names = slices.AppendSeq(names, maps.Keys(x.injectors))
 	slices.Sort(names)
 	return slices.Compact(names)
 }
@@ -186,7 +238,7 @@ func (x *index) around(name string) (facts.Cluster, *entry, uint64, error) {
 	if err != nil {
 		return facts.Cluster{}, nil, 0, err
 	}
-	c := facts.Cluster{ControlPlanes: planes, Guards: x.guards, Namespaces: make(map[string]*facts.Namespace, 1+len(planes))}
+	c := facts.Cluster{ControlPlanes: planes, Guards: x.guards, Injection: x.injection, Namespaces: make(map[string]*facts.Namespace, 1+len(planes))}
 	newest := x.guardsChanged
 	for i := range planes {
 		root := planes[i].RootNamespace
@@ -213,7 +265,7 @@ func (x *index) all() (facts.Cluster, error) {
 	if err != nil {
 		return facts.Cluster{}, err
 	}
-	c := facts.Cluster{ControlPlanes: planes, Guards: x.guards, Namespaces: make(map[string]*facts.Namespace, len(x.namespaces))}
+	c := facts.Cluster{ControlPlanes: planes, Guards: x.guards, Injection: x.injection, Namespaces: make(map[string]*facts.Namespace, len(x.namespaces))}
 	for name, e := range x.namespaces {
 		if e.exists {
 			c.Namespaces[name] = e.namespace

@@ -24,6 +24,7 @@ func defaultGuards(t testing.TB) []facts.Guard {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.MeshMembership = nil // of strict-mtls alone
 	return []facts.Guard{g}
 }
 
@@ -59,12 +60,12 @@ func TestIndexDoesNotDependOnTheOrderOfEvents(t *testing.T) {
 	// The events of one object keep their order.
 	objects := [][]func(*index){
 		{
-			func(x *index) { x.setNamespace("prod", nil, false, "1") },
-			func(x *index) { x.setNamespace("prod", guardedLabels(), false, "5") },
+			func(x *index) { x.setNamespace("prod", nil, 0, false, "1") },
+			func(x *index) { x.setNamespace("prod", guardedLabels(), 0, false, "5") },
 		},
-		{func(x *index) { x.setNamespace("istio-system", nil, false, "2") }},
+		{func(x *index) { x.setNamespace("istio-system", nil, 0, false, "2") }},
 		{
-			func(x *index) { x.setNamespace("gone", nil, false, "3") },
+			func(x *index) { x.setNamespace("gone", nil, 0, false, "3") },
 			func(x *index) { x.removeNamespace("gone") },
 		},
 		{
@@ -121,8 +122,8 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 		"a policy is added":       func(x *index) { x.setPolicy(strictPolicy("prod", "z"), "20") },
 		"a policy is replaced":    func(x *index) { x.setPolicy(&mesh.PeerAuthentication{Namespace: "prod", Name: "default"}, "20") },
 		"a policy is removed":     func(x *index) { x.removePolicy("prod", "default") },
-		"labels change":           func(x *index) { x.setNamespace("prod", map[string]string{"a": "b"}, false, "20") },
-		"the namespace goes away": func(x *index) { x.setNamespace("prod", guardedLabels(), true, "20") },
+		"labels change":           func(x *index) { x.setNamespace("prod", map[string]string{"a": "b"}, 0, false, "20") },
+		"the namespace goes away": func(x *index) { x.setNamespace("prod", guardedLabels(), 0, true, "20") },
 		"the namespace is gone":   func(x *index) { x.removeNamespace("prod") },
 		"the cache is verified":   func(x *index) { x.verify("prod", 20) },
 		"guards change":           func(x *index) { x.setGuards(nil, 20) },
@@ -133,7 +134,7 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := newIndex()
 			x.setGuards(defaultGuards(t), 1)
-			x.setNamespace("prod", guardedLabels(), false, "2")
+			x.setNamespace("prod", guardedLabels(), 0, false, "2")
 			x.setPolicy(strictPolicy("prod", "default"), "3")
 			part, e, _, err := x.around("prod")
 			if err != nil {
@@ -159,9 +160,9 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 func TestIndexAround(t *testing.T) {
 	x := newIndex()
 	x.setGuards(defaultGuards(t), 7)
-	x.setNamespace("istio-system", nil, false, "3")
-	x.setNamespace("other", nil, false, "100")
-	x.setNamespace("prod", guardedLabels(), false, "5")
+	x.setNamespace("istio-system", nil, 0, false, "3")
+	x.setNamespace("other", nil, 0, false, "100")
+	x.setNamespace("prod", guardedLabels(), 0, false, "5")
 
 	c, e, newest, err := x.around("prod")
 	if err != nil || e == nil || newest != 7 {
@@ -170,11 +171,11 @@ func TestIndexAround(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(c.Namespaces)); !slices.Equal(got, []string{"istio-system", "prod"}) {
 		t.Errorf("namespaces %q; want prod and the root namespace", got)
 	}
-	x.setNamespace("prod", map[string]string{"team": "blue"}, false, "9")
+	x.setNamespace("prod", map[string]string{"team": "blue"}, 0, false, "9")
 	if _, _, newest, _ = x.around("prod"); newest != 9 {
 		t.Errorf("newest %d after the labels changed; want 9", newest)
 	}
-	x.setNamespace("prod", map[string]string{"team": "blue"}, false, "11")
+	x.setNamespace("prod", map[string]string{"team": "blue"}, 0, false, "11")
 	if _, _, newest, _ = x.around("prod"); newest != 9 {
 		t.Errorf("newest %d after something else changed; want 9 still", newest)
 	}
@@ -185,12 +186,12 @@ func TestIndexAround(t *testing.T) {
 	if c, e, _, _ := x.around("early"); e != nil || c.Namespaces["early"] != nil {
 		t.Error("a namespace exists because a policy in it was heard of")
 	}
-	x.setNamespace("early", nil, false, "13")
+	x.setNamespace("early", nil, 0, false, "13")
 	if c, e, _, _ := x.around("early"); e == nil || len(c.Namespaces["early"].PeerAuthentications) != 1 {
 		t.Error("the policy that was heard of before its namespace is lost")
 	}
 	// With discovery selectors the labels of the root namespace matter as well.
-	x.setNamespace("istio-system", map[string]string{"mesh": "joined"}, false, "40")
+	x.setNamespace("istio-system", map[string]string{"mesh": "joined"}, 0, false, "40")
 	if _, _, newest, _ := x.around("prod"); newest != 9 {
 		t.Errorf("newest %d; the labels of the root namespace mean nothing without discovery selectors", newest)
 	}
@@ -207,11 +208,11 @@ func TestIndexAround(t *testing.T) {
 // A namespace that was deleted and created again is another one.
 func TestIndexNamespaceComesBack(t *testing.T) {
 	x := newIndex()
-	x.setNamespace("prod", guardedLabels(), false, "5")
+	x.setNamespace("prod", guardedLabels(), 0, false, "5")
 	x.setPolicy(strictPolicy("prod", "default"), "6")
 	x.verify("prod", 5)
 	x.removeNamespace("prod")
-	x.setNamespace("prod", guardedLabels(), false, "9")
+	x.setNamespace("prod", guardedLabels(), 0, false, "9")
 	_, e, newest, err := x.around("prod")
 	if err != nil || newest != 9 || e.verified >= newest {
 		t.Errorf("newest %d, verified %d, %v; the new namespace is not verified", newest, e.verified, err)
@@ -220,7 +221,7 @@ func TestIndexNamespaceComesBack(t *testing.T) {
 
 func TestIndexHolds(t *testing.T) {
 	x := newIndex()
-	x.setNamespace("prod", nil, false, "1")
+	x.setNamespace("prod", nil, 0, false, "1")
 	x.setPolicy(strictPolicy("prod", "a"), "2")
 	x.setPolicy(strictPolicy("prod", "b"), "3")
 	for name, c := range map[string]struct {
@@ -249,7 +250,7 @@ func TestIndexVerify(t *testing.T) {
 	if len(x.namespaces) != 0 {
 		t.Error("verifying an unknown namespace makes it known")
 	}
-	x.setNamespace("prod", nil, false, "1")
+	x.setNamespace("prod", nil, 0, false, "1")
 	x.verify("prod", 5)
 	x.verify("prod", 3) // a slow read comes late
 	if _, e, _, _ := x.around("prod"); e.verified != 5 {

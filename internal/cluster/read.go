@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,7 +35,7 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	if !s.Synced() {
 		return facts.Cluster{}, ErrNotSynced
 	}
-	if r.Kind.Kind != "Pod" {
+	if !makesPods(r) {
 		return s.ReadLive(ctx, r)
 	}
 	c, e, newest, err := s.index.around(r.Namespace)
@@ -45,6 +47,16 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 		return c, nil
 	}
 	return s.ReadLive(ctx, r)
+}
+
+// makesPods reports whether the request is about a pod or a template of pods: they
+// come by the thousand, and rest on their namespace, the policies around it, and
+// how sidecars are injected. The last may be some milliseconds old: a pod comes
+// here with its sidecar in it, so what an old configuration could let pass is an
+// image or a setting that the mesh itself gave all pods a moment ago.
+func makesPods(r *facts.Review) bool {
+	_, template := r.Object.(*facts.Workload)
+	return template || r.Kind.Kind == "Pod"
 }
 
 // policiesAsOf is the revision up to which the cached policies are complete.
@@ -74,10 +86,13 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		return facts.Cluster{}, err
 	}
 	roots := live.cluster.RootNamespaces()
-	if slices.Contains(roots, name) && r.Kind.Kind != "Pod" {
+	if slices.Contains(roots, name) && (r.Kind.Kind == "Namespace" || r.Kind.Kind == "PeerAuthentication") {
 		err = live.everything(ctx)
 	} else {
 		err = live.around(ctx, name, roots)
+	}
+	if err == nil && r.Kind.Kind == "Namespace" && r.Operation == admissionv1.Update {
+		err = live.pods(ctx, name)
 	}
 	if err != nil {
 		return facts.Cluster{}, err
@@ -101,7 +116,14 @@ func (l *liveRead) guardsAndPlanes(ctx context.Context) error {
 	var guards v1alpha1.MeshGuardList
 	names := l.source.index.configMaps()
 	maps := make([]*corev1.ConfigMap, len(names))
+	var webhooks admissionregistrationv1.MutatingWebhookConfigurationList
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := l.source.cfg.Live.List(ctx, &webhooks); err != nil {
+			return fmt.Errorf("list MutatingWebhookConfigurations: %w", err)
+		}
+		return nil
+	})
 	group.Go(func() error {
 		if err := l.source.cfg.Live.List(ctx, &guards); err != nil {
 			return fmt.Errorf("list MeshGuards: %w", err)
@@ -127,18 +149,69 @@ func (l *liveRead) guardsAndPlanes(ctx context.Context) error {
 		return err
 	}
 	l.cluster.Guards = l.source.guards(ctx, guards.Items)
+	for i := range webhooks.Items {
+		l.source.takeInjections(&webhooks.Items[i])
+	}
 	records := map[string]planeRecord{}
 	for _, cm := range maps {
 		if cm == nil {
 			continue
+		}
+		if mesh.IsInjector(cm.Name, cm.Data) {
+			l.source.takeInjector(cm)
 		}
 		if _, has := cm.Data["mesh"]; has {
 			l.source.takePlane(cm)
 			records[cm.Name] = l.source.plane(cm.Name)
 		}
 	}
+	l.cluster.Injection = l.source.injectionNow(webhooks.Items, maps)
 	var err error
 	l.cluster.ControlPlanes, err = controlPlanes(records)
+	return err
+}
+
+// injectionNow is how sidecars are injected by what was just read: the index has
+// taken it, and may still hold what is gone by now.
+func (s *Source) injectionNow(webhooks []admissionregistrationv1.MutatingWebhookConfiguration, configMaps []*corev1.ConfigMap) mesh.Injection {
+	s.index.mu.RLock()
+	defer s.index.mu.RUnlock()
+	entries, injectors := map[string][]mesh.InjectionWebhook{}, map[string]mesh.Injector{}
+	for i := range webhooks {
+		if list := s.index.injections[webhooks[i].Name]; len(list) > 0 {
+			entries[webhooks[i].Name] = list
+		}
+	}
+	for _, cm := range configMaps {
+		if cm == nil {
+			continue
+		}
+		if injector, ok := s.index.injectors[cm.Name]; ok {
+			injectors[cm.Name] = injector
+		}
+	}
+	return injectionOf(entries, injectors)
+}
+
+// pods reads the pods that run in a namespace, for the judgement of its labels.
+func (l *liveRead) pods(ctx context.Context, namespace string) error {
+	ns := l.cluster.Namespaces[namespace]
+	if ns == nil {
+		return nil
+	}
+	with := *ns
+	list := &corev1.PodList{}
+	err := l.pages(ctx, list, func() {
+		for i := range list.Items {
+			pod := &list.Items[i]
+			if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+				continue
+			}
+			pod.ManagedFields, pod.Status = nil, corev1.PodStatus{Phase: pod.Status.Phase}
+			with.Pods = append(with.Pods, pod.DeepCopy())
+		}
+	}, client.InNamespace(namespace))
+	l.cluster.Namespaces[namespace] = &with
 	return err
 }
 
@@ -247,10 +320,10 @@ func (l *liveRead) everything(ctx context.Context) error {
 	return nil
 }
 
-func (l *liveRead) pages(ctx context.Context, list client.ObjectList, take func()) error {
+func (l *liveRead) pages(ctx context.Context, list client.ObjectList, take func(), options ...client.ListOption) error {
 	next := ""
 	for {
-		if err := l.source.cfg.Live.List(ctx, list, client.Limit(pageSize), client.Continue(next)); err != nil {
+		if err := l.source.cfg.Live.List(ctx, list, append(options, client.Limit(pageSize), client.Continue(next))...); err != nil {
 			return fmt.Errorf("list %T: %w", list, err)
 		}
 		take()
@@ -269,5 +342,5 @@ func (l *liveRead) policy(p *objects.PeerAuthentication) *mesh.PeerAuthenticatio
 }
 
 func namespaceOf(m *metav1.PartialObjectMetadata) *facts.Namespace {
-	return &facts.Namespace{Name: m.Name, Labels: m.Labels, Terminating: m.DeletionTimestamp != nil}
+	return &facts.Namespace{Name: m.Name, Labels: m.Labels, Terminating: m.DeletionTimestamp != nil, ProxyUID: mesh.ProxyUID(m.Annotations)}
 }

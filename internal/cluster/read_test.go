@@ -124,7 +124,7 @@ func about(kind, namespace, name string) *facts.Review {
 // The cache serves pods only while it provably knows as much as the API server
 // did when it asked.
 func TestReadChoosesCacheOrLive(t *testing.T) {
-	prod := func(s *Source) { s.index.setNamespace("prod", guardedLabels(), false, "10") }
+	prod := func(s *Source) { s.index.setNamespace("prod", guardedLabels(), 0, false, "10") }
 	for name, c := range map[string]struct {
 		policiesAt string
 		cached     func(*Source)
@@ -140,7 +140,7 @@ func TestReadChoosesCacheOrLive(t *testing.T) {
 			"11", func(s *Source) { s.index.setPolicy(strictPolicy("prod", "default"), "9") }, about("Pod", "prod", "web"), true,
 		},
 		"a pod in a namespace that the cache takes for unguarded": {
-			"11", func(s *Source) { s.index.setNamespace("prod", nil, false, "10") }, about("Pod", "prod", "web"), true,
+			"11", func(s *Source) { s.index.setNamespace("prod", nil, 0, false, "10") }, about("Pod", "prod", "web"), true,
 		},
 		"a pod where a guard is newer than the policies": {
 			"11", func(s *Source) { prod(s); s.index.setGuards(defaultGuards(t), 12) }, about("Pod", "prod", "web"), true,
@@ -149,7 +149,7 @@ func TestReadChoosesCacheOrLive(t *testing.T) {
 			"9", func(s *Source) { prod(s); s.index.verify("prod", 10) }, about("Pod", "prod", "web"), false,
 		},
 		"a pod where the labels are newer than the verification": {
-			"9", func(s *Source) { s.index.setNamespace("prod", nil, false, "5"); s.index.verify("prod", 8); prod(s) }, about("Pod", "prod", "web"), true,
+			"9", func(s *Source) { s.index.setNamespace("prod", nil, 0, false, "5"); s.index.verify("prod", 8); prod(s) }, about("Pod", "prod", "web"), true,
 		},
 		"a pod without any guard in the cache": {
 			"11", func(s *Source) { prod(s); s.index.setGuards(nil, 2) }, about("Pod", "prod", "web"), true,
@@ -211,8 +211,8 @@ func TestReadVerifies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, server := reading(t, "8", storedNamespace("prod", guardedLabels(), "10"), storedNamespace("istio-system", nil, "2"),
 				v1alpha1.DefaultGuard(), strict.DeepCopy(), mesh1.DeepCopy())
-			s.index.setNamespace("istio-system", nil, false, "2")
-			s.index.setNamespace("prod", guardedLabels(), false, "10")
+			s.index.setNamespace("istio-system", nil, 0, false, "2")
+			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
 			c.cached(s)
 			for i, live := range []bool{true, !c.verified} {
 				before := server.count()
@@ -238,7 +238,7 @@ func TestReadLiveIsLive(t *testing.T) {
 		storedPolicy("prod", "default", "DISABLE", "7"), storedPolicy("mesh-config", "default", "STRICT", "6"), storedPolicy("other", "default", "STRICT", "5"),
 		meshConfig("istio", "rootNamespace: mesh-config"))
 	// The cache believes something else about everything.
-	s.index.setNamespace("prod", nil, false, "1")
+	s.index.setNamespace("prod", nil, 0, false, "1")
 	s.index.setPolicy(strictPolicy("prod", "default"), "2")
 	got, err := s.ReadLive(t.Context(), about("PeerAuthentication", "prod", "default"))
 	if err != nil {
@@ -296,8 +296,8 @@ func TestReadLiveOfRootNamespaceReadsEverything(t *testing.T) {
 					t.Fatalf("namespace %s is %s", name, describe(ns))
 				}
 			}
-			if reads := server.count() - before; c.want > 2 && reads != 2+3+3 {
-				t.Errorf("%d reads; want guards, a ConfigMap and three pages of each kind", reads)
+			if reads := server.count() - before; c.want > 2 && reads != 4+3+3 {
+				t.Errorf("%d reads; want guards, two ConfigMaps, webhooks and three pages of each kind", reads)
 			}
 		})
 	}
@@ -448,8 +448,8 @@ func TestEvents(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := reading(t, "20")
-			s.index.setNamespace("istio-system", nil, false, "1")
-			s.index.setNamespace("prod", guardedLabels(), false, "2")
+			s.index.setNamespace("istio-system", nil, 0, false, "1")
+			s.index.setNamespace("prod", guardedLabels(), 0, false, "2")
 			s.index.setPolicy(strictPolicy("prod", "default"), "3")
 			var heard []string
 			s.OnChange(func(namespace string) { heard = append(heard, namespace) })

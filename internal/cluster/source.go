@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -71,6 +73,7 @@ func (s *Source) Start(ctx context.Context) error {
 	var registrations []toolscache.ResourceEventHandlerRegistration
 	for _, w := range []watch{
 		{&corev1.ConfigMap{}, s.onConfigMap()},
+		{&admissionregistrationv1.MutatingWebhookConfiguration{}, s.onInjection()},
 		{&v1alpha1.MeshGuard{}, s.onGuard(ctx)},
 		{&objects.PeerAuthentication{}, s.onPolicy()},
 		{namespaceMeta(), s.onNamespace()},
@@ -132,6 +135,8 @@ func kindOf(o client.Object) string {
 	switch o.(type) {
 	case *corev1.ConfigMap:
 		return "ConfigMap"
+	case *admissionregistrationv1.MutatingWebhookConfiguration:
+		return "MutatingWebhookConfiguration"
 	case *v1alpha1.MeshGuard:
 		return "MeshGuard"
 	case *objects.PeerAuthentication:
@@ -144,7 +149,7 @@ func kindOf(o client.Object) string {
 func (s *Source) onNamespace() toolscache.ResourceEventHandler {
 	set := func(o any) {
 		if ns, ok := o.(*metav1.PartialObjectMetadata); ok {
-			s.index.setNamespace(ns.Name, ns.Labels, ns.DeletionTimestamp != nil, ns.ResourceVersion)
+			s.index.setNamespace(ns.Name, ns.Labels, mesh.ProxyUID(ns.Annotations), ns.DeletionTimestamp != nil, ns.ResourceVersion)
 			s.changed(ns.Name)
 		}
 	}
@@ -203,6 +208,11 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 		if !ok || !isMeshConfig(cm.Name) {
 			return
 		}
+		if mesh.IsInjector(cm.Name, cm.Data) {
+			s.takeInjector(cm)
+			return
+		}
+		s.index.setInjector(cm.Name, nil) // it may have been one, with other data
 		if _, has := cm.Data["mesh"]; !has {
 			// Other ConfigMaps of Istio, without settings, come this way too.
 			if s.index.removePlane(cm.Name) {
@@ -217,7 +227,51 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 		AddFunc:    set,
 		UpdateFunc: func(_, o any) { set(o) },
 		DeleteFunc: func(o any) {
-			if cm, ok := unwrap[*corev1.ConfigMap](o); ok && s.index.removePlane(cm.Name) {
+			cm, ok := unwrap[*corev1.ConfigMap](o)
+			if !ok {
+				return
+			}
+			plane, injector := s.index.removePlane(cm.Name), s.index.setInjector(cm.Name, nil)
+			if plane || injector {
+				s.changed("")
+			}
+		},
+	}
+}
+
+// takeInjector takes the configuration of an injector.
+func (s *Source) takeInjector(cm *corev1.ConfigMap) {
+	i, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
+	if err != nil {
+		s.cfg.Log.Error("cannot read the configuration of an injector; the last good one stays", "name", cm.Name, "error", err)
+		return
+	}
+	s.index.setInjector(cm.Name, &i)
+	s.changed("")
+}
+
+// takeInjections takes the entries of a configuration that lead to an injector,
+// and reports whether there are any or were.
+func (s *Source) takeInjections(c *admissionregistrationv1.MutatingWebhookConfiguration) bool {
+	list, err := mesh.ParseInjectionWebhooks(c)
+	if err != nil {
+		s.cfg.Log.Error("cannot read the webhooks of an injector; they count as none", "error", err)
+	}
+	return s.index.setInjections(c.Name, list)
+}
+
+// onInjection keeps the webhooks that lead to injectors.
+func (s *Source) onInjection() toolscache.ResourceEventHandler {
+	set := func(o any) {
+		if c, ok := o.(*admissionregistrationv1.MutatingWebhookConfiguration); ok && s.takeInjections(c) {
+			s.changed("")
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    set,
+		UpdateFunc: func(_, o any) { set(o) },
+		DeleteFunc: func(o any) {
+			if c, ok := unwrap[*admissionregistrationv1.MutatingWebhookConfiguration](o); ok && s.index.setInjections(c.Name, nil) {
 				s.changed("")
 			}
 		},

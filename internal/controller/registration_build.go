@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
 // WebhookName is the name of the ValidatingWebhookConfiguration.
@@ -71,11 +72,20 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 }
 
 func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
-	matches := r.matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot)
+	matches := r.enforced(g).matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot)
 	return r.entry(g.Name+".guard.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
 		WithNamespaceSelector(selector(&g.Spec.NamespaceSelector).
 			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
 				WithOperator(metav1.LabelSelectorOpNotIn).WithValues(r.Unguardable...)))
+}
+
+// enforced is the registration with the policies that the guard enforces: nobody
+// waits for an answer about what no policy of the guard judges.
+func (r *Registration) enforced(g *v1alpha1.MeshGuard) *Registration {
+	with := *r
+	guard := facts.Guard{StrictMTLS: g.Spec.StrictMTLS, MeshMembership: g.Spec.MeshMembership}
+	with.Policies = slices.DeleteFunc(slices.Clone(r.Policies), func(p policies.Policy) bool { return len(p.Actions(&guard)) == 0 })
+	return &with
 }
 
 func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfiguration {

@@ -184,6 +184,25 @@ func IsInjector(name string, data map[string]string) bool {
 	return config && values
 }
 
+// SlimInjector returns config and values without what ParseInjector does not read; what cannot be read stays as it
+// is. The templates alone are some 50 KiB.
+func SlimInjector(data map[string]string) (config, values string) {
+	config, values = data["config"], data["values"]
+	var c injectorConfig
+	if yaml.Unmarshal([]byte(config), &c) == nil {
+		if slim, err := yaml.Marshal(c); err == nil {
+			config = string(slim)
+		}
+	}
+	var v injectorValues
+	if json.Unmarshal([]byte(values), &v) == nil {
+		if slim, err := json.Marshal(v); err == nil {
+			values = string(slim)
+		}
+	}
+	return config, values
+}
+
 // ParseInjector reads the ConfigMap of an injector. The revision is found as in ParseControlPlane. Selectors that
 // cannot be read are skipped, as istiod does.
 func ParseInjector(name string, objectLabels, data map[string]string) (Injector, error) {

@@ -49,14 +49,19 @@ func TestRegisteredTwice(t *testing.T) {
 
 func TestEverySeriesStartsAtZero(t *testing.T) {
 	_, registry := newMetrics(t)
-	p := policies.StrictMTLS()
-	wantDecisions := 0
-	for _, m := range p.Matches {
-		wantDecisions += 3 * len(m.Operations)
+	wantReasons, judged := 0, map[string]bool{}
+	for _, p := range policies.All() {
+		wantReasons += len(p.Reasons)
+		for _, m := range p.Matches {
+			for _, o := range m.Operations {
+				judged[m.Kind+" "+string(o)] = true
+			}
+		}
 	}
+	wantDecisions := 3 * len(judged)
 	for name, want := range map[string]int{
 		"meshvakt_admission_decisions_total":             wantDecisions,
-		"meshvakt_policy_findings_total":                 3 * len(p.Reasons),
+		"meshvakt_policy_findings_total":                 3 * wantReasons,
 		"meshvakt_admission_duration_seconds":            2,
 		"meshvakt_errors_total":                          2,
 		"meshvakt_in_flight_requests":                    1,

@@ -32,8 +32,7 @@ type Review struct {
 
 	// Object and OldObject are nil where the operation has none (DELETE has no
 	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod, *Workload,
-	// *corev1.Namespace, *corev1.ConfigMap, *mesh.PeerAuthentication and
-	// *IstioObject, in agreement with Kind.
+	// *corev1.Namespace and *mesh.PeerAuthentication, in agreement with Kind.
 	Object, OldObject any
 
 	// Submitted is true when a pod is judged as its author wrote it, so that
@@ -82,14 +81,6 @@ func (r *Review) DisplayName() string {
 			}
 			if o.GenerateName != "" {
 				return o.GenerateName + "*"
-			}
-		case *IstioObject:
-			if o.Name != "" {
-				return o.Name
-			}
-		case *corev1.ConfigMap:
-			if o.Name != "" {
-				return o.Name
 			}
 		}
 	}

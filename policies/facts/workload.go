@@ -1,7 +1,6 @@
 package facts
 
 import (
-	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -13,13 +12,4 @@ type Workload struct {
 	Template *corev1.PodTemplateSpec
 	// Path is where the template stands: "spec.template".
 	Path string
-}
-
-// IstioObject is an object of Istio's networking API.
-type IstioObject struct {
-	metav1.ObjectMeta
-	// Spec is one of *DestinationRule, *EnvoyFilter, *ProxyConfig, *ServiceEntry,
-	// *Sidecar and *WorkloadEntry of Istio's API, in agreement with the kind of
-	// the request.
-	Spec proto.Message
 }

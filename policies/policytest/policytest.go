@@ -142,6 +142,7 @@ func (c *Case) Review(tb testing.TB) *facts.Review {
 		Object:     c.ObjectDocument(tb),
 		Operation:  c.Want.Operation,
 		MayUnguard: c.Want.MayUnguard,
+		Final:      true,
 	}
 	if c.Old != nil {
 		q.Old = &c.documents(tb, "old.yaml", c.Old)[0]

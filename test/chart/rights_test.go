@@ -17,14 +17,15 @@ func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
 	})
 }
 
-// What policies judge by is what may be read. Pods are judged as they come, with
-// the request.
+// What policies judge by is what may be read. Pods and templates of pods are
+// judged as they come, with the request; pods are listed once a namespace comes
+// under a guard.
 func TestRightsFollowPolicies(t *testing.T) {
 	rules := find[rbacv1.ClusterRole](t, documents(t, render(t)), "ClusterRole", "meshvakt").Rules
 	for _, p := range policies.All() {
 		for _, m := range p.Matches {
 			for _, verb := range []string{"get", "list", "watch"} {
-				want := m.Resource != "pods"
+				want := m.Kind == "Namespace" || m.Kind == "PeerAuthentication" || m.Kind == "Pod" && verb == "list"
 				if got := allows(rules, m.Group, m.Resource, verb); got != want {
 					t.Errorf("policy %s judges %s.%s; right to %s it is %t, must be %t", p.ID, m.Resource, m.Group, verb, got, want)
 				}

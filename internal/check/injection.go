@@ -1,0 +1,63 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+)
+
+// readInjection takes over how sidecars are injected, from the webhooks and the
+// configurations of injectors among the manifests. Without any of them it is taken
+// to be as Istio's default values make it, for the control planes that are there.
+func (s *State) readInjection() error {
+	var errs []error
+	injection := &s.cluster.Injection
+	for _, k := range s.order {
+		d := s.docs[k]
+		switch k.kind {
+		case schema.GroupKind{Group: admissionregistrationv1.GroupName, Kind: "MutatingWebhookConfiguration"}:
+			var c admissionregistrationv1.MutatingWebhookConfiguration
+			if err := json.Unmarshal(d.JSON, &c); err != nil {
+				errs = append(errs, d.errorf("decode MutatingWebhookConfiguration: %w", err))
+				continue
+			}
+			list, err := mesh.ParseInjectionWebhooks(&c)
+			if err != nil {
+				errs = append(errs, d.errorf("%w", err))
+			}
+			injection.Webhooks = append(injection.Webhooks, list...)
+		case schema.GroupKind{Kind: "ConfigMap"}:
+			var c corev1.ConfigMap
+			if err := json.Unmarshal(d.JSON, &c); err != nil {
+				errs = append(errs, d.errorf("decode ConfigMap: %w", err))
+				continue
+			}
+			if !mesh.IsInjector(c.Name, c.Data) {
+				continue
+			}
+			i, err := mesh.ParseInjector(c.Name, c.Labels, c.Data)
+			if err != nil {
+				errs = append(errs, d.errorf("%w", err))
+				continue
+			}
+			injection.Injectors = append(injection.Injectors, i)
+		}
+	}
+	var revisions []string
+	for _, cp := range s.cluster.ControlPlanes {
+		revisions = append(revisions, cp.Revision)
+	}
+	usual := mesh.DefaultInjection(revisions...)
+	if len(injection.Webhooks) == 0 {
+		injection.Webhooks = usual.Webhooks
+	}
+	if len(injection.Injectors) == 0 {
+		injection.Injectors = usual.Injectors
+	}
+	return errors.Join(errs...)
+}
