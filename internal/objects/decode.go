@@ -11,22 +11,25 @@ import (
 // Decodes reports whether Decode knows the kind, in any version.
 func Decodes(kind schema.GroupKind) bool {
 	switch kind {
-	case schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "Pod"}, PeerAuthenticationKind().GroupKind():
+	case schema.GroupKind{Kind: "ConfigMap"}, schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "Pod"},
+		PeerAuthenticationKind().GroupKind():
 		return true
 	}
-	return templatePath(kind) != ""
+	return templatePath(kind) != "" || istioSpec(kind) != nil
 }
 
 // Decode reads the JSON of an object of a kind that policies judge: a
-// *corev1.Pod, a *facts.Workload, a *corev1.Namespace or a
-// *mesh.PeerAuthentication. Fields that the
-// types do not have are passed over; a name that stands twice in one JSON object
-// is an error, since readers that take the first and the last would disagree.
+// *corev1.Pod, a *facts.Workload, a *corev1.Namespace, a *corev1.ConfigMap, a
+// *mesh.PeerAuthentication or a *facts.IstioObject. Fields that the types do not
+// have are passed over; a name that stands twice in one JSON object is an error,
+// since readers that take the first and the last would disagree.
 //
 // A mode or port that Istio's schema does not know is an error too, so that it is
 // not let in; DecodeStored reads objects that are in already.
 func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 	switch kind {
+	case schema.GroupKind{Kind: "ConfigMap"}:
+		return into(raw, &corev1.ConfigMap{})
 	case schema.GroupKind{Kind: "Namespace"}:
 		return into(raw, &corev1.Namespace{})
 	case schema.GroupKind{Kind: "Pod"}:
@@ -37,15 +40,22 @@ func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 	if templatePath(kind) != "" {
 		return decodeWorkload(kind, raw)
 	}
+	if istioSpec(kind) != nil {
+		return decodeIstio(kind, raw, false)
+	}
 	return nil, fmt.Errorf("kind %s is not one that policies read", kind)
 }
 
 // DecodeStored is Decode for an object that the cluster holds, the old one of an
 // UPDATE or DELETE: unknown modes count as DISABLE, for an object that could
-// neither be mended nor deleted would be worse than a strange one.
+// neither be mended nor deleted would be worse than a strange one. For the same
+// reason a spec of Istio's that cannot be read counts as empty.
 func DecodeStored(kind schema.GroupKind, raw []byte) (any, error) {
 	if kind == PeerAuthenticationKind().GroupKind() {
 		return decodePolicy(raw, true)
+	}
+	if istioSpec(kind) != nil {
+		return decodeIstio(kind, raw, true)
 	}
 	return Decode(kind, raw)
 }

@@ -1,6 +1,7 @@
 package facts
 
 import (
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -12,4 +13,11 @@ type Workload struct {
 	Template *corev1.PodTemplateSpec
 	// Path is where the template stands: "spec.template".
 	Path string
+}
+
+// IstioObject is an object of Istio's networking API.
+type IstioObject struct {
+	metav1.ObjectMeta
+	// Spec is the message of Istio's API that belongs to the kind of the request.
+	Spec proto.Message
 }
