@@ -15,14 +15,17 @@ import (
 // never changed, when the cluster changes: readers hold no lock.
 type index struct {
 	mu            sync.RWMutex
-	namespaces    map[string]*entry      // guarded by mu
-	guards        []facts.Guard          // guarded by mu; sorted by name
-	guardsChanged uint64                 // guarded by mu; revision of the newest change of a guard's spec
-	planes        map[string]planeRecord // guarded by mu; by ConfigMap name
+	namespaces    map[string]*entry // guarded by mu
+	guards        []facts.Guard     // guarded by mu; sorted by name
+	guardsChanged uint64            // guarded by mu; revision of the newest change of a guard's spec
 
-	injectors  map[string]mesh.Injector           // guarded by mu; by ConfigMap name
-	injections map[string][]mesh.InjectionWebhook // guarded by mu; by configuration
-	injection  mesh.Injection                     // guarded by mu; both of them, in order
+	planes    records[mesh.ControlPlane]       // guarded by mu; by ConfigMap name
+	injectors records[mesh.Injector]           // guarded by mu; by ConfigMap name
+	webhooks  records[[]mesh.InjectionWebhook] // guarded by mu; by configuration
+	// injection is what webhooks and injectors come to, and injectionErr why that
+	// is not known.
+	injection    mesh.Injection // guarded by mu
+	injectionErr error          // guarded by mu
 }
 
 // entry is one namespace. It exists without the namespace itself when a policy
@@ -44,17 +47,12 @@ type policyRecord struct {
 	version string
 }
 
-type planeRecord struct {
-	plane mesh.ControlPlane
-	err   error
-}
-
 func newIndex() *index {
 	return &index{
 		namespaces: map[string]*entry{},
-		planes:     map[string]planeRecord{},
-		injectors:  map[string]mesh.Injector{},
-		injections: map[string][]mesh.InjectionWebhook{},
+		planes:     records[mesh.ControlPlane]{},
+		injectors:  records[mesh.Injector]{},
+		webhooks:   records[[]mesh.InjectionWebhook]{},
 	}
 }
 
@@ -140,82 +138,66 @@ func (x *index) setGuards(guards []facts.Guard, changed uint64) {
 	x.guards, x.guardsChanged = guards, max(x.guardsChanged, changed)
 }
 
-// setPlane takes the settings of a control plane. Settings that cannot be read
-// do not replace those that could: istiod goes on with the last good ones too.
-func (x *index) setPlane(configMap string, plane mesh.ControlPlane, err error) {
+// setPlane takes the settings of a control plane.
+func (x *index) setPlane(configMap, version string, plane mesh.ControlPlane, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if was, ok := x.planes[configMap]; ok && was.err == nil && err != nil {
-		return
-	}
-	x.planes[configMap] = planeRecord{plane, err}
+	x.planes.set(configMap, version, plane, err)
 }
 
 // removePlane reports whether there was one.
-func (x *index) removePlane(configMap string) bool {
+func (x *index) removePlane(configMap, version string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, was := x.planes[configMap]
-	delete(x.planes, configMap)
-	return was
+	return x.planes.remove(configMap, version)
 }
 
-// setInjector takes the configuration of an injector; nil takes it away. One that
-// cannot be read does not come here: istiod goes on with the last good one too.
-func (x *index) setInjector(configMap string, i *mesh.Injector) (changed bool) {
+// setInjector takes the configuration of an injector.
+func (x *index) setInjector(configMap, version string, i mesh.Injector, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, was := x.injectors[configMap]
-	delete(x.injectors, configMap)
-	if i != nil {
-		x.injectors[configMap] = *i
-	}
-	x.injection = injectionOf(x.injections, x.injectors)
-	return was || i != nil
+	x.injectors.set(configMap, version, i, err)
+	x.inject()
 }
 
-// setInjections takes the entries of a MutatingWebhookConfiguration that lead to an
-// injector; none takes them away.
-func (x *index) setInjections(configuration string, list []mesh.InjectionWebhook) (changed bool) {
+// removeInjector reports whether there was one.
+func (x *index) removeInjector(configMap, version string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, was := x.injections[configuration]
-	delete(x.injections, configuration)
-	if len(list) > 0 {
-		x.injections[configuration] = list
-	}
-	x.injection = injectionOf(x.injections, x.injectors)
-	return was || len(list) > 0
+	defer x.inject()
+	return x.injectors.remove(configMap, version)
 }
 
-// injectionOf puts the webhooks into the order in which the API server calls them,
-// that of the names of their configurations.
-func injectionOf(webhooks map[string][]mesh.InjectionWebhook, injectors map[string]mesh.Injector) mesh.Injection {
-	var i mesh.Injection
-	for _, name := range slices.Sorted(maps.Keys(webhooks)) {
-		i.Webhooks = append(i.Webhooks, webhooks[name]...)
+// setWebhooks takes the entries of a MutatingWebhookConfiguration that lead to an
+// injector, and reports whether there are any or were. Most configurations have
+// none, and leave no record.
+func (x *index) setWebhooks(configuration, version string, list []mesh.InjectionWebhook, err error) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	defer x.inject()
+	if len(list) == 0 && err == nil {
+		return x.webhooks.remove(configuration, version)
 	}
-	for _, name := range slices.Sorted(maps.Keys(injectors)) {
-		i.Injectors = append(i.Injectors, injectors[name])
-	}
-	return i
+	x.webhooks.set(configuration, version, list, err)
+	return true
 }
 
-// controlPlanes returns the control planes of the records, sorted by ConfigMap
-// name; Istio's defaults when there are none. It errs when one of them cannot be
-// read: what Istio does with its namespaces is then unknown.
-func controlPlanes(records map[string]planeRecord) ([]mesh.ControlPlane, error) {
-	if len(records) == 0 {
-		return []mesh.ControlPlane{mesh.DefaultControlPlane()}, nil
-	}
-	list := make([]mesh.ControlPlane, 0, len(records))
-	for _, name := range slices.Sorted(maps.Keys(records)) {
-		if err := records[name].err; err != nil {
-			return nil, err
-		}
-		list = append(list, records[name].plane)
-	}
-	return list, nil
+// removeWebhooks reports whether there were any.
+func (x *index) removeWebhooks(configuration, version string) bool {
+	return x.setWebhooks(configuration, version, nil, nil)
+}
+
+// inject is called with mu held.
+func (x *index) inject() { x.injection, x.injectionErr = injectionOf(x.webhooks, x.injectors) }
+
+// live exchanges what is newer with what a live read has found.
+func (x *index) live(f *found) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	f.planes.meet(x.planes)
+	f.injectors.meet(x.injectors)
+	f.webhooks.meet(x.webhooks)
+	x.inject()
 }
 
 // configMaps returns the names of the ConfigMaps with settings of control planes
@@ -223,10 +205,19 @@ func controlPlanes(records map[string]planeRecord) ([]mesh.ControlPlane, error) 
 func (x *index) configMaps() []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	names := slices.AppendSeq([]string{"istio", "istio-sidecar-injector"}, maps.Keys(x.planes))
-	names = slices.AppendSeq(names, maps.Keys(x.injectors))
+	names := append([]string{"istio", "istio-sidecar-injector"}, x.planes.names()...)
+	names = append(names, x.injectors.names()...)
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// settings returns the control planes, and an error when they, or what decides
+// about injection, are not known. It is called with mu held.
+func (x *index) settings() ([]mesh.ControlPlane, error) {
+	if x.injectionErr != nil && needsInjection(x.guards) {
+		return nil, x.injectionErr
+	}
+	return controlPlanes(x.planes)
 }
 
 // around returns the part of the state that pods of a namespace meet, and the
@@ -234,7 +225,7 @@ func (x *index) configMaps() []string {
 func (x *index) around(name string) (facts.Cluster, *entry, uint64, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	planes, err := controlPlanes(x.planes)
+	planes, err := x.settings()
 	if err != nil {
 		return facts.Cluster{}, nil, 0, err
 	}
@@ -261,7 +252,7 @@ func (x *index) around(name string) (facts.Cluster, *entry, uint64, error) {
 func (x *index) all() (facts.Cluster, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	planes, err := controlPlanes(x.planes)
+	planes, err := x.settings()
 	if err != nil {
 		return facts.Cluster{}, err
 	}

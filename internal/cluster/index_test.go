@@ -84,9 +84,9 @@ func TestIndexDoesNotDependOnTheOrderOfEvents(t *testing.T) {
 			func(x *index) { x.removePolicy("prod", "c") },
 		},
 		{func(x *index) { x.setPolicy(strictPolicy("istio-system", "default"), "10") }},
-		{func(x *index) { x.setPlane("istio", mesh.DefaultControlPlane(), nil) }},
+		{func(x *index) { x.setPlane("istio", "1", mesh.DefaultControlPlane(), nil) }},
 		{func(x *index) {
-			x.setPlane("istio-canary", mesh.ControlPlane{Revision: "canary", RootNamespace: "istio-system"}, nil)
+			x.setPlane("istio-canary", "1", mesh.ControlPlane{Revision: "canary", RootNamespace: "istio-system"}, nil)
 		}},
 	}
 	var want map[string]string
@@ -128,7 +128,7 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 		"the cache is verified":   func(x *index) { x.verify("prod", 20) },
 		"guards change":           func(x *index) { x.setGuards(nil, 20) },
 		"a control plane comes": func(x *index) {
-			x.setPlane("istio-b", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
+			x.setPlane("istio-b", "1", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +199,7 @@ func TestIndexAround(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.setPlane("istio", plane, nil)
+	x.setPlane("istio", "1", plane, nil)
 	if _, _, newest, _ := x.around("prod"); newest != 40 {
 		t.Errorf("newest %d; want the revision of the root namespace's labels", newest)
 	}
@@ -279,32 +279,41 @@ func TestIndexControlPlanes(t *testing.T) {
 	}{
 		"without a trace of Istio its defaults hold": {func(*index) {}, []mesh.ControlPlane{mesh.DefaultControlPlane()}, nil},
 		"all are there, sorted by ConfigMap": {
-			func(x *index) { x.setPlane("istio-b", b, nil); x.setPlane("istio", a, nil) }, []mesh.ControlPlane{a, b}, nil,
+			func(x *index) { x.setPlane("istio-b", "1", b, nil); x.setPlane("istio", "1", a, nil) }, []mesh.ControlPlane{a, b}, nil,
 		},
 		"the newest settings hold": {
-			func(x *index) { x.setPlane("istio", a, nil); x.setPlane("istio", b, nil) }, []mesh.ControlPlane{b}, nil,
+			func(x *index) { x.setPlane("istio", "1", a, nil); x.setPlane("istio", "1", b, nil) }, []mesh.ControlPlane{b}, nil,
 		},
 		"unreadable settings leave the last good ones": {
-			func(x *index) { x.setPlane("istio", a, nil); x.setPlane("istio", mesh.ControlPlane{}, broken) }, []mesh.ControlPlane{a}, nil,
+			func(x *index) {
+				x.setPlane("istio", "1", a, nil)
+				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+			}, []mesh.ControlPlane{a}, nil,
 		},
 		"settings that were never readable are an error": {
-			func(x *index) { x.setPlane("istio-b", b, nil); x.setPlane("istio", mesh.ControlPlane{}, broken) }, nil, broken,
+			func(x *index) {
+				x.setPlane("istio-b", "1", b, nil)
+				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+			}, nil, broken,
 		},
 		"mended settings hold": {
-			func(x *index) { x.setPlane("istio", mesh.ControlPlane{}, broken); x.setPlane("istio", a, nil) }, []mesh.ControlPlane{a}, nil,
+			func(x *index) {
+				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+				x.setPlane("istio", "1", a, nil)
+			}, []mesh.ControlPlane{a}, nil,
 		},
 		"a removed one is forgotten with its good settings": {
 			func(x *index) {
-				x.setPlane("istio", a, nil)
-				x.removePlane("istio")
-				x.setPlane("istio", mesh.ControlPlane{}, broken)
+				x.setPlane("istio", "1", a, nil)
+				x.removePlane("istio", "2")
+				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
 			}, nil, broken,
 		},
 		"removing an unreadable one ends the error": {
 			func(x *index) {
-				x.setPlane("istio", mesh.ControlPlane{}, broken)
-				x.setPlane("istio-b", b, nil)
-				x.removePlane("istio")
+				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+				x.setPlane("istio-b", "1", b, nil)
+				x.removePlane("istio", "2")
 			}, []mesh.ControlPlane{b}, nil,
 		},
 	} {

@@ -50,10 +50,16 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 }
 
 // makesPods reports whether the request is about a pod or a template of pods: they
-// come by the thousand, and rest on their namespace, the policies around it, and
-// how sidecars are injected. The last may be some milliseconds old: a pod comes
-// here with its sidecar in it, so what an old configuration could let pass is an
-// image or a setting that the mesh itself gave all pods a moment ago.
+// come by the thousand.
+//
+// How sidecars are injected is not part of the trust test: the cached state of it
+// may be some milliseconds old, and cannot let a pod stay out of the mesh. A final
+// pod is judged by what is in it: without a proxy it is refused whatever the
+// webhooks and their configuration say, and the refusal is confirmed live. What an
+// old configuration can let pass is what it gave to all pods until just now: an
+// image, a port left out of capture. Whoever changes it so that what was good must
+// not come in any more has running pods that are no better, and rolls them anew. A
+// template is let pass by a prediction; the pods that are made of it come here.
 func makesPods(r *facts.Review) bool {
 	_, template := r.Object.(*facts.Workload)
 	return template || r.Kind.Kind == "Pod"
@@ -82,7 +88,7 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		return facts.Cluster{}, err
 	}
 	live := &liveRead{source: s, cluster: facts.Cluster{Unguardable: s.unguardable(), Live: true}}
-	if err := live.guardsAndPlanes(ctx); err != nil {
+	if err := live.settings(ctx); err != nil {
 		return facts.Cluster{}, err
 	}
 	roots := live.cluster.RootNamespaces()
@@ -91,7 +97,7 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 	} else {
 		err = live.around(ctx, name, roots)
 	}
-	if err == nil && r.Kind.Kind == "Namespace" && r.Operation == admissionv1.Update {
+	if err == nil && live.needsPods(r) {
 		err = live.pods(ctx, name)
 	}
 	if err != nil {
@@ -112,24 +118,65 @@ type liveRead struct {
 	versions map[string]map[string]string
 }
 
-func (l *liveRead) guardsAndPlanes(ctx context.Context) error {
+// settings reads the guards, and what Istio's objects say about its control planes
+// and about injection.
+func (l *liveRead) settings(ctx context.Context) error {
 	var guards v1alpha1.MeshGuardList
-	names := l.source.index.configMaps()
-	maps := make([]*corev1.ConfigMap, len(names))
 	var webhooks admissionregistrationv1.MutatingWebhookConfigurationList
+	f := newFound()
+	names := l.source.index.configMaps()
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.list(groupCtx, &guards) })
+	group.Go(func() error { return l.list(groupCtx, &webhooks) })
+	group.Go(func() error { return l.configMaps(groupCtx, f, names) })
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	l.cluster.Guards = l.source.guards(ctx, guards.Items)
+	var more []string
+	for i := range webhooks.Items {
+		w := &webhooks.Items[i]
+		list, err := mesh.ParseInjectionWebhooks(w)
+		note(f.webhooks, w.Name, w.ResourceVersion, len(list) > 0 || err != nil, list, err)
+		for j := range list {
+			more = append(more, configMapsOf(list[j].Revision)...)
+		}
+	}
+	// A revision that was installed a moment ago, of which no watch has told yet.
+	slices.Sort(more)
+	more = slices.DeleteFunc(slices.Compact(more), func(name string) bool { return slices.Contains(names, name) })
+	if err := l.configMaps(ctx, f, more); err != nil {
+		return err
+	}
+	l.source.index.live(f)
+	var err error
+	if l.cluster.Injection, err = injectionOf(f.webhooks, f.injectors); err != nil && needsInjection(l.cluster.Guards) {
+		return err
+	}
+	l.cluster.ControlPlanes, err = controlPlanes(f.planes)
+	return err
+}
+
+func (l *liveRead) list(ctx context.Context, list client.ObjectList) error {
+	if err := l.source.cfg.Live.List(ctx, list); err != nil {
+		return fmt.Errorf("list %T: %w", list, err)
+	}
+	return nil
+}
+
+// configMapsOf are the names that the chart of Istio gives to the ConfigMaps of a
+// revision.
+func configMapsOf(revision string) []string {
+	if revision == mesh.DefaultControlPlane().Revision {
+		return []string{"istio", "istio-sidecar-injector"}
+	}
+	return []string{"istio-" + revision, "istio-sidecar-injector-" + revision}
+}
+
+// configMaps reads those of the named ConfigMaps that are there.
+func (l *liveRead) configMaps(ctx context.Context, f *found, names []string) error {
+	read := make([]*corev1.ConfigMap, len(names))
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		if err := l.source.cfg.Live.List(ctx, &webhooks); err != nil {
-			return fmt.Errorf("list MutatingWebhookConfigurations: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		if err := l.source.cfg.Live.List(ctx, &guards); err != nil {
-			return fmt.Errorf("list MeshGuards: %w", err)
-		}
-		return nil
-	})
 	for i, name := range names {
 		group.Go(func() error {
 			var cm corev1.ConfigMap
@@ -141,59 +188,37 @@ func (l *liveRead) guardsAndPlanes(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("get ConfigMap %s: %w", key, err)
 			}
-			maps[i] = &cm
+			read[i] = &cm
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	l.cluster.Guards = l.source.guards(ctx, guards.Items)
-	for i := range webhooks.Items {
-		l.source.takeInjections(&webhooks.Items[i])
-	}
-	records := map[string]planeRecord{}
-	for _, cm := range maps {
+	for _, cm := range read {
 		if cm == nil {
 			continue
 		}
-		if mesh.IsInjector(cm.Name, cm.Data) {
-			l.source.takeInjector(cm)
-		}
-		if _, has := cm.Data["mesh"]; has {
-			l.source.takePlane(cm)
-			records[cm.Name] = l.source.plane(cm.Name)
-		}
+		plane, isPlane, errPlane := l.source.planeIn(cm)
+		note(f.planes, cm.Name, cm.ResourceVersion, isPlane, plane, errPlane)
+		injector, isInjector, errInjector := l.source.injectorIn(cm)
+		note(f.injectors, cm.Name, cm.ResourceVersion, isInjector, injector, errInjector)
 	}
-	l.cluster.Injection = l.source.injectionNow(webhooks.Items, maps)
-	var err error
-	l.cluster.ControlPlanes, err = controlPlanes(records)
-	return err
+	return nil
 }
 
-// injectionNow is how sidecars are injected by what was just read: the index has
-// taken it, and may still hold what is gone by now.
-func (s *Source) injectionNow(webhooks []admissionregistrationv1.MutatingWebhookConfiguration, configMaps []*corev1.ConfigMap) mesh.Injection {
-	s.index.mu.RLock()
-	defer s.index.mu.RUnlock()
-	entries, injectors := map[string][]mesh.InjectionWebhook{}, map[string]mesh.Injector{}
-	for i := range webhooks {
-		if list := s.index.injections[webhooks[i].Name]; len(list) > 0 {
-			entries[webhooks[i].Name] = list
-		}
-	}
-	for _, cm := range configMaps {
-		if cm == nil {
-			continue
-		}
-		if injector, ok := s.index.injectors[cm.Name]; ok {
-			injectors[cm.Name] = injector
-		}
-	}
-	return injectionOf(entries, injectors)
+// needsPods reports whether the request is judged together with the pods that run
+// in the namespace: it puts the namespace under a guard of mesh membership, or
+// changes the labels of one that is.
+func (l *liveRead) needsPods(r *facts.Review) bool {
+	ns, ok := r.Object.(*corev1.Namespace)
+	return ok && r.Operation == admissionv1.Update && slices.ContainsFunc(l.cluster.Guards, func(g facts.Guard) bool {
+		return g.MeshMembership != nil && l.cluster.Selects(&g, ns.Name, ns.Labels)
+	})
 }
 
-// pods reads the pods that run in a namespace, for the judgement of its labels.
+// pods reads the pods that run in a namespace, a page at a time, so that at no
+// moment more is held than one page as the API server sends it and what is judged.
 func (l *liveRead) pods(ctx context.Context, namespace string) error {
 	ns := l.cluster.Namespaces[namespace]
 	if ns == nil {
@@ -203,32 +228,54 @@ func (l *liveRead) pods(ctx context.Context, namespace string) error {
 	list := &corev1.PodList{}
 	err := l.pages(ctx, list, func() {
 		for i := range list.Items {
-			pod := &list.Items[i]
-			if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-				continue
+			if p := slimPod(&list.Items[i]); p != nil {
+				with.Pods = append(with.Pods, p)
 			}
-			pod.ManagedFields, pod.Status = nil, corev1.PodStatus{Phase: pod.Status.Phase}
-			with.Pods = append(with.Pods, pod.DeepCopy())
 		}
 	}, client.InNamespace(namespace))
 	l.cluster.Namespaces[namespace] = &with
 	return err
 }
 
-// takePlane puts the settings of a control plane into the index.
-func (s *Source) takePlane(cm *corev1.ConfigMap) {
-	plane, err := mesh.ParseControlPlane(cm.Name, cm.Labels, cm.Data)
-	if err != nil {
+// slimPod returns what is judged of a pod that runs, apart from the page it came
+// in, and nil for one that has ended, or stands for what the kubelet runs from a
+// file.
+func slimPod(p *corev1.Pod) *corev1.Pod {
+	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+	if mirror || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
+		},
+		Spec:   p.Spec,
+		Status: corev1.PodStatus{Phase: p.Status.Phase},
+	}
+}
+
+// planeIn returns the settings of the control plane in a ConfigMap, if there are any.
+func (s *Source) planeIn(cm *corev1.ConfigMap) (plane mesh.ControlPlane, has bool, err error) {
+	if _, has = cm.Data["mesh"]; !has || !isMeshConfig(cm.Name) {
+		return mesh.ControlPlane{}, false, nil
+	}
+	if plane, err = mesh.ParseControlPlane(cm.Name, cm.Labels, cm.Data); err != nil {
 		err = fmt.Errorf("read ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err)
 		s.cfg.Log.Error("cannot read the settings of an Istio control plane; the last good ones stay", "error", err)
 	}
-	s.index.setPlane(cm.Name, plane, err)
+	return plane, true, err
 }
 
-func (s *Source) plane(configMap string) planeRecord {
-	s.index.mu.RLock()
-	defer s.index.mu.RUnlock()
-	return s.index.planes[configMap]
+// injectorIn returns the configuration of the injector in a ConfigMap, if there is one.
+func (s *Source) injectorIn(cm *corev1.ConfigMap) (injector mesh.Injector, has bool, err error) {
+	if !mesh.IsInjector(cm.Name, cm.Data) {
+		return mesh.Injector{}, false, nil
+	}
+	if injector, err = mesh.ParseInjector(cm.Name, cm.Labels, cm.Data); err != nil {
+		err = fmt.Errorf("read ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err)
+		s.cfg.Log.Error("cannot read the configuration of an Istio injector; the last good one stays", "error", err)
+	}
+	return injector, true, err
 }
 
 // around reads one namespace, the mesh root namespaces and the policies in them.

@@ -205,7 +205,7 @@ func TestReadVerifies(t *testing.T) {
 		"the cache has other root namespaces": {func(s *Source) {
 			s.index.setPolicy(strictPolicy("prod", "default"), "7")
 			s.index.setPolicy(strictPolicy("istio-system", "default"), "6")
-			s.index.setPlane("istio-b", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
+			s.index.setPlane("istio-b", "1", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -360,7 +360,7 @@ func TestReadErrors(t *testing.T) {
 	})
 	t.Run("settings of Istio that cannot be read any more", func(t *testing.T) {
 		s, _ := reading(t, "20", storedNamespace("prod", guardedLabels(), "10"), meshConfig("istio", "rootNamespace: ["))
-		s.index.setPlane("istio", mesh.ControlPlane{Revision: "default", RootNamespace: "mesh-config"}, nil)
+		s.index.setPlane("istio", "1", mesh.ControlPlane{Revision: "default", RootNamespace: "mesh-config"}, nil)
 		got, err := s.Read(t.Context(), about("PeerAuthentication", "prod", "x"))
 		if err != nil || !slices.Equal(got.RootNamespaces(), []string{"mesh-config"}) {
 			t.Errorf("root namespaces %q, %v; want the last good ones", got.RootNamespaces(), err)

@@ -73,7 +73,7 @@ func (s *Source) Start(ctx context.Context) error {
 	var registrations []toolscache.ResourceEventHandlerRegistration
 	for _, w := range []watch{
 		{&corev1.ConfigMap{}, s.onConfigMap()},
-		{&admissionregistrationv1.MutatingWebhookConfiguration{}, s.onInjection()},
+		{&admissionregistrationv1.MutatingWebhookConfiguration{}, s.onWebhooks()},
 		{&v1alpha1.MeshGuard{}, s.onGuard(ctx)},
 		{&objects.PeerAuthentication{}, s.onPolicy()},
 		{namespaceMeta(), s.onNamespace()},
@@ -204,24 +204,9 @@ func (s *Source) changedPolicy(namespace string) {
 
 func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 	set := func(o any) {
-		cm, ok := o.(*corev1.ConfigMap)
-		if !ok || !isMeshConfig(cm.Name) {
-			return
+		if cm, ok := o.(*corev1.ConfigMap); ok && s.takeConfigMap(cm) {
+			s.changed("")
 		}
-		if mesh.IsInjector(cm.Name, cm.Data) {
-			s.takeInjector(cm)
-			return
-		}
-		s.index.setInjector(cm.Name, nil) // it may have been one, with other data
-		if _, has := cm.Data["mesh"]; !has {
-			// Other ConfigMaps of Istio, without settings, come this way too.
-			if s.index.removePlane(cm.Name) {
-				s.changed("")
-			}
-			return
-		}
-		s.takePlane(cm)
-		s.changed("")
 	}
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    set,
@@ -231,7 +216,7 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 			if !ok {
 				return
 			}
-			plane, injector := s.index.removePlane(cm.Name), s.index.setInjector(cm.Name, nil)
+			plane, injector := s.index.removePlane(cm.Name, cm.ResourceVersion), s.index.removeInjector(cm.Name, cm.ResourceVersion)
 			if plane || injector {
 				s.changed("")
 			}
@@ -239,31 +224,36 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 	}
 }
 
-// takeInjector takes the configuration of an injector.
-func (s *Source) takeInjector(cm *corev1.ConfigMap) {
-	i, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
-	if err != nil {
-		s.cfg.Log.Error("cannot read the configuration of an injector; the last good one stays", "name", cm.Name, "error", err)
-		return
+// takeConfigMap reports whether there are settings in the ConfigMap, or were. Other
+// ConfigMaps of Istio, without settings, come this way too.
+func (s *Source) takeConfigMap(cm *corev1.ConfigMap) bool {
+	plane, isPlane, err := s.planeIn(cm)
+	if isPlane {
+		s.index.setPlane(cm.Name, cm.ResourceVersion, plane, err)
+	} else {
+		isPlane = s.index.removePlane(cm.Name, cm.ResourceVersion)
 	}
-	s.index.setInjector(cm.Name, &i)
-	s.changed("")
+	injector, isInjector, err := s.injectorIn(cm)
+	if isInjector {
+		s.index.setInjector(cm.Name, cm.ResourceVersion, injector, err)
+	} else {
+		isInjector = s.index.removeInjector(cm.Name, cm.ResourceVersion)
+	}
+	return isPlane || isInjector
 }
 
-// takeInjections takes the entries of a configuration that lead to an injector,
-// and reports whether there are any or were.
-func (s *Source) takeInjections(c *admissionregistrationv1.MutatingWebhookConfiguration) bool {
-	list, err := mesh.ParseInjectionWebhooks(c)
-	if err != nil {
-		s.cfg.Log.Error("cannot read the webhooks of an injector; they count as none", "error", err)
-	}
-	return s.index.setInjections(c.Name, list)
-}
-
-// onInjection keeps the webhooks that lead to injectors.
-func (s *Source) onInjection() toolscache.ResourceEventHandler {
+// onWebhooks keeps the webhooks that lead to injectors.
+func (s *Source) onWebhooks() toolscache.ResourceEventHandler {
 	set := func(o any) {
-		if c, ok := o.(*admissionregistrationv1.MutatingWebhookConfiguration); ok && s.takeInjections(c) {
+		c, ok := o.(*admissionregistrationv1.MutatingWebhookConfiguration)
+		if !ok {
+			return
+		}
+		list, err := mesh.ParseInjectionWebhooks(c)
+		if err != nil {
+			s.cfg.Log.Error("cannot read the webhooks of an injector; the last good ones stay", "error", err)
+		}
+		if s.index.setWebhooks(c.Name, c.ResourceVersion, list, err) {
 			s.changed("")
 		}
 	}
@@ -271,7 +261,7 @@ func (s *Source) onInjection() toolscache.ResourceEventHandler {
 		AddFunc:    set,
 		UpdateFunc: func(_, o any) { set(o) },
 		DeleteFunc: func(o any) {
-			if c, ok := unwrap[*admissionregistrationv1.MutatingWebhookConfiguration](o); ok && s.index.setInjections(c.Name, nil) {
+			if c, ok := unwrap[*admissionregistrationv1.MutatingWebhookConfiguration](o); ok && s.index.removeWebhooks(c.Name, c.ResourceVersion) {
 				s.changed("")
 			}
 		},
