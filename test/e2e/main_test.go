@@ -59,7 +59,7 @@ func run(m *testing.M) (code int, err error) {
 	if binary, err = build(ctx, dir, raceBuild()); err != nil {
 		return 0, err
 	}
-	if plane, serviceAccountKubeconfig, err = setUp(ctx); err != nil {
+	if plane, serviceAccountKubeconfig, err = setUp(ctx, controlplane.Options{Log: os.Stderr}); err != nil {
 		return 0, err
 	}
 	defer plane.Stop()
@@ -67,8 +67,8 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // setUp boots a control plane with the chart in it.
-func setUp(ctx context.Context) (p *controlplane.ControlPlane, kubeconfig string, err error) {
-	if p, err = controlplane.Boot(ctx, controlplane.Options{Log: os.Stderr}); err != nil {
+func setUp(ctx context.Context, o controlplane.Options) (p *controlplane.ControlPlane, kubeconfig string, err error) {
+	if p, err = controlplane.Boot(ctx, o); err != nil {
 		return nil, "", err
 	}
 	if err = install(ctx, p); err == nil {

@@ -22,13 +22,13 @@ const (
 )
 
 // ownPlane gives the test a control plane and a plain binary of its own.
-func ownPlane(t *testing.T) {
+func ownPlane(t *testing.T, o controlplane.Options) {
 	t.Helper()
 	sharedPlane, sharedKubeconfig, sharedBinary := plane, serviceAccountKubeconfig, binary
 	var err error
 	binary, err = build(t.Context(), t.TempDir(), false)
 	must(t, err)
-	plane, serviceAccountKubeconfig, err = setUp(t.Context())
+	plane, serviceAccountKubeconfig, err = setUp(t.Context(), o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := plane.Stop(); err != nil {
@@ -42,7 +42,7 @@ func ownPlane(t *testing.T) {
 // control plane of its own, which need not clean up behind them, and the binary
 // as it is shipped: the race detector multiplies time and memory.
 func TestScale(t *testing.T) {
-	ownPlane(t)
+	ownPlane(t, controlplane.Options{Log: t.Output()})
 	admin := clientFor(t, controlplane.Admin)
 	fill(t, func(ctx context.Context, c client.Client, i int) error {
 		name := fmt.Sprintf("scale-%05d", i)
