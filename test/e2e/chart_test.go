@@ -339,12 +339,14 @@ func (r *release) playUninstall(ctx context.Context) error {
 			return err
 		}
 		out, err := exec.CommandContext(ctx, binary, append(slices.Clone(pod.Spec.Containers[0].Args), "--kubeconfig", kubeconfig)...).CombinedOutput()
+		// A patch, for the scheduler writes to the status as well.
+		before := pod.DeepCopy()
 		pod.Status.Phase = corev1.PodSucceeded
 		if err != nil {
 			err = fmt.Errorf("meshvakt uninstall: %w\n%s", err, out)
 			pod.Status.Phase = corev1.PodFailed
 		}
-		if errStatus := r.client.Status().Update(ctx, pod); errStatus != nil {
+		if errStatus := r.client.Status().Patch(ctx, pod, client.MergeFrom(before)); errStatus != nil {
 			return errStatus
 		}
 		return err

@@ -27,9 +27,9 @@ func main() {
 }
 
 func run(ctx context.Context, keep bool) error {
-	fmt.Println("== A real control plane: etcd, kube-apiserver, controller-manager, scheduler.")
-	fmt.Println("   What is not in the cache yet is built from Go modules; the first time that takes about a quarter of an hour.")
-	plane, err := controlplane.Boot(ctx, controlplane.Options{Log: os.Stdout, OwnSignals: true})
+	fmt.Println("== A real control plane: etcd, kube-apiserver, controller-manager, scheduler, istiod.")
+	fmt.Println("   What is not in the cache yet is built from Go modules; the first time that takes 20 to 30 minutes.")
+	plane, err := controlplane.Boot(ctx, controlplane.Options{Istio: true, Log: os.Stdout, OwnSignals: true})
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,31 @@ metadata:
   name: payments
   labels:
     meshvakt.io/guarded: "true"
+    istio-injection: enabled
+`
+
+const bypass = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: ledger
+  namespace: payments
+spec:
+  selector:
+    matchLabels:
+      app: ledger
+  template:
+    metadata:
+      labels:
+        app: ledger
+      annotations:
+        traffic.sidecar.istio.io/excludeInboundPorts: "8080"
+    spec:
+      containers:
+        - name: ledger
+          image: registry.example.com/ledger:1.0
+`
+
+const skipRules = `        proxy.istio.io/config: '{"proxyMetadata": {"SKIP_RULE_APPLY": "true"}}'
 `
 
 const meshStrict = `apiVersion: security.istio.io/v1
@@ -78,6 +103,13 @@ func story() []step {
 		{"The mesh becomes STRICT as a whole.", dev, apply, meshStrict, false, nil},
 		{"The namespace that was refused is admitted, and so is another one.", dev, apply, payments, false, []string{"created"}},
 		{"", dev, apply, strings.Replace(payments, "payments", "journal", 1), false, []string{"created"}},
+		{"A Deployment lets one port bypass its sidecar, where no PeerAuthentication holds. Its author is told, not some ReplicaSet.",
+			dev, apply, bypass, true, []string{"MV206", "8080"}},
+		{"Another one keeps istio-init from capturing anything, by a variable that nobody sees in the pod.",
+			dev, apply, strings.Replace(bypass, "        traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"\n", skipRules, 1), true, []string{"MV214", "SKIP_RULE_APPLY"}},
+		{"As everybody writes it, it is admitted, and so is the pod that Istio has injected.",
+			dev, apply, strings.Replace(bypass, "      annotations:\n        traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"\n", "", 1), false, []string{"created"}},
+		{"", dev, []string{"-n", "payments", "wait", "--for=create", "pod", "-l", "app=ledger", "--timeout=20s"}, "", false, nil},
 		{"Somebody wants to delete the policy that both rest on.",
 			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{"payments", "journal", "MV103"}},
 		{"Or to hide it from Istio, by a revision label that no control plane serves.",
