@@ -32,8 +32,8 @@ func TestCorpus(t *testing.T) {
 	cases := policytest.Load(t, "testdata")
 	for _, c := range cases {
 		t.Run(c.Policy+"/"+c.Name, func(t *testing.T) {
-			d := evaluate(t, c.Review(t))
-			got := c.Got(&d)
+			final, submitted := evaluate(t, c.Review(t)), evaluate(t, c.ReviewSubmitted(t))
+			got := c.Got(t, &final, &submitted)
 			prefix := map[policies.Outcome]string{
 				policies.Deny: "deny-", policies.Warn: "warn-", policies.Allow: "pass-", policytest.NotApplicable: "na-",
 			}[got.Decision]
@@ -111,8 +111,8 @@ func TestCorpusStatesAges(t *testing.T) {
 // TestFindingsAreWellFormed reads every message as a machine can.
 func TestFindingsAreWellFormed(t *testing.T) {
 	for _, c := range policytest.Load(t, "testdata") {
-		d := evaluate(t, c.Review(t))
-		for _, f := range d.Findings {
+		final, submitted := evaluate(t, c.Review(t)), evaluate(t, c.ReviewSubmitted(t))
+		for _, f := range slices.Concat(final.Findings, submitted.Findings) {
 			for what, text := range map[string]string{"message": f.Message, "remedy": f.Remedy} {
 				if strings.ContainsAny(text, "\n\t") || strings.HasSuffix(text, ".") || strings.TrimSpace(text) != text {
 					t.Errorf("%s: %s %q must be one line without a full stop", c.Name, what, text)

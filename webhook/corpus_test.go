@@ -152,6 +152,7 @@ func wireReview(t *testing.T, c *policytest.Case) *admissionv1.AdmissionReview {
 		UID:  types.UID(c.Name),
 		Kind: kind, RequestKind: &kind,
 		Resource: resource, RequestResource: &resource,
+		SubResource: r.SubResource, RequestSubResource: r.SubResource,
 		Name: r.Name, Namespace: r.Namespace,
 		Operation: r.Operation,
 		UserInfo:  authenticationv1.UserInfo{Username: user, Groups: []string{"system:authenticated"}},
@@ -161,7 +162,7 @@ func wireReview(t *testing.T, c *policytest.Case) *admissionv1.AdmissionReview {
 	if kind.Kind == "Namespace" {
 		q.Namespace = r.Name
 	}
-	object := c.ObjectDocument(t).JSON
+	object := c.FinalDocument(t).JSON
 	old, hasOld := c.OldDocument(t)
 	if r.Operation != admissionv1.Create && hasOld {
 		q.OldObject.Raw = stored(t, r, old.JSON, r.OldObject)

@@ -128,48 +128,73 @@ func replay(script string, files map[string]string) string {
 	return b.String() + "\n"
 }
 
-// TestCorpus reads the cases of the policies as a user would check them, and
-// demands the same decision that the policies' own test demands.
+// TestCorpus reads the cases of the policies as a user would check them, final
+// and as submitted, and demands the same decision that the policies' own test
+// demands.
 func TestCorpus(t *testing.T) {
 	for _, c := range policytest.Load(t, "../../policies/testdata") {
 		t.Run(c.Policy+"/"+c.Name, func(t *testing.T) {
-			args := []string{
-				"check", "-o", "json", "--final", "--operation", string(c.Want.Operation),
-				"--object", filepath.Join(c.Dir, "object.yaml"), "--cluster", filepath.Join(c.Dir, "cluster.yaml"),
-			}
-			if c.Old != nil {
-				args = append(args, "--old", filepath.Join(c.Dir, "old.yaml"))
-			}
-			if c.Want.MayUnguard {
-				args = append(args, "--may-unguard")
-			}
-			stdout, stderr, status := run("", args...)
-			var got check.Result
-			if err := json.Unmarshal([]byte(stdout), &got); err != nil {
-				t.Fatalf("%v; exit %d, stderr: %s", err, status, stderr)
-			}
-			if denied := c.Want.Decision == policies.Deny; denied != (status == 1) || status > 1 {
-				t.Errorf("exit %d for %s", status, c.Want.Decision)
-			}
-			if c.Want.Decision == policytest.NotApplicable {
-				if got.Summary.Warned+got.Summary.Denied != 0 {
-					t.Errorf("nobody judges this, yet: %+v", got.Summary)
-				}
-				return
-			}
-			if len(got.Results) != 1 || got.Results[0].Decision != c.Want.Decision {
-				t.Fatalf("got %+v; want %s", got.Results, c.Want.Decision)
-			}
-			var findings []policytest.WantFinding
-			for _, f := range got.Results[0].Findings {
-				findings = append(findings, policytest.WantFinding{
-					Policy: f.Policy, Reason: f.Reason, Action: f.Action, Field: f.Field, Message: f.Message, Remedy: f.Remedy,
-				})
-			}
-			if !reflect.DeepEqual(findings, c.Want.Findings) {
-				t.Errorf("findings differ\n got: %+v\nwant: %+v", findings, c.Want.Findings)
+			operation := []string{"--operation", string(c.Want.Operation)}
+			compareAnswer(t, c.Want.Answer, append(corpusArgs(t, &c, true), operation...))
+			if c.Submits(t) {
+				compareAnswer(t, c.Want.AsSubmitted(), append(corpusArgs(t, &c, false), operation...))
 			}
 		})
+	}
+}
+
+// corpusArgs is the command line for a case.
+func corpusArgs(t *testing.T, c *policytest.Case, final bool) []string {
+	t.Helper()
+	object := filepath.Join(c.Dir, "object.yaml")
+	args := []string{"check", "-o", "json", "--cluster", filepath.Join(c.Dir, "cluster.yaml")}
+	if final {
+		args = append(args, "--final")
+		if c.Final != nil {
+			object = filepath.Join(t.TempDir(), "final.json")
+			if err := os.WriteFile(object, c.Final.JSON, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	args = append(args, "--object", object)
+	if c.Old != nil {
+		args = append(args, "--old", filepath.Join(c.Dir, "old.yaml"))
+	}
+	if c.Want.MayUnguard {
+		args = append(args, "--may-unguard")
+	}
+	return args
+}
+
+// compareAnswer runs the command and demands the answer.
+func compareAnswer(t *testing.T, want policytest.Answer, args []string) {
+	t.Helper()
+	stdout, stderr, status := run("", args...)
+	var got check.Result
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatalf("%v; exit %d, stderr: %s", err, status, stderr)
+	}
+	if denied := want.Decision == policies.Deny; denied != (status == 1) || status > 1 {
+		t.Errorf("exit %d for %s", status, want.Decision)
+	}
+	if want.Decision == policytest.NotApplicable {
+		if got.Summary.Warned+got.Summary.Denied != 0 {
+			t.Errorf("nobody judges this, yet: %+v", got.Summary)
+		}
+		return
+	}
+	if len(got.Results) != 1 || got.Results[0].Decision != want.Decision {
+		t.Fatalf("%s: got %+v; want %s", args, got.Results, want.Decision)
+	}
+	var findings []policytest.WantFinding
+	for _, f := range got.Results[0].Findings {
+		findings = append(findings, policytest.WantFinding{
+			Policy: f.Policy, Reason: f.Reason, Action: f.Action, Field: f.Field, Message: f.Message, Remedy: f.Remedy,
+		})
+	}
+	if !reflect.DeepEqual(findings, want.Findings) {
+		t.Errorf("%s: findings differ\n got: %+v\nwant: %+v", args, findings, want.Findings)
 	}
 }
 
@@ -179,14 +204,7 @@ func TestCorpusDerivesOperation(t *testing.T) {
 		if c.Want.Operation == "DELETE" || c.Want.Decision == policytest.NotApplicable {
 			continue
 		}
-		args := []string{"check", "-o", "json", "--final", "--object", filepath.Join(c.Dir, "object.yaml"), "--cluster", filepath.Join(c.Dir, "cluster.yaml")}
-		if c.Old != nil {
-			args = append(args, "--old", filepath.Join(c.Dir, "old.yaml"))
-		}
-		if c.Want.MayUnguard {
-			args = append(args, "--may-unguard")
-		}
-		stdout, _, _ := run("", args...)
+		stdout, _, _ := run("", corpusArgs(t, &c, true)...)
 		if want := fmt.Sprintf("%q: %q", "decision", c.Want.Decision); !strings.Contains(stdout, want) {
 			t.Errorf("%s: no %s in %s", c.Name, want, stdout)
 		}

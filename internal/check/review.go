@@ -25,6 +25,8 @@ type Request struct {
 	Old *Document
 	// Operation, when empty, is UPDATE if there is an old object, else CREATE.
 	Operation admissionv1.Operation
+	// SubResource is the one that the request is for; empty for the object itself.
+	SubResource string
 	// MayUnguard says that the user may take namespaces out of guards.
 	MayUnguard bool
 	// Final says that a pod is as it is after all mutating webhooks, as the
@@ -38,7 +40,10 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 	d := &q.Object
 	k := keyOf(d)
 	if !judged(k.kind) {
-		return &facts.Review{Operation: q.Operation, Kind: d.Kind, Namespace: d.Namespace, Name: d.Name, Cluster: s.cluster}, nil
+		return &facts.Review{
+			Operation: q.Operation, Kind: d.Kind, SubResource: q.SubResource,
+			Namespace: d.Namespace, Name: d.Name, Cluster: s.cluster,
+		}, nil
 	}
 	old, err := s.old(q)
 	if err != nil {
@@ -55,12 +60,13 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		return nil, err
 	}
 	r := &facts.Review{
-		Operation: op,
-		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind),
-		Namespace: k.namespace,
-		Name:      d.Name,
-		Cluster:   s.cluster,
+		Operation:   op,
+		Kind:        d.Kind,
+		Resource:    resourceOf(d.Kind),
+		SubResource: q.SubResource,
+		Namespace:   k.namespace,
+		Name:        d.Name,
+		Cluster:     s.cluster,
 	}
 	r.Submitted = !q.Final && op == admissionv1.Create
 	if op != admissionv1.Delete {

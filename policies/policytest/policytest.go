@@ -9,10 +9,33 @@
 //	object.yaml   the object under review; on DELETE, the object that goes
 //	cluster.yaml  the state of the cluster before the request, with the old object
 //	old.yaml      the old object, where the state cannot hold it
+//	final.yaml    on CREATE of a pod, what it is after injection
 //	want.yaml     the request besides its objects, and the decision
 //
-// The name of a case begins with its verdict: deny-, warn-, pass- or na-, the last
-// when no policy has anything to judge.
+// A pod is judged twice: as its author submits it (object.yaml), where injection
+// is predicted, and final, as the validating webhook sees it after all mutating
+// ones. final.yaml holds only what makes the pod different from a golden, the
+// plain pod "web" as the real istiod injects it, testdata/injected/<name>.yaml. It
+// is a strategic merge patch, and names the golden below its intent:
+//
+//	# A pod whose port 9000 is not captured.
+//	# base: native
+//
+// The goldens and the files final.yaml are recorded, and compared with what istiod
+// makes of object.yaml, by
+//
+//	go test -C test/e2e -run TestRecordFinal [-update] .
+//
+// unless a third comment "# by hand" says that something other than istiod had its
+// hands in the pod. Without final.yaml a pod is final as it stands in object.yaml;
+// if it has been injected there already, nobody submits it. Templates are always as
+// submitted.
+//
+// want.yaml states the decision on the final object. Where the one on the pod as
+// submitted is another, it stands beside it under "submitted".
+//
+// The name of a case begins with the verdict on the final object: deny-, warn-,
+// pass- or na-, the last when no policy has anything to judge.
 package policytest
 
 import (
@@ -20,6 +43,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -45,18 +69,37 @@ type Case struct {
 
 	// The files as they are. Old is nil when there is no old.yaml.
 	Object, Old, Cluster []byte
-	Want                 Want
+	// Final is nil when there is no final.yaml.
+	Final *Final
+	Want  Want
 }
 
 // Want is want.yaml.
 type Want struct {
-	Operation  admissionv1.Operation `json:"operation"`
-	MayUnguard bool                  `json:"mayUnguard,omitempty"`
+	Operation admissionv1.Operation `json:"operation"`
+	// Subresource is the one that the request is for, such as ephemeralcontainers.
+	Subresource string `json:"subresource,omitempty"`
+	MayUnguard  bool   `json:"mayUnguard,omitempty"`
 	// OfflineOnly says why a real API server cannot be brought into this state;
 	// empty when it can.
-	OfflineOnly string           `json:"offlineOnly,omitempty"`
-	Decision    policies.Outcome `json:"decision"`
-	Findings    []WantFinding    `json:"findings,omitempty"`
+	OfflineOnly string `json:"offlineOnly,omitempty"`
+	Answer      `json:",inline"`
+	// Submitted is the answer to the pod as submitted; nil where it is the same.
+	Submitted *Answer `json:"submitted,omitempty"`
+}
+
+// Answer is a decision with its reasons.
+type Answer struct {
+	Decision policies.Outcome `json:"decision"`
+	Findings []WantFinding    `json:"findings,omitempty"`
+}
+
+// AsSubmitted is the answer to the object as its author submits it.
+func (w *Want) AsSubmitted() Answer {
+	if w.Submitted != nil {
+		return *w.Submitted
+	}
+	return w.Answer
 }
 
 // WantFinding is a finding with its texts in full.
@@ -80,6 +123,9 @@ func Load(tb testing.TB, dir string) []Case {
 	slices.Sort(dirs)
 	cases := make([]Case, 0, len(dirs))
 	for _, d := range dirs {
+		if filepath.Base(filepath.Dir(d)) == injectedDir {
+			continue
+		}
 		c, err := load(d)
 		if err != nil {
 			tb.Error(err)
@@ -99,8 +145,10 @@ func load(dir string) (Case, error) {
 	if err != nil {
 		return Case{}, err
 	}
-	var want []byte
-	files := map[string]*[]byte{"object.yaml": &c.Object, "old.yaml": &c.Old, "cluster.yaml": &c.Cluster, "want.yaml": &want}
+	var want, final []byte
+	files := map[string]*[]byte{
+		"object.yaml": &c.Object, "old.yaml": &c.Old, "cluster.yaml": &c.Cluster, "final.yaml": &final, "want.yaml": &want,
+	}
 	for _, e := range entries {
 		data := files[e.Name()]
 		if data == nil {
@@ -121,6 +169,15 @@ func load(dir string) (Case, error) {
 	if err := yaml.UnmarshalStrict(want, &c.Want); err != nil {
 		return Case{}, fmt.Errorf("%s: %w", filepath.Join(dir, "want.yaml"), err)
 	}
+	if final == nil {
+		return c, nil
+	}
+	if c.Want.Operation != admissionv1.Create {
+		return Case{}, fmt.Errorf("%s: only a CREATE has it", filepath.Join(dir, "final.yaml"))
+	}
+	if c.Final, err = parseFinal(filepath.Dir(filepath.Dir(dir)), final); err != nil {
+		return Case{}, fmt.Errorf("%s: %w", filepath.Join(dir, "final.yaml"), err)
+	}
 	return c, nil
 }
 
@@ -130,8 +187,21 @@ func (c *Case) Intent() string {
 	return strings.TrimPrefix(line, "# ")
 }
 
-// Review builds the request and its facts in the way `meshvakt check` does.
+// Review builds the request and its facts in the way `meshvakt check --final`
+// does.
 func (c *Case) Review(tb testing.TB) *facts.Review {
+	tb.Helper()
+	return c.review(tb, c.FinalDocument(tb), true)
+}
+
+// ReviewSubmitted is Review as `meshvakt check` does it. Unless the case Submits
+// a pod it is the same.
+func (c *Case) ReviewSubmitted(tb testing.TB) *facts.Review {
+	tb.Helper()
+	return c.review(tb, c.ObjectDocument(tb), !c.Submits(tb))
+}
+
+func (c *Case) review(tb testing.TB, object check.Document, final bool) *facts.Review {
 	tb.Helper()
 	cluster := c.documents(tb, "cluster.yaml", c.Cluster)
 	state, err := check.NewState(cluster)
@@ -139,10 +209,11 @@ func (c *Case) Review(tb testing.TB) *facts.Review {
 		tb.Fatal(err)
 	}
 	q := check.Request{
-		Object:     c.ObjectDocument(tb),
-		Operation:  c.Want.Operation,
-		MayUnguard: c.Want.MayUnguard,
-		Final:      true,
+		Object:      object,
+		Operation:   c.Want.Operation,
+		SubResource: c.Want.Subresource,
+		MayUnguard:  c.Want.MayUnguard,
+		Final:       final,
 	}
 	if c.Old != nil {
 		q.Old = &c.documents(tb, "old.yaml", c.Old)[0]
@@ -204,18 +275,27 @@ func Verdict(d *policies.Decision) policies.Outcome {
 	return d.Outcome
 }
 
-// Got is the want.yaml that a decision calls for.
-func (c *Case) Got(d *policies.Decision) Want {
+// Got is the want.yaml that the decisions on the final object and on the one as
+// submitted call for.
+func (c *Case) Got(tb testing.TB, final, submitted *policies.Decision) Want {
+	tb.Helper()
 	w := c.Want
-	w.Decision = Verdict(d)
-	w.Findings = nil
+	w.Answer, w.Submitted = answer(final), nil
+	if as := answer(submitted); c.Submits(tb) && !reflect.DeepEqual(as, w.Answer) {
+		w.Submitted = &as
+	}
+	return w
+}
+
+func answer(d *policies.Decision) Answer {
+	a := Answer{Decision: Verdict(d)}
 	for _, f := range d.Findings {
-		w.Findings = append(w.Findings, WantFinding{
+		a.Findings = append(a.Findings, WantFinding{
 			Policy: f.Policy, Reason: f.Reason.Name, Action: f.Action,
 			Field: f.Field, Message: f.Message, Remedy: f.Remedy,
 		})
 	}
-	return w
+	return a
 }
 
 // WriteWant rewrites want.yaml.
