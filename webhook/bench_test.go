@@ -88,17 +88,17 @@ func (f *fixedFacts) ReadLive(ctx context.Context, r *facts.Review) (facts.Clust
 // recordedNamespaces are where the recorded reviews come from.
 func recordedNamespaces() []string { return []string{"prod-pay", "prod-shop", "stage-shop"} }
 
-// benchCluster is STRICT; its guard selects the recorded namespaces or nothing.
+// benchCluster is STRICT and injects; its guard selects the recorded namespaces or nothing.
 func benchCluster(guarded bool) (*fixedFacts, error) {
 	guard, err := facts.NewGuard(v1alpha1.DefaultGuard())
 	if err != nil {
 		return nil, err
 	}
-	guard.MeshMembership = nil // of strict-mtls alone
 	root := mesh.DefaultControlPlane().RootNamespace
 	c := fixedFacts{
 		ControlPlanes: []mesh.ControlPlane{mesh.DefaultControlPlane()},
 		Guards:        []facts.Guard{guard},
+		Injection:     mesh.DefaultInjection(mesh.DefaultControlPlane().Revision),
 		Namespaces: map[string]*facts.Namespace{root: {Name: root, PeerAuthentications: []*mesh.PeerAuthentication{
 			{Namespace: root, Name: "default", Created: time.Unix(1e9, 0), Mode: mesh.ModeStrict},
 		}}},
@@ -140,8 +140,11 @@ func benchWebhook(guarded bool) (http.Handler, error) {
 	return webhook.Routes(h), nil
 }
 
+// judgedPolicies are the policies that judge a pod.
+const judgedPolicies = "mesh-membership,strict-mtls"
+
 // constantAnswer is as long as the answer to an allowed pod.
-const constantAnswer = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{"uid":"0171d2cc-f6cf-4f74-b1c9-f2991af8aa76","allowed":true,"auditAnnotations":{"decision":"allow","policies":"strict-mtls"}}}`
+const constantAnswer = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{"uid":"0171d2cc-f6cf-4f74-b1c9-f2991af8aa76","allowed":true,"auditAnnotations":{"decision":"allow","policies":"` + judgedPolicies + `"}}}`
 
 func answerConstant(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.ReadAll(r.Body); err != nil {
@@ -176,7 +179,7 @@ func answerEncodingJSON(w http.ResponseWriter, r *http.Request) {
 		TypeMeta: review.TypeMeta,
 		Response: &admissionv1.AdmissionResponse{
 			UID: review.Request.UID, Allowed: true,
-			AuditAnnotations: map[string]string{"decision": "allow", "policies": "strict-mtls"},
+			AuditAnnotations: map[string]string{"decision": "allow", "policies": judgedPolicies},
 		},
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -325,7 +328,7 @@ func (s *benchServer) mustJudge(b *testing.B, c contender, body []byte) {
 	if err := json.Unmarshal(s.post(b, c.path, body), &answer); err != nil {
 		b.Fatal(err)
 	}
-	if r := answer.Response; r == nil || !r.Allowed || r.AuditAnnotations["policies"] != "strict-mtls" {
+	if r := answer.Response; r == nil || !r.Allowed || r.AuditAnnotations["policies"] != judgedPolicies {
 		b.Fatalf("%s: answered %+v", c.name, r)
 	}
 }

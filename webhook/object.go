@@ -13,13 +13,20 @@ import (
 )
 
 // object is an object of a review, read in passing: what it says of its own type
-// and its metadata, which is all that policies read of namespaces. The rest is
-// checked to be JSON in which no name stands twice, and left where it is.
+// and its metadata. The rest is checked to be JSON in which no name stands twice,
+// and left where it is: what kind of object it is, the request may say later.
 type object struct {
 	apiVersion, kind string
 	meta             objectMeta
-	start, end       int64 // in the body; equal for none and for null
+	whole            span
+	spec, status     span
 }
+
+// span is a place in the body, empty for what is not there, and for an object that
+// is null.
+type span struct{ start, end int64 }
+
+func (s span) of(body []byte) []byte { return body[s.start:s.end] }
 
 // objectMeta is what policies read of metadata.
 type objectMeta struct {
@@ -27,10 +34,11 @@ type objectMeta struct {
 	GenerateName      string            `json:"generateName"`
 	Namespace         string            `json:"namespace"`
 	Labels            map[string]string `json:"labels"`
+	Annotations       map[string]string `json:"annotations"`
 	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
 }
 
-func (o *object) present() bool { return o.end > o.start }
+func (o *object) present() bool { return o.whole.end > o.whole.start }
 
 // UnmarshalJSONFrom reads the object and leaves the decoder behind it.
 func (o *object) UnmarshalJSONFrom(d *jsontext.Decoder) error {
@@ -44,7 +52,7 @@ func (o *object) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if _, err := d.ReadToken(); err != nil {
 		return err
 	}
-	o.start = d.InputOffset() - 1
+	o.whole.start = d.InputOffset() - 1
 	for d.PeekKind() == '"' {
 		name, err := d.ReadToken()
 		if err != nil {
@@ -57,9 +65,12 @@ func (o *object) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 			err = json.UnmarshalDecode(d, &o.kind)
 		case "metadata":
 			err = json.UnmarshalDecode(d, &o.meta)
+		case "spec":
+			o.spec, err = skip(d)
+		case "status":
+			o.status, err = skip(d)
 		default:
-			// Unlike SkipValue, which goes by tokens, this takes it in one go.
-			_, err = d.ReadValue()
+			_, err = skip(d)
 		}
 		if err != nil {
 			return err
@@ -68,7 +79,7 @@ func (o *object) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if _, err := d.ReadToken(); err != nil {
 		return err
 	}
-	o.end = d.InputOffset()
+	o.whole.end = d.InputOffset()
 	return nil
 }
 
@@ -89,17 +100,53 @@ func (o *object) agrees(r *facts.Review, rule rule) error {
 // decoder reads an object of a kind that policies judge.
 type decoder func(schema.GroupKind, []byte) (any, error)
 
-// value is the object as policies take it. Namespaces have nothing but metadata;
-// what else is judged is decoded whole.
+// value is the object as policies take it. Pods come by the thousand, and most of
+// what they carry, status and the notes about who set which field, no policy reads;
+// namespaces have nothing but metadata. What else is judged is decoded whole.
 func (o *object) value(kind schema.GroupKind, body []byte, decode decoder) (any, error) {
-	if (kind == schema.GroupKind{Kind: "Namespace"}) {
-		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-			Name:              o.meta.Name,
-			GenerateName:      o.meta.GenerateName,
-			Namespace:         o.meta.Namespace,
-			Labels:            o.meta.Labels,
-			DeletionTimestamp: o.meta.DeletionTimestamp,
-		}}, nil
+	meta := metav1.ObjectMeta{
+		Name:              o.meta.Name,
+		GenerateName:      o.meta.GenerateName,
+		Namespace:         o.meta.Namespace,
+		Labels:            o.meta.Labels,
+		DeletionTimestamp: o.meta.DeletionTimestamp,
 	}
-	return decode(kind, body[o.start:o.end])
+	switch kind {
+	case schema.GroupKind{Kind: "Pod"}:
+		meta.Annotations = o.meta.Annotations
+		return o.pod(meta, body)
+	case schema.GroupKind{Kind: "Namespace"}:
+		return &corev1.Namespace{ObjectMeta: meta}, nil
+	}
+	return decode(kind, o.whole.of(body))
+}
+
+func (o *object) pod(meta metav1.ObjectMeta, body []byte) (*corev1.Pod, error) {
+	p := &corev1.Pod{ObjectMeta: meta}
+	var status struct {
+		Phase corev1.PodPhase `json:"phase"`
+	}
+	for _, part := range [...]struct {
+		name string
+		span span
+		into any
+	}{{"spec", o.spec, &p.Spec}, {"status", o.status, &status}} {
+		if part.span.end == part.span.start {
+			continue
+		}
+		// Names that stand twice were refused when the body was read.
+		if err := json.Unmarshal(part.span.of(body), part.into, jsontext.AllowDuplicateNames(true)); err != nil {
+			return nil, fmt.Errorf("decode %s of Pod: %w", part.name, err)
+		}
+	}
+	p.Status.Phase = status.Phase
+	return p, nil
+}
+
+// skip passes over a value, checking it. Unlike SkipValue, which goes by tokens, this
+// takes it in one go.
+func skip(d *jsontext.Decoder) (span, error) {
+	value, err := d.ReadValue()
+	end := d.InputOffset()
+	return span{end - int64(len(value)), end}, err
 }
