@@ -167,34 +167,33 @@ func (w *workload) listenPorts() (outbound, inbound string) {
 // judgeCapturedTraffic: what the annotations ask for comes back in the arguments,
 // and is said once.
 func (w *workload) judgeCapturedTraffic(field string, flags map[string]string) {
-	once := func(reason Reason, message, remedy string) {
+	once := func(reason Reason, message string) {
 		if !w.has(reason) {
-			w.refuse(reason, field, message, remedy)
+			w.refuse(reason, field, message, "remove what sets it, or mend the injector's configuration")
 		}
 	}
-	leave := "remove what sets it, or mend the injector's configuration"
 	if m := flags["-m"]; m != "REDIRECT" && m != "TPROXY" {
-		once(reasonInterceptionOff(), fmt.Sprintf("-m %s captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", quote(m)), leave)
+		once(reasonInterceptionOff(), fmt.Sprintf("-m %s captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", quote(m)))
 	}
 	if b := flags["-b"]; b != all {
-		once(reasonInboundPortsNotIncluded(), fmt.Sprintf("-b %s limits inbound capture to these ports; must be \"*\"", quote(b)), leave)
+		once(reasonInboundPortsNotIncluded(), fmt.Sprintf("-b %s limits inbound capture to these ports; must be \"*\"", quote(b)))
 	}
 	if ports := w.uncaptured(flags["-d"]); len(ports) > 0 {
-		once(reasonInboundPortsExcluded(), fmt.Sprintf("-d takes %s out of inbound capture; must exclude none but Istio's own", portList(ports)), leave)
+		once(reasonInboundPortsExcluded(), fmt.Sprintf("-d takes %s out of inbound capture; must exclude none but Istio's own", portList(ports)))
 	}
 	if c := flags["-c"]; c != "" {
-		once(reasonInterfaceExcluded(), fmt.Sprintf("-c %s takes an interface out of capture; must be absent", quote(c)), leave)
+		once(reasonInterfaceExcluded(), fmt.Sprintf("-c %s takes an interface out of capture; must be absent", quote(c)))
 	}
 	if k := flags["-k"]; k != "" {
-		once(reasonVirtualInterface(), fmt.Sprintf("-k %s has inbound traffic of an interface treated as outbound; must be absent", quote(k)), leave)
+		once(reasonVirtualInterface(), fmt.Sprintf("-k %s has inbound traffic of an interface treated as outbound; must be absent", quote(k)))
 	}
 	if i := flags["-i"]; !w.includesAllRanges(i) {
-		once(reasonOutboundExcluded(), fmt.Sprintf("-i %s captures traffic to these ranges only; must be \"*\"", quote(i)), leave)
+		once(reasonOutboundExcluded(), fmt.Sprintf("-i %s captures traffic to these ranges only; must be \"*\"", quote(i)))
 	}
 	if ranges := w.outboundRanges(flags["-x"]); len(ranges) > 0 {
-		once(reasonOutboundExcluded(), fmt.Sprintf("-x sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(strings.Join(ranges, ",")), w.guard.Name), leave)
+		once(reasonOutboundExcluded(), fmt.Sprintf("-x sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(strings.Join(ranges, ",")), w.guard.Name))
 	}
 	if ports := w.outboundPorts(flags["-o"]); len(ports) > 0 {
-		once(reasonOutboundExcluded(), fmt.Sprintf("-o sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", portList(ports), w.guard.Name), leave)
+		once(reasonOutboundExcluded(), fmt.Sprintf("-o sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", portList(ports), w.guard.Name))
 	}
 }
