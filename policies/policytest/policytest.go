@@ -24,7 +24,7 @@
 // The goldens and the files final.yaml are recorded, and compared with what istiod
 // makes of object.yaml, by
 //
-//	go test -C test/e2e -run TestRecordFinal [-update] .
+//	go test -C test/e2e ./recordfinal [-update]
 //
 // unless a third comment "# by hand" says that something other than istiod had its
 // hands in the pod. Without final.yaml a pod is final as it stands in object.yaml;
