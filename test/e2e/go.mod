@@ -11,6 +11,7 @@ require (
 	k8s.io/apimachinery v0.37.2 // errors and metadata of the API
 	k8s.io/client-go v0.37.2 // client configuration and warnings
 	sigs.k8s.io/controller-runtime v0.25.2 // the client of the tests
+	sigs.k8s.io/yaml v1.6.0 // the manifests of the tests
 )
 
 require (
@@ -69,7 +70,6 @@ require (
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
-	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
 replace (
