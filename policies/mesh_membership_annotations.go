@@ -232,12 +232,12 @@ func (w *workload) judgeTemplates() {
 // that it rests on, and not from the node.
 func (w *workload) judgeUserVolumes() {
 	if v, ok := w.annotation(userVolumeMountKey); ok {
-		var mounts map[string]struct {
+		mounts, err := namedValues[struct {
 			MountPath string `json:"mountPath"`
-		}
-		if err := json.Unmarshal([]byte(v), &mounts); err != nil {
+		}](v)
+		if err != nil {
 			w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeMountKey),
-				fmt.Sprintf("%s is not readable JSON; must be an object of volume mounts", quote(v)), "mend or remove the annotation")
+				fmt.Sprintf("%s is not readable JSON; must be an object or a list of volume mounts", quote(v)), "mend or remove the annotation")
 		}
 		for _, name := range sortedKeys(mounts) {
 			if at := mounts[name].MountPath; proxyPath(at) {
@@ -248,10 +248,10 @@ func (w *workload) judgeUserVolumes() {
 		}
 	}
 	if v, ok := w.annotation(userVolumeKey); ok {
-		var volumes map[string]map[string]json.RawMessage
-		if err := json.Unmarshal([]byte(v), &volumes); err != nil {
+		volumes, err := namedValues[map[string]json.RawMessage](v)
+		if err != nil {
 			w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeKey),
-				fmt.Sprintf("%s is not readable JSON; must be an object of volumes", quote(v)), "mend or remove the annotation")
+				fmt.Sprintf("%s is not readable JSON; must be an object or a list of volumes", quote(v)), "mend or remove the annotation")
 		}
 		for _, name := range sortedKeys(volumes) {
 			if _, host := volumes[name]["hostPath"]; host {
@@ -261,6 +261,22 @@ func (w *workload) judgeUserVolumes() {
 			}
 		}
 	}
+}
+
+// namedValues reads an object of values by name, or a list of them, which Istio's
+// template ranges over just so. In a list they go by their place.
+func namedValues[V any](text string) (map[string]V, error) {
+	var list []V
+	if json.Unmarshal([]byte(text), &list) == nil {
+		values := make(map[string]V, len(list))
+		for i, v := range list {
+			values[strconv.Itoa(i)] = v
+		}
+		return values, nil
+	}
+	var values map[string]V
+	err := json.Unmarshal([]byte(text), &values)
+	return values, err
 }
 
 // proxyPath reports whether a mount there could hide files of the proxy: its

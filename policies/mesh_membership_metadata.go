@@ -58,6 +58,18 @@ func renderedEnvironment() []string {
 	}
 }
 
+// renderedFields are those that the template fills from fields of the pod.
+func renderedFields() map[string]string {
+	return map[string]string{
+		"HOST_IP":              "status.hostIP",
+		"INSTANCE_IP":          "status.podIP",
+		"ISTIO_META_NODE_NAME": "spec.nodeName",
+		"POD_NAME":             "metadata.name",
+		"POD_NAMESPACE":        "metadata.namespace",
+		"SERVICE_ACCOUNT":      "spec.serviceAccountName",
+	}
+}
+
 // forbiddenMetadata reports whether a workload must not set the variable: it is
 // neither harmless, nor what the whole mesh has anyway, nor named by the guard.
 func forbiddenMetadata(name, value string, planes []mesh.ControlPlane, g *facts.Guard) bool {

@@ -20,7 +20,27 @@ func (w *workload) judgePodSpec() {
 		}
 		w.judgePorts(c)
 	}
+	if w.plane != planeAmbient {
+		w.judgeFurtherGroups()
+	}
 	w.judgeInitWithoutNative()
+}
+
+// judgeFurtherGroups: a process in the proxy's group may give the group and the
+// set-group-ID bit to a file of its own, and run as that group by executing it.
+// fsGroup also puts all processes into the group.
+func (w *workload) judgeFurtherGroups() {
+	s := w.spec.SecurityContext
+	if s == nil || !w.hasApplication() {
+		return
+	}
+	const message = "%d is the proxy's own group, whose outbound traffic is not captured, and which any process in it can take on; must be another"
+	if slices.Contains(s.SupplementalGroups, w.proxyUID()) {
+		w.refuse(reasonRunsAsProxy(), w.field("spec.securityContext.supplementalGroups"), fmt.Sprintf(message, w.proxyUID()), "choose another number")
+	}
+	if s.FSGroup != nil && *s.FSGroup == w.proxyUID() {
+		w.refuse(reasonRunsAsProxy(), w.field("spec.securityContext.fsGroup"), fmt.Sprintf(message, w.proxyUID()), "choose another number")
+	}
 }
 
 // judgeUser: the rules of capture let everything out that runs as the proxy's

@@ -67,7 +67,54 @@ func (w *workload) judgeOverride(c container) {
 			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s", quote(e.Name), c.Name), e.Name)
 		}
 	}
+	if c.Name == initContainer && c.RestartPolicy != nil {
+		w.refuse(reasonCaptureTampered(), c.field+".restartPolicy",
+			fmt.Sprintf("%q lets the pod go on before %s is done; must be absent", *c.RestartPolicy, c.Name), "remove it")
+	}
 	w.judgeContainer(c)
+	w.judgeOverrideSecurity(c)
+	for _, m := range c.VolumeMounts {
+		if renderedMount(m.MountPath) {
+			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+				fmt.Sprintf("volume %s is mounted at %s in place of Istio's own; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
+		}
+	}
+}
+
+// judgeOverrideSecurity: a user's own settings of the proxy have none of the
+// reasons that Istio has to run it as root or with rights over the network.
+func (w *workload) judgeOverrideSecurity(c container) {
+	s := c.SecurityContext
+	if s == nil || c.Name != proxyContainer {
+		return
+	}
+	if w.complete && s.RunAsUser != nil && *s.RunAsUser == 0 { // otherwise said already
+		w.refuse(reasonProxyOverridden(), c.field+".securityContext.runAsUser",
+			fmt.Sprintf("0 makes istio-cni leave everything alone that runs as root; must be %d or absent", w.proxyUID()), "remove it")
+	}
+	if !w.complete { // otherwise it is in the final container too
+		w.judgeProxyCapabilities(c)
+	}
+}
+
+// judgeProxyCapabilities: the proxy needs a right over the network only for
+// interception by TPROXY, and otherwise must not have it for what is executed in
+// its container.
+func (w *workload) judgeProxyCapabilities(c container) {
+	if c.SecurityContext == nil || c.SecurityContext.Capabilities == nil || w.plane != planeSidecar {
+		return
+	}
+	tproxy := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
+		return e.Name == "ISTIO_META_INTERCEPTION_MODE" && e.Value == "TPROXY"
+	})
+	for _, capability := range c.SecurityContext.Capabilities.Add {
+		name := strings.TrimPrefix(strings.ToUpper(string(capability)), "CAP_")
+		if name == "NET_BIND_SERVICE" || name == "NET_ADMIN" && tproxy {
+			continue
+		}
+		w.refuse(reasonProxyOverridden(), c.field+".securityContext.capabilities.add",
+			fmt.Sprintf("%s lets the proxy's container undo the capture of traffic; must not be added", quote(string(capability))), "remove the capability")
+	}
 }
 
 // judgeProxy judges the proxy as it will run.
@@ -83,6 +130,7 @@ func (w *workload) judgeProxy() {
 	w.judgeProxyArguments(c)
 	w.judgeEnvironment(c)
 	w.judgeContainer(c)
+	w.judgeProxyCapabilities(c)
 	for i := range c.VolumeMounts {
 		w.judgeTrustMount(c, &c.VolumeMounts[i])
 	}
@@ -109,7 +157,7 @@ func (w *workload) judgeContainer(c container) {
 	}
 	for what, command := range execHooks(c.Container) {
 		w.refuse(reasonProxyOverridden(), c.field+"."+what,
-			fmt.Sprintf("%s runs inside %s with the proxy's rights; must be \"pilot-agent …\", \"sleep …\" or absent", quote(strings.Join(command, " ")), c.Name), "remove it, or use sleep")
+			fmt.Sprintf("%s runs inside %s with the proxy's rights; must be \"pilot-agent wait\", \"pilot-agent request\", \"sleep …\" or absent", quote(strings.Join(command, " ")), c.Name), "remove it, or use sleep")
 	}
 }
 
@@ -167,7 +215,16 @@ func (w *workload) judgeEnvironment(c container) {
 // judgeRenderedVariable looks into those of Istio's own variables that decide
 // whom the proxy obeys.
 func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
+	if from := e.ValueFrom; from != nil && from.FieldRef != nil && from.FieldRef.FieldPath != renderedFields()[e.Name] {
+		w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s comes from %s, and", quote(e.Name), c.Name, quote(from.FieldRef.FieldPath)), e.Name)
+	}
 	switch e.Name {
+	case "PILOT_CERT_PROVIDER":
+		// The template mounts istiod's root only where istiod is the provider.
+		mounted := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return path.Clean(m.MountPath) == rootsPath })
+		if mounted && e.Value != "istiod" {
+			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s: %s", quote(e.Name), c.Name, quote(e.Value)), e.Name)
+		}
 	case "PROXY_CONFIG":
 		if w.meta.Annotations[proxyConfigKey] == "" || !w.has(reasonProxyConfigForbidden()) && !w.has(reasonInterceptionOff()) {
 			w.judgeProxyConfigText(cmp.Or(e.Value, "{}"), c.field+".env")
@@ -230,73 +287,16 @@ func (w *workload) judgeProxySecurity(c container) {
 // proxyUID is the user that proxies of the namespace run as.
 func (w *workload) proxyUID() int64 { return cmp.Or(w.namespace.ProxyUID, 1337) }
 
-// judgeTrustMount: where the proxy finds its roots, tokens and sockets there must
-// be a volume of the kind that Istio puts there.
-func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
-	kinds := trustVolumes()[path.Clean(m.MountPath)]
-	i := slices.IndexFunc(w.spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
-	if i < 0 {
-		return
+// harmlessHook: of the subcommands of pilot-agent, others undo the capture of
+// traffic or start a proxy of another configuration.
+func harmlessHook(command []string) bool {
+	switch command[0] {
+	case "sleep", "/bin/sleep":
+		return true
+	case "pilot-agent", "/usr/local/bin/pilot-agent":
+		return len(command) > 1 && (command[1] == "wait" || command[1] == "request")
 	}
-	v := &w.spec.Volumes[i]
-	if kind := volumeKind(v); kind == "hostPath" || len(kinds) > 0 && !slices.Contains(kinds, kind) {
-		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
-			fmt.Sprintf("volume %s (%s) is mounted at %s of the proxy; must be %s", quote(m.Name), kind, quote(m.MountPath), cmp.Or(strings.Join(kinds, " or "), "anything but a hostPath")), "leave the volumes of the proxy to Istio")
-		return
-	}
-	if cm := v.ConfigMap; cm != nil && path.Clean(m.MountPath) == "/var/run/secrets/istio" && !w.rootConfigMap(cm.Name) {
-		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
-			fmt.Sprintf("the proxy takes the roots it trusts from ConfigMap %s; must be %q", quote(cm.Name), "istio-ca-root-cert"), "leave the volumes of the proxy to Istio")
-	}
-}
-
-func (w *workload) rootConfigMap(name string) bool {
-	return name == cmp.Or(w.injector().RootConfigMap, "istio-ca-root-cert")
-}
-
-// trustVolumes are the mounts of the templates with the kinds of volume that
-// they, or Istio's integrations with SPIRE and GKE, put there.
-func trustVolumes() map[string][]string {
-	return map[string][]string{
-		"/etc/istio/pod":                                {"downwardAPI"},
-		"/etc/istio/proxy":                              {"emptyDir"},
-		"/var/lib/istio/data":                           {"emptyDir"},
-		"/var/run/secrets/credential-uds":               {"emptyDir"},
-		"/var/run/secrets/istio":                        {"configMap", "projected"},
-		"/var/run/secrets/istio/crl":                    {"configMap"},
-		"/var/run/secrets/kubernetes.io/serviceaccount": {"projected"},
-		"/var/run/secrets/tokens":                       {"projected"},
-		"/var/run/secrets/workload-spiffe-credentials":  {"emptyDir", "csi"},
-		"/var/run/secrets/workload-spiffe-uds":          {"emptyDir", "csi"},
-		"/run/secrets/workload-spiffe-uds":              {"csi"},
-	}
-}
-
-func renderedMount(at string) bool {
-	at = path.Clean(at)
-	_, ok := trustVolumes()[at]
-	return ok || at == "/etc/istio/custom-bootstrap" // refused by its annotation
-}
-
-func volumeKind(v *corev1.Volume) string {
-	switch {
-	case v.EmptyDir != nil:
-		return "emptyDir"
-	case v.ConfigMap != nil:
-		return "configMap"
-	case v.Secret != nil:
-		return "secret"
-	case v.Projected != nil:
-		return "projected"
-	case v.DownwardAPI != nil:
-		return "downwardAPI"
-	case v.CSI != nil:
-		return "csi"
-	case v.HostPath != nil:
-		return "hostPath"
-	default:
-		return "other"
-	}
+	return false
 }
 
 // execHooks returns the commands that the kubelet would run inside the container,
@@ -304,7 +304,7 @@ func volumeKind(v *corev1.Volume) string {
 func execHooks(c *corev1.Container) map[string][]string {
 	hooks := map[string][]string{}
 	add := func(field string, e *corev1.ExecAction) {
-		if e != nil && len(e.Command) > 0 && !slices.Contains([]string{"pilot-agent", "sleep", "/bin/sleep"}, e.Command[0]) {
+		if e != nil && len(e.Command) > 0 && !harmlessHook(e.Command) {
 			hooks[field] = e.Command
 		}
 	}

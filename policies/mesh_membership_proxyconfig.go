@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,18 +54,51 @@ func (w *workload) judgeProxyConfigText(text, field string) {
 			fmt.Sprintf("%s cannot be read as a ProxyConfig; must be valid YAML of one", quote(text)), "mend or remove it")
 		return
 	}
-	var fields []protoreflect.FieldDescriptor
+	if name := foreignReference(string(raw)); name != "" {
+		w.refuse(reasonProxyConfigForbidden(), field,
+			fmt.Sprintf("the kubelet puts the value of environment variable %s into the configuration, which may be anything; must only refer to variables that Istio sets", quote(name)),
+			fmt.Sprintf("write the value in place of $(%s)", name))
+	}
 	m := config.ProtoReflect()
-	m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		fields = append(fields, f)
-		return true
-	})
-	slices.SortFunc(fields, func(a, b protoreflect.FieldDescriptor) int { return strings.Compare(a.JSONName(), b.JSONName()) })
-	for _, f := range fields {
+	for _, f := range writtenFields(m.Descriptor(), raw) {
 		if !slices.Contains(harmlessProxyConfig(), f.JSONName()) && !w.meshSays(f, m.Get(f)) {
 			w.judgeProxyConfigField(&config, f, m.Get(f), field)
 		}
 	}
+}
+
+// writtenFields returns the fields that the object in JSON sets, by either of their
+// names, sorted: Istio merges it over the mesh's configuration, so that an explicit
+// zero value counts too. Null is nothing.
+func writtenFields(d protoreflect.MessageDescriptor, raw []byte) []protoreflect.FieldDescriptor {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(raw, &object) != nil {
+		return nil // null, the only other thing that is read as a message
+	}
+	var fields []protoreflect.FieldDescriptor
+	for i := range d.Fields().Len() {
+		f := d.Fields().Get(i)
+		for _, name := range []string{f.JSONName(), string(f.Name())} {
+			if v, ok := object[name]; ok && string(v) != "null" {
+				fields = append(fields, f)
+				break
+			}
+		}
+	}
+	slices.SortFunc(fields, func(a, b protoreflect.FieldDescriptor) int { return strings.Compare(a.JSONName(), b.JSONName()) })
+	return fields
+}
+
+// foreignReference returns the first variable that the text refers to and that
+// Istio's template does not fill from the pod's own fields.
+func foreignReference(text string) string {
+	for _, part := range strings.Split(text, "$(")[1:] {
+		name, _, closed := strings.Cut(part, ")")
+		if _, own := renderedFields()[name]; closed && !own {
+			return name
+		}
+	}
+	return ""
 }
 
 // meshSays reports whether the mesh's own default sets the field to the value.
@@ -88,9 +122,14 @@ func (w *workload) judgeProxyConfigField(config *meshv1alpha1.ProxyConfig, f pro
 			}
 		}
 	case "interceptionMode":
-		if config.GetInterceptionMode() == meshv1alpha1.ProxyConfig_NONE {
+		if mode := config.GetInterceptionMode(); mode != meshv1alpha1.ProxyConfig_REDIRECT && mode != meshv1alpha1.ProxyConfig_TPROXY {
 			w.refuse(reasonInterceptionOff(), field,
-				"interceptionMode \"NONE\" captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove interceptionMode")
+				fmt.Sprintf("interceptionMode %q captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", mode), "remove interceptionMode")
+		}
+	case "controlPlaneAuthPolicy":
+		if config.GetControlPlaneAuthPolicy() != meshv1alpha1.AuthenticationPolicy_MUTUAL_TLS {
+			w.refuse(reasonProxyConfigForbidden(), field,
+				fmt.Sprintf("controlPlaneAuthPolicy %q has the proxy take its configuration from anybody; must be \"MUTUAL_TLS\" or absent", config.GetControlPlaneAuthPolicy()), "remove controlPlaneAuthPolicy")
 		}
 	case "image":
 		if t := config.GetImage().GetImageType(); !slices.Contains([]string{"", "default", "debug", "distroless"}, t) {

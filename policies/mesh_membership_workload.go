@@ -185,6 +185,7 @@ func (w *workload) judge() {
 	switch w.plane {
 	case planeSidecar, planeProxy:
 		w.judgeOverrides()
+		w.judgeTemplateVolumes()
 		if w.complete {
 			w.judgeProxy()
 			w.judgeCapture()

@@ -1,0 +1,157 @@
+package policies
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Volumes of the proxy. Its bootstrap, its certificates, the sockets by which it
+// gets more of them, the roots it trusts and the annotations it goes by all lie
+// in volumes of the pod, and any container may mount any volume.
+//
+// Source: the injection template; pkg/istio-agent/agent.go for the sockets and
+// certificates that it finds; pilot/cmd/pilot-agent/config for the annotations.
+
+// judgeTrustMount: where the proxy finds its roots, tokens and sockets there must
+// be a volume of the kind that Istio puts there.
+func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
+	kinds := trustVolumes()[path.Clean(m.MountPath)]
+	i := slices.IndexFunc(w.spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+	if i < 0 {
+		return
+	}
+	v := &w.spec.Volumes[i]
+	if kind := volumeKind(v); kind == "hostPath" || len(kinds) > 0 && !slices.Contains(kinds, kind) {
+		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+			fmt.Sprintf("volume %s (%s) is mounted at %s of the proxy; must be %s", quote(m.Name), kind, quote(m.MountPath), cmp.Or(strings.Join(kinds, " or "), "anything but a hostPath")), "leave the volumes of the proxy to Istio")
+		return
+	}
+	if len(kinds) > 0 && v.EmptyDir != nil {
+		w.judgeSharedVolume(v.Name)
+	}
+	switch path.Clean(m.MountPath) {
+	case rootsPath:
+		w.judgeRoots(c, v)
+	case podInfoPath:
+		if !ownPodInfo(v) {
+			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+				fmt.Sprintf("the proxy reads the pod's annotations from volume %s, which shows others; must be left to Istio", quote(v.Name)), "leave the volumes of the proxy to Istio")
+		}
+	}
+}
+
+// Where the proxy finds its roots, and the pod's annotations, by which it goes.
+const (
+	rootsPath   = "/var/run/secrets/istio"
+	podInfoPath = "/etc/istio/pod"
+)
+
+// judgeSharedVolume: in these volumes the proxy finds its bootstrap, certificates
+// and sockets. Whoever can write there is whom it obeys.
+func (w *workload) judgeSharedVolume(volume string) {
+	for _, c := range w.applications() {
+		for i, m := range c.VolumeMounts {
+			if m.Name != volume || m.ReadOnly {
+				continue
+			}
+			w.refuse(reasonProxyVolumeForbidden(), fmt.Sprintf("%s.volumeMounts[%d]", c.field, i),
+				fmt.Sprintf("container %q can write to volume %s, from which the proxy starts; must not mount it", c.Name, quote(volume)), "remove the mount, or set readOnly: true")
+		}
+	}
+}
+
+// judgeRoots: istiod leaves foreign keys in its ConfigMap alone, so that items
+// could put one of them in place of the root.
+func (w *workload) judgeRoots(c container, v *corev1.Volume) {
+	own := true
+	switch {
+	case v.ConfigMap != nil:
+		own = w.rootConfigMap(v.ConfigMap.Name) && len(v.ConfigMap.Items) == 0
+	case v.Projected != nil:
+		own = !slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle == nil })
+	}
+	if !own {
+		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+			fmt.Sprintf("the proxy takes the roots it trusts from volume %s; must be ConfigMap %q as it is, or a ClusterTrustBundle", quote(v.Name), cmp.Or(w.injector().RootConfigMap, "istio-ca-root-cert")), "leave the volumes of the proxy to Istio")
+	}
+}
+
+func ownPodInfo(v *corev1.Volume) bool {
+	if v.DownwardAPI == nil {
+		return true // refused by its kind
+	}
+	return !slices.ContainsFunc(v.DownwardAPI.Items, func(f corev1.DownwardAPIVolumeFile) bool {
+		return f.FieldRef == nil || (f.Path == "annotations" || f.Path == "labels") && f.FieldRef.FieldPath != "metadata."+f.Path
+	})
+}
+
+// judgeTemplateVolumes predicts what Istio's template will make of volumes and
+// mounts by the names of its own.
+func (w *workload) judgeTemplateVolumes() {
+	if w.complete || w.plane != planeSidecar {
+		return
+	}
+	for i := range w.spec.Volumes {
+		switch name := w.spec.Volumes[i].Name; name {
+		case "istio-podinfo", "istio-token", "istiod-ca-cert":
+			w.refuse(reasonProxyVolumeForbidden(), w.field(fmt.Sprintf("spec.volumes[%d]", i)),
+				fmt.Sprintf("volume %q will be merged with Istio's own of this name, in which the proxy finds what it trusts; must have another name", name), "rename the volume")
+		case "istio-data", "istio-envoy", "workload-certs", "workload-socket":
+			w.judgeSharedVolume(name)
+		}
+	}
+}
+
+func (w *workload) rootConfigMap(name string) bool {
+	return name == cmp.Or(w.injector().RootConfigMap, "istio-ca-root-cert")
+}
+
+// trustVolumes are the mounts of the templates with the kinds of volume that
+// they, or Istio's integrations with SPIRE and GKE, put there.
+func trustVolumes() map[string][]string {
+	return map[string][]string{
+		"/etc/istio/pod":                                {"downwardAPI"},
+		"/etc/istio/proxy":                              {"emptyDir"},
+		"/var/lib/istio/data":                           {"emptyDir"},
+		"/var/run/secrets/credential-uds":               {"emptyDir"},
+		"/var/run/secrets/istio":                        {"configMap", "projected"},
+		"/var/run/secrets/istio/crl":                    {"configMap"},
+		"/var/run/secrets/kubernetes.io/serviceaccount": {"projected"},
+		"/var/run/secrets/tokens":                       {"projected"},
+		"/var/run/secrets/workload-spiffe-credentials":  {"emptyDir", "csi"},
+		"/var/run/secrets/workload-spiffe-uds":          {"emptyDir", "csi"},
+		"/run/secrets/workload-spiffe-uds":              {"csi"},
+	}
+}
+
+func renderedMount(at string) bool {
+	at = path.Clean(at)
+	_, ok := trustVolumes()[at]
+	return ok || at == "/etc/istio/custom-bootstrap" // refused by its annotation
+}
+
+func volumeKind(v *corev1.Volume) string {
+	switch {
+	case v.EmptyDir != nil:
+		return "emptyDir"
+	case v.ConfigMap != nil:
+		return "configMap"
+	case v.Secret != nil:
+		return "secret"
+	case v.Projected != nil:
+		return "projected"
+	case v.DownwardAPI != nil:
+		return "downwardAPI"
+	case v.CSI != nil:
+		return "csi"
+	case v.HostPath != nil:
+		return "hostPath"
+	default:
+		return "other"
+	}
+}
