@@ -34,7 +34,7 @@ func Decide(q Requests) (*Result, error) {
 	result := newResult()
 	var errs []error
 	for _, d := range q.Objects {
-		if !judged(d.Kind.GroupKind()) {
+		if !reads(&d) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
@@ -44,11 +44,13 @@ func Decide(q Requests) (*Result, error) {
 			continue
 		}
 		r.Now = q.Now
+		state.predicts(r)
 		errs = append(errs, result.judge(&d, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	result.Notes = append(result.Notes, state.injectionNotes()...)
 	return result, nil
 }
 
@@ -56,8 +58,7 @@ func Decide(q Requests) (*Result, error) {
 // each of them as it would stand in it: a namespace together with the policies
 // in it, a policy by whether the state would be better without it. What guards
 // provision is taken for granted. Pods are as they are submitted, or final. The
-// result notes where the objects could not
-// be applied in any order.
+// result notes where the objects could not be applied in any order.
 func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	docs, generated := named(docs)
 	state, err := NewState(docs)
@@ -69,7 +70,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	var errs []error
 	for _, k := range state.order {
 		d := state.docs[k]
-		if !judged(k.kind) {
+		if !reads(d) {
 			errs = append(errs, result.skip(d))
 			continue
 		}
@@ -79,10 +80,11 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 			continue
 		}
 		r.Now, r.Submitted = now, !final
+		state.predicts(r)
 		errs = append(errs, result.judge(d, r))
 	}
 	for _, d := range generated {
-		if !judged(d.Kind.GroupKind()) {
+		if !reads(&d) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
@@ -92,11 +94,13 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 			continue
 		}
 		r.Now = now
+		state.predicts(r)
 		errs = append(errs, result.judge(&d, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	result.Notes = append(result.Notes, state.injectionNotes()...)
 	return result, nil
 }
 
@@ -128,7 +132,7 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 		Cluster:   s.cluster,
 	}
 	switch o := r.Object.(type) {
-	case *corev1.Namespace, *corev1.Pod, *facts.Workload:
+	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *facts.Workload, *facts.IstioObject:
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
 		r.Cluster = without(s.cluster, o.Namespace, o.Name)

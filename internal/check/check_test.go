@@ -161,3 +161,47 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestNoteOnInjection tells when a verdict rests on settings that nobody gave.
+func TestNoteOnInjection(t *testing.T) {
+	const injected = `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: prod
+  labels: {istio-injection: enabled, meshvakt.io/guarded: "true"}
+`
+	const pod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: prod}
+spec:
+  containers: [{name: web, image: registry.example/web}]
+`
+	const injector = `
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio-sidecar-injector, namespace: istio-system}
+data: {config: "policy: enabled", values: "{}"}
+`
+	for _, tt := range []struct {
+		name, object, cluster, want string
+	}{
+		{"nothing is said", pod, injected, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector"},
+		{"half is said", pod, injected + injector, "lack its MutatingWebhookConfigurations"},
+		{"no workload", strings.ReplaceAll(injected, "prod", "stage"), injected, ""},
+		{"no guard", pod, strings.ReplaceAll(injected, "guarded:", "other:"), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			result, err := check.Decide(check.Requests{Objects: parse(t, tt.object), Cluster: parse(t, tt.cluster)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(result.Notes, "\n")
+			if (tt.want == "") != (got == "") || !strings.HasSuffix(got, tt.want) {
+				t.Errorf("got notes %q; must end in %q", got, tt.want)
+			}
+		})
+	}
+}

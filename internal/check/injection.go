@@ -3,12 +3,16 @@ package check
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
 // readInjection takes over how sidecars are injected, from the webhooks and the
@@ -55,9 +59,35 @@ func (s *State) readInjection() error {
 	usual := mesh.DefaultInjection(revisions...)
 	if len(injection.Webhooks) == 0 {
 		injection.Webhooks = usual.Webhooks
+		s.assumed = append(s.assumed, "MutatingWebhookConfigurations")
 	}
 	if len(injection.Injectors) == 0 {
 		injection.Injectors = usual.Injectors
+		s.assumed = append(s.assumed, "ConfigMap istio-sidecar-injector")
 	}
 	return errors.Join(errs...)
+}
+
+// predicts counts what is judged by how its sidecar will be injected: pods and
+// templates in namespaces whose guard demands that they are in the mesh.
+func (s *State) predicts(r *facts.Review) {
+	switch r.Object.(type) {
+	case *corev1.Pod, *facts.Workload:
+	default:
+		return
+	}
+	ns := r.Cluster.Namespaces[r.Namespace]
+	if ns != nil && slices.ContainsFunc(r.Cluster.Guards, func(g facts.Guard) bool {
+		return g.MeshMembership != nil && r.Cluster.Selects(&g, ns.Name, ns.Labels)
+	}) {
+		s.predicted++
+	}
+}
+
+// injectionNotes tells what the verdicts rest on that no manifest says.
+func (s *State) injectionNotes() []string {
+	if len(s.assumed) == 0 || s.predicted == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("pods and templates are judged by Istio's default settings: the manifests lack its %s", strings.Join(s.assumed, " and "))}
 }

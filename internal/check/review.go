@@ -138,7 +138,11 @@ func fresh(object any) {
 		o.DeletionTimestamp = nil
 	case *corev1.Pod:
 		o.DeletionTimestamp = nil
+	case *corev1.ConfigMap:
+		o.DeletionTimestamp = nil
 	case *facts.Workload:
+		o.DeletionTimestamp = nil
+	case *facts.IstioObject:
 		o.DeletionTimestamp = nil
 	case *mesh.PeerAuthentication:
 		o.Created, o.Terminating = mesh.PeerAuthentication{}.Created, false
@@ -156,8 +160,16 @@ func inherit(object, old any) {
 		if was, ok := old.(*corev1.Pod); ok {
 			o.DeletionTimestamp = was.DeletionTimestamp
 		}
+	case *corev1.ConfigMap:
+		if was, ok := old.(*corev1.ConfigMap); ok {
+			o.DeletionTimestamp = was.DeletionTimestamp
+		}
 	case *facts.Workload:
 		if was, ok := old.(*facts.Workload); ok {
+			o.DeletionTimestamp = was.DeletionTimestamp
+		}
+	case *facts.IstioObject:
+		if was, ok := old.(*facts.IstioObject); ok {
 			o.DeletionTimestamp = was.DeletionTimestamp
 		}
 	case *mesh.PeerAuthentication:

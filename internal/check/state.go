@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -29,6 +30,10 @@ type State struct {
 	objects map[key]any
 	// last is the creation time of the youngest PeerAuthentication.
 	last time.Time
+	// assumed are the settings of injection that no manifest says; predicted is how
+	// many objects are judged by them all the same.
+	assumed   []string
+	predicted int
 }
 
 // NewState reads the state of a cluster. It errs on what it cannot decode, on an
@@ -93,6 +98,24 @@ func clusterScoped(kind schema.GroupKind) bool { return kind == namespaceKind() 
 // judged reports whether any policy reads objects of the kind.
 func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
 
+// reads reports whether any policy reads the object. Of ConfigMaps those alone that
+// are the settings of istiod: a chart has many others.
+func reads(d *Document) bool {
+	k := keyOf(d)
+	if !judged(k.kind) {
+		return false
+	}
+	if k.kind != (schema.GroupKind{Kind: "ConfigMap"}) {
+		return true
+	}
+	var m corev1.ConfigMap
+	if err := json.Unmarshal(d.JSON, &m); err != nil {
+		return true // and the error is told
+	}
+	_, settings := m.Data["mesh"]
+	return isMeshConfig(k) && settings || mesh.IsInjector(m.Name, m.Data)
+}
+
 // decode reads an object of a kind that policies judge, and settles what the API
 // server would.
 func decode(d *Document) (any, error) {
@@ -115,7 +138,11 @@ func decode(d *Document) (any, error) {
 		o.Namespace = keyOf(d).namespace
 	case *mesh.PeerAuthentication:
 		o.Namespace = keyOf(d).namespace
+	case *corev1.ConfigMap:
+		o.Namespace = keyOf(d).namespace
 	case *facts.Workload:
+		o.Namespace = keyOf(d).namespace
+	case *facts.IstioObject:
 		o.Namespace = keyOf(d).namespace
 	}
 	return object, nil
@@ -241,7 +268,8 @@ func (s *State) missingNamespace(d *Document) error {
 	if d.Namespace == "" {
 		implied = " (metadata.namespace is not set)"
 	}
-	return d.errorf("%w: %s is in namespace %q%s, whose labels are not known; add the manifest of that Namespace", ErrMissingManifest, d.Kind.Kind, name, implied)
+	return d.errorf("%w: %s is in namespace %q%s, whose labels are not known; add the manifest of that Namespace (kubectl get namespace %s -o yaml)",
+		ErrMissingManifest, d.Kind.Kind, name, implied, name)
 }
 
 func (s *State) has(k key) bool { return s.docs[k] != nil }
