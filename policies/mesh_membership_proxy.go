@@ -74,7 +74,8 @@ func (w *workload) judgeOverride(c container) {
 	w.judgeContainer(c)
 	w.judgeOverrideSecurity(c)
 	for _, m := range c.VolumeMounts {
-		if renderedMount(m.MountPath) {
+		// Kubernetes mounts the token of the ServiceAccount into every container.
+		if renderedMount(m.MountPath) && path.Clean(m.MountPath) != tokenPath {
 			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
 				fmt.Sprintf("volume %s is mounted at %s in place of Istio's own; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
 		}

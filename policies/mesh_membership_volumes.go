@@ -45,8 +45,10 @@ func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
 	}
 }
 
-// Where the proxy finds its roots, and the pod's annotations, by which it goes.
+// Where the proxy finds its roots, and the pod's annotations, by which it goes; and
+// every container the token of the ServiceAccount.
 const (
+	tokenPath   = "/var/run/secrets/kubernetes.io/serviceaccount"
 	rootsPath   = "/var/run/secrets/istio"
 	podInfoPath = "/etc/istio/pod"
 )
@@ -115,17 +117,17 @@ func (w *workload) rootConfigMap(name string) bool {
 // they, or Istio's integrations with SPIRE and GKE, put there.
 func trustVolumes() map[string][]string {
 	return map[string][]string{
-		"/etc/istio/pod":                                {"downwardAPI"},
-		"/etc/istio/proxy":                              {"emptyDir"},
-		"/var/lib/istio/data":                           {"emptyDir"},
-		"/var/run/secrets/credential-uds":               {"emptyDir"},
-		"/var/run/secrets/istio":                        {"configMap", "projected"},
-		"/var/run/secrets/istio/crl":                    {"configMap"},
-		"/var/run/secrets/kubernetes.io/serviceaccount": {"projected"},
-		"/var/run/secrets/tokens":                       {"projected"},
-		"/var/run/secrets/workload-spiffe-credentials":  {"emptyDir", "csi"},
-		"/var/run/secrets/workload-spiffe-uds":          {"emptyDir", "csi"},
-		"/run/secrets/workload-spiffe-uds":              {"csi"},
+		"/etc/istio/pod":                               {"downwardAPI"},
+		"/etc/istio/proxy":                             {"emptyDir"},
+		"/var/lib/istio/data":                          {"emptyDir"},
+		"/var/run/secrets/credential-uds":              {"emptyDir"},
+		"/var/run/secrets/istio":                       {"configMap", "projected"},
+		"/var/run/secrets/istio/crl":                   {"configMap"},
+		tokenPath:                                      {"projected"},
+		"/var/run/secrets/tokens":                      {"projected"},
+		"/var/run/secrets/workload-spiffe-credentials": {"emptyDir", "csi"},
+		"/var/run/secrets/workload-spiffe-uds":         {"emptyDir", "csi"},
+		"/run/secrets/workload-spiffe-uds":             {"csi"},
 	}
 }
 
