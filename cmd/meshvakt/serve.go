@@ -283,7 +283,7 @@ func (p *process) addControllers(context.Context) error {
 			Now:      time.Now,
 		},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
-		&controller.Standing{Client: m.GetClient(), Source: p.source},
+		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
 	)
 }
 

@@ -342,3 +342,56 @@ func TestSlimInjection(t *testing.T) {
 		t.Errorf("the proxies' user is not known: %+v, %v", got.Namespaces[ns.Name], err)
 	}
 }
+
+// labelled is a guarded namespace with further labels.
+func labelled(name string, pairs ...string) *facts.Namespace {
+	ns := &facts.Namespace{Name: name, Labels: map[string]string{v1alpha1.GuardedLabel: v1alpha1.GuardedValue}}
+	for i := 0; i < len(pairs); i += 2 {
+		ns.Labels[pairs[i]] = pairs[i+1]
+	}
+	return ns
+}
+
+func TestWithoutInjection(t *testing.T) {
+	guard, err := facts.NewGuard(v1alpha1.DefaultGuard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	disabled := mesh.DefaultInjection("default")
+	disabled.Injectors[0].Policy = "disabled"
+	leaving := labelled("prod")
+	leaving.Terminating = true
+	for name, c := range map[string]struct {
+		injection  mesh.Injection
+		dataPlanes []v1alpha1.DataPlane
+		namespace  *facts.Namespace
+		want       string // part of what is listed; empty: nothing is
+	}{
+		"injection is on":                      {mesh.DefaultInjection("default"), nil, labelled("prod", "istio-injection", "enabled"), ""},
+		"a revision is there":                  {mesh.DefaultInjection("canary"), nil, labelled("prod", "istio.io/rev", "canary"), ""},
+		"a revision is not there":              {mesh.DefaultInjection("default"), nil, labelled("prod", "istio.io/rev", "canary"), "prod (label istio.io/rev names"},
+		"nothing turns it on":                  {mesh.DefaultInjection("default"), nil, labelled("prod"), "prod (no label of the namespace"},
+		"it is turned off":                     {mesh.DefaultInjection("default"), nil, labelled("prod", "istio-injection", "disabled"), "prod (label istio-injection turns"},
+		"there is no injector":                 {mesh.Injection{}, nil, labelled("prod", "istio-injection", "enabled"), "prod (no MutatingWebhookConfiguration"},
+		"the injector injects nothing":         {disabled, nil, labelled("prod", "istio-injection", "enabled"), "prod (the injector's configuration"},
+		"an injector of unknown configuration": {mesh.Injection{Webhooks: mesh.DefaultInjection("default").Webhooks}, nil, labelled("prod", "istio-injection", "enabled"), ""},
+		"ambient, and accepted":                {mesh.Injection{}, []v1alpha1.DataPlane{v1alpha1.DataPlaneAmbient}, labelled("prod", "istio.io/dataplane-mode", "ambient"), ""},
+		"ambient, and not accepted":            {mesh.Injection{}, []v1alpha1.DataPlane{v1alpha1.DataPlaneSidecar}, labelled("prod", "istio.io/dataplane-mode", "ambient"), "prod ("},
+		"an injector would leave it out":       {mesh.DefaultInjection("default"), nil, labelled("local-path-storage", "istio-injection", "enabled"), "local-path-storage (injectors leave"},
+		"it is going away":                     {mesh.Injection{}, nil, leaving, ""},
+		"no guard selects it":                  {mesh.Injection{}, nil, &facts.Namespace{Name: "dev"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := guard
+			parameters := *guard.MeshMembership
+			if c.dataPlanes != nil {
+				parameters.DataPlanes = c.dataPlanes
+			}
+			g.MeshMembership = &parameters
+			got := WithoutInjection(&facts.Cluster{Injection: c.injection, Namespaces: map[string]*facts.Namespace{c.namespace.Name: c.namespace}}, &g)
+			if len(got) > 1 || (len(got) == 1) != (c.want != "") || !strings.HasPrefix(strings.Join(got, ""), c.want) {
+				t.Errorf("got %q; want %q", got, c.want)
+			}
+		})
+	}
+}

@@ -47,6 +47,8 @@ func (c *fakeCache) List(ctx context.Context, list client.ObjectList, opts ...cl
 
 func (c *fakeCache) tell(o client.Object) { c.informers[fmt.Sprintf("%T", o)].Add(o) }
 
+func (c *fakeCache) forget(o client.Object) { c.informers[fmt.Sprintf("%T", o)].Delete(o) }
+
 func newScheme(t *testing.T) *runtime.Scheme {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -99,7 +101,7 @@ func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) 
 		switch o := o.(type) {
 		case *corev1.Namespace:
 			s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: o.ObjectMeta})
-		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *corev1.ConfigMap:
+		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration:
 			s.cache.tell(o)
 		}
 	}

@@ -80,10 +80,14 @@ func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.Validating
 }
 
 // enforced is the registration with the policies that the guard enforces: nobody
-// waits for an answer about what no policy of the guard judges.
+// waits for an answer about what no policy of the guard judges. A guard that cannot
+// be read is not left out for that.
 func (r *Registration) enforced(g *v1alpha1.MeshGuard) *Registration {
+	guard, err := facts.NewGuard(g)
+	if err != nil {
+		return r
+	}
 	with := *r
-	guard := facts.Guard{StrictMTLS: g.Spec.StrictMTLS, MeshMembership: g.Spec.MeshMembership}
 	with.Policies = slices.DeleteFunc(slices.Clone(r.Policies), func(p policies.Policy) bool { return len(p.Actions(&guard)) == 0 })
 	return &with
 }
@@ -154,9 +158,9 @@ func (r *Registration) entry(name string, matches []policies.Match, scope admiss
 		w.WithRules(acadmission.RuleWithOperations().
 			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(resources(m)...).
 			WithScope(scope).WithOperations(operations...))
-		if c := changedCEL(m); c != "" {
-			w.WithMatchConditions(acadmission.MatchCondition().WithName(m.Resource + "-changed").WithExpression(c))
-		}
+	}
+	for _, same := range alikeInChange(matches) {
+		w.WithMatchConditions(acadmission.MatchCondition().WithName(same[0].Resource + "-changed").WithExpression(changedCEL(same)))
 	}
 	if slices.ContainsFunc(matches, func(m policies.Match) bool { return slices.Contains(m.Operations, admissionv1.Delete) }) {
 		w.WithMatchConditions(acadmission.MatchCondition().WithName("not-namespace-cleanup").
@@ -228,17 +232,38 @@ func (r *Registration) clientConfig() *acadmission.WebhookClientConfigApplyConfi
 		WithPort(r.Endpoint.ServicePort).WithPath("/validate"))
 }
 
-// changedCEL is the condition that an UPDATE touches what the match is about,
-// empty when every UPDATE counts.
-func changedCEL(m policies.Match) string {
-	if len(m.OnlyIfChanged) == 0 || !slices.Contains(m.Operations, admissionv1.Update) {
-		return ""
+// alikeInChange groups the matches of which not every UPDATE counts by what must
+// have changed: the API server takes 64 conditions per entry, and evaluates each of
+// them for every request.
+func alikeInChange(matches []policies.Match) [][]policies.Match {
+	var groups [][]policies.Match
+	for _, m := range matches {
+		if len(m.OnlyIfChanged) == 0 || !slices.Contains(m.Operations, admissionv1.Update) {
+			continue
+		}
+		i := slices.IndexFunc(groups, func(g []policies.Match) bool { return slices.Equal(g[0].OnlyIfChanged, m.OnlyIfChanged) })
+		if i < 0 {
+			groups = append(groups, nil)
+			i = len(groups) - 1
+		}
+		groups[i] = append(groups[i], m)
 	}
-	parts := []string{
-		"request.operation != 'UPDATE'",
-		fmt.Sprintf("request.resource.resource != '%s'", m.Resource),
+	return groups
+}
+
+// changedCEL is the condition that an UPDATE touches what the matches are about,
+// which is the same for all of them.
+func changedCEL(matches []policies.Match) string {
+	others := fmt.Sprintf("request.resource.resource != %s", celString(matches[0].Resource))
+	if len(matches) > 1 {
+		resources := make([]string, 0, len(matches))
+		for _, m := range matches {
+			resources = append(resources, m.Resource)
+		}
+		others = fmt.Sprintf("!(request.resource.resource in %s)", celList(resources))
 	}
-	for _, path := range m.OnlyIfChanged {
+	parts := []string{"request.operation != 'UPDATE'", others}
+	for _, path := range matches[0].OnlyIfChanged {
 		optional := strings.ReplaceAll("."+path, ".?", ".")
 		optional = strings.ReplaceAll(optional, ".", ".?")
 		parts = append(parts, fmt.Sprintf("object%s != oldObject%s", optional, optional))

@@ -172,6 +172,61 @@ func TestBuildRulesAreTheMatchesOfThePolicies(t *testing.T) {
 	}
 }
 
+// A guard's entry asks about what the guard enforces, in few conditions however many
+// kinds there are.
+func TestBuildAsksForWhatIsEnforced(t *testing.T) {
+	only := func(strict, membership bool) *v1alpha1.MeshGuard {
+		g := v1alpha1.DefaultGuard()
+		if !strict {
+			g.Spec.StrictMTLS = nil
+		}
+		if !membership {
+			g.Spec.MeshMembership = nil
+		}
+		return g
+	}
+	const (
+		podLabels = "request.operation != 'UPDATE' || request.resource.resource != 'pods' || object.?metadata.?labels != oldObject.?metadata.?labels"
+		pods      = podLabels + " || object.?metadata.?annotations != oldObject.?metadata.?annotations || object.?spec != oldObject.?spec"
+		templates = "request.operation != 'UPDATE' || !(request.resource.resource in ['replicationcontrollers', 'daemonsets', 'deployments', 'replicasets', 'statefulsets', 'rollouts', 'jobs'])" +
+			" || object.?spec.?template != oldObject.?spec.?template"
+		cronjobs = "request.operation != 'UPDATE' || request.resource.resource != 'cronjobs' || object.?spec.?jobTemplate != oldObject.?spec.?jobTemplate"
+	)
+	for name, c := range map[string]struct {
+		guard             *v1alpha1.MeshGuard
+		asked, notAsked   string
+		podsMustBeChanged string
+		templates         bool
+	}{
+		"strict-mtls alone":     {only(true, false), "peerauthentications", "deployments", podLabels, false},
+		"mesh-membership alone": {only(false, true), "pods/ephemeralcontainers", "peerauthentications", pods, true},
+		"both":                  {only(true, true), "peerauthentications", "none", pods, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list := built(t, registrationOf(c.guard))
+			w := entryOf(t, list, "default.guard.meshvakt.io")
+			var resources []string
+			for _, r := range w.Rules {
+				resources = append(resources, r.Resources...)
+			}
+			if !slices.Contains(resources, c.asked) || slices.Contains(resources, c.notAsked) || !slices.Contains(resources, "pods") {
+				t.Errorf("asks about %q", resources)
+			}
+			got := conditions(w)
+			if got["pods-changed"] != c.podsMustBeChanged {
+				t.Errorf("pods: %s", got["pods-changed"])
+			}
+			if (got["replicationcontrollers-changed"] == templates && got["cronjobs-changed"] == cronjobs) != c.templates || len(got) > 5 {
+				t.Errorf("conditions %v", got)
+			}
+			// Entries of no guard serve all guards there are or will be.
+			if others := conditions(entryOf(t, list, "everywhere.mesh.meshvakt.io")); others["peerauthentications-changed"] == "" {
+				t.Errorf("conditions everywhere: %v", others)
+			}
+		})
+	}
+}
+
 func TestBuildSelectors(t *testing.T) {
 	list := built(t, registrationOf(guardWith("default", metav1.LabelSelector{
 		MatchLabels:      map[string]string{"env": "prod"},

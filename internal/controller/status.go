@@ -7,10 +7,12 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -23,10 +25,17 @@ import (
 // namedInStatus bounds how many namespaces a condition names.
 const namedInStatus = 10
 
+// conditionInjection is the type of the condition that a pod which says nothing gets
+// into the mesh in every namespace of the guard. The API server asks no webhook
+// about webhook configurations, so nobody can be kept from deleting or relabelling
+// those of Istio's injectors; it can be seen.
+const conditionInjection = "InjectionAvailable"
+
 // Standing keeps the status of a MeshGuard.
 type Standing struct {
 	Client client.Client
 	Source *cluster.Source
+	Events events.EventRecorder
 }
 
 // Reconcile writes the status of the guard named by the request.
@@ -52,10 +61,29 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	switch err := s.Client.Status().Update(ctx, &guard, FieldOwner); {
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: retryAfter}, nil
-	case client.IgnoreNotFound(err) != nil:
+	case apierrors.IsNotFound(err):
+		return reconcile.Result{}, nil
+	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("update status of MeshGuard %q: %w", r.Name, err)
 	}
+	s.warn(&guard, before)
 	return reconcile.Result{}, nil
+}
+
+// longestNote is what the API server takes as the text of an event, less a bit.
+const longestNote = 1000
+
+// warn leaves an event when injection has ceased to be available, once.
+func (s *Standing) warn(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuardStatus) {
+	c := meta.FindStatusCondition(guard.Status.Conditions, conditionInjection)
+	if c == nil || c.Status != metav1.ConditionFalse || meta.IsStatusConditionFalse(before.Conditions, conditionInjection) {
+		return
+	}
+	note := c.Message
+	if len(note) > longestNote {
+		note = note[:longestNote] + " …"
+	}
+	s.Events.Eventf(guard, nil, corev1.EventTypeWarning, c.Reason, "Observe", "%s", note)
 }
 
 func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration) {
@@ -73,6 +101,7 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 		status.Namespaces = v1alpha1.NamespaceCounts{}
 		set(v1alpha1.ConditionEnforcing, false, "InvalidSelector", err.Error())
 		set(v1alpha1.ConditionCompliant, false, "InvalidSelector", err.Error())
+		meta.RemoveStatusCondition(&status.Conditions, conditionInjection)
 		return
 	}
 	var counts v1alpha1.NamespaceCounts
@@ -95,6 +124,13 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 	} else {
 		slices.Sort(open)
 		set(v1alpha1.ConditionCompliant, false, "NamespaceNotStrict", fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
+	}
+	if g.MeshMembership == nil {
+		meta.RemoveStatusCondition(&status.Conditions, conditionInjection)
+	} else if missing := cluster.WithoutInjection(state, &g); len(missing) == 0 {
+		set(conditionInjection, true, "AllInjected", fmt.Sprintf("pods of all %d guarded namespaces get into the mesh without asking for it", counts.Guarded))
+	} else {
+		set(conditionInjection, false, "NamespaceNotInjected", fmt.Sprintf("%d of %d guarded namespaces leave pods that do not ask for a sidecar without one: %s", len(missing), counts.Guarded, firstNames(missing)))
 	}
 	entry := slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
 		return w.Name == guard.Name+".guard.meshvakt.io"

@@ -10,6 +10,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -128,7 +129,7 @@ func TestStandingWritesOnce(t *testing.T) {
 		}
 		return c.SubResource(sub).Update(ctx, o, opts...)
 	}}, guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), namespaceOf("prod", true), webhookWith("default.guard.meshvakt.io"))
-	standing := &Standing{Client: s.client, Source: s.source}
+	standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5)}
 	for range 3 {
 		if _, err := standing.Reconcile(t.Context(), request("default")); err != nil {
 			t.Fatal(err)
