@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
-	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -92,10 +91,10 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		return facts.Cluster{}, err
 	}
 	roots := live.cluster.RootNamespaces()
-	if slices.Contains(roots, name) && (r.Kind.Kind == "Namespace" || r.Kind.Kind == "PeerAuthentication") {
+	if concernsAll(r, name, roots, s.cfg.IstioNamespace) {
 		err = live.everything(ctx)
 	} else {
-		err = live.around(ctx, name, roots)
+		err = live.around(ctx, append([]string{name}, roots...), r.OtherNamespaces())
 	}
 	if err == nil && live.needsPods(r) {
 		err = live.pods(ctx, name)
@@ -107,6 +106,20 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		s.index.verify(name, newest)
 	}
 	return live.cluster, nil
+}
+
+// concernsAll reports whether the request can change what holds in any namespace: a
+// policy of a root namespace and its labels, by which control planes may not read
+// its policies, and the settings of Istio. Other objects in a root namespace concern
+// the namespaces that they name.
+func concernsAll(r *facts.Review, namespace string, roots []string, istioNamespace string) bool {
+	switch r.Kind.Kind {
+	case "Namespace", "PeerAuthentication":
+		return slices.Contains(roots, namespace)
+	case "ConfigMap":
+		return namespace == istioNamespace
+	}
+	return false
 }
 
 // liveRead gathers one live snapshot.
@@ -207,53 +220,6 @@ func (l *liveRead) configMaps(ctx context.Context, f *found, names []string) err
 	return nil
 }
 
-// needsPods reports whether the request is judged together with the pods that run
-// in the namespace: it puts the namespace under a guard of mesh membership, or
-// changes the labels of one that is.
-func (l *liveRead) needsPods(r *facts.Review) bool {
-	ns, ok := r.Object.(*corev1.Namespace)
-	return ok && r.Operation == admissionv1.Update && slices.ContainsFunc(l.cluster.Guards, func(g facts.Guard) bool {
-		return g.MeshMembership != nil && l.cluster.Selects(&g, ns.Name, ns.Labels)
-	})
-}
-
-// pods reads the pods that run in a namespace, a page at a time, so that at no
-// moment more is held than one page as the API server sends it and what is judged.
-func (l *liveRead) pods(ctx context.Context, namespace string) error {
-	ns := l.cluster.Namespaces[namespace]
-	if ns == nil {
-		return nil
-	}
-	with := *ns
-	list := &corev1.PodList{}
-	err := l.pages(ctx, list, func() {
-		for i := range list.Items {
-			if p := slimPod(&list.Items[i]); p != nil {
-				with.Pods = append(with.Pods, p)
-			}
-		}
-	}, client.InNamespace(namespace))
-	l.cluster.Namespaces[namespace] = &with
-	return err
-}
-
-// slimPod returns what is judged of a pod that runs, apart from the page it came
-// in, and nil for one that has ended, or stands for what the kubelet runs from a
-// file.
-func slimPod(p *corev1.Pod) *corev1.Pod {
-	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
-	if mirror || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-		return nil
-	}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
-		},
-		Spec:   p.Spec,
-		Status: corev1.PodStatus{Phase: p.Status.Phase},
-	}
-}
-
 // planeIn returns the settings of the control plane in a ConfigMap, if there are any.
 func (s *Source) planeIn(cm *corev1.ConfigMap) (plane mesh.ControlPlane, has bool, err error) {
 	if _, has = cm.Data["mesh"]; !has || !isMeshConfig(cm.Name) {
@@ -278,9 +244,10 @@ func (s *Source) injectorIn(cm *corev1.ConfigMap) (injector mesh.Injector, has b
 	return injector, true, err
 }
 
-// around reads one namespace, the mesh root namespaces and the policies in them.
-func (l *liveRead) around(ctx context.Context, name string, roots []string) error {
-	names := append([]string{name}, roots...)
+// around reads the inner namespaces with the policies in them, and of the others
+// that they are there and how they are labelled.
+func (l *liveRead) around(ctx context.Context, inner, others []string) error {
+	names := slices.Concat(inner, others)
 	slices.Sort(names)
 	names = slices.Compact(names)
 	read := make([]*facts.Namespace, len(names))
@@ -296,11 +263,14 @@ func (l *liveRead) around(ctx context.Context, name string, roots []string) erro
 			if err != nil {
 				return fmt.Errorf("get namespace %q: %w", name, err)
 			}
+			read[i] = namespaceOf(m)
+			if !slices.Contains(inner, name) {
+				return nil
+			}
 			var list objects.PeerAuthenticationList
 			if err := l.source.cfg.Live.List(ctx, &list, client.InNamespace(name)); err != nil {
 				return fmt.Errorf("list PeerAuthentications in namespace %q: %w", name, err)
 			}
-			read[i] = namespaceOf(m)
 			versions[i] = make(map[string]string, len(list.Items))
 			for j := range list.Items {
 				versions[i][list.Items[j].Name] = list.Items[j].ResourceVersion
@@ -318,7 +288,9 @@ func (l *liveRead) around(ctx context.Context, name string, roots []string) erro
 		if ns != nil {
 			l.cluster.Namespaces[names[i]] = ns
 		}
-		l.versions[names[i]] = versions[i]
+		if slices.Contains(inner, names[i]) {
+			l.versions[names[i]] = versions[i]
+		}
 	}
 	return nil
 }
