@@ -46,6 +46,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -72,6 +73,10 @@ type Case struct {
 	// Final is nil when there is no final.yaml.
 	Final *Final
 	Want  Want
+
+	// parsed are the documents of files by their text. Reading YAML is most of what
+	// a case costs, and some tests review each case dozens of times.
+	parsed *sync.Map
 }
 
 // Want is want.yaml.
@@ -140,7 +145,7 @@ func Load(tb testing.TB, dir string) []Case {
 }
 
 func load(dir string) (Case, error) {
-	c := Case{Policy: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir), Dir: dir}
+	c := Case{Policy: filepath.Base(filepath.Dir(dir)), Name: filepath.Base(dir), Dir: dir, parsed: &sync.Map{}}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return Case{}, err
@@ -260,10 +265,14 @@ func (c *Case) ClusterDocuments(tb testing.TB) []check.Document {
 
 func (c *Case) documents(tb testing.TB, file string, data []byte) []check.Document {
 	tb.Helper()
+	if docs, ok := c.parsed.Load(string(data)); ok {
+		return slices.Clone(docs.([]check.Document))
+	}
 	docs, err := check.Parse(filepath.Join(c.Dir, file), data)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	c.parsed.Store(string(data), slices.Clone(docs))
 	return docs
 }
 

@@ -222,7 +222,7 @@ func (r *recorder) submit(t *testing.T, pod *unstructured.Unstructured, like *me
 		t.Fatal(err)
 	}
 	text := strings.ReplaceAll(string(raw), namespace, like.Name)
-	text = regexp.MustCompile(`\bkube-api-access-[a-z0-9]{5}\b`).ReplaceAllString(text, "kube-api-access")
+	text = regexp.MustCompile(`\bkube-api-access-[a-z0-9]{5}\b`).ReplaceAllString(text, "kube-api-access-00000")
 	_, injected = pod.GetAnnotations()["sidecar.istio.io/status"]
 	return []byte(text), injected
 }
