@@ -67,6 +67,9 @@ const (
 	// ScopeNamespaces is namespaces that are, were, or become guarded, and the
 	// mesh root namespaces.
 	ScopeNamespaces Scope = "Namespaces"
+	// ScopeIstioSettings is the ConfigMaps of istiod in its namespace: the settings
+	// of control planes and injectors.
+	ScopeIstioSettings Scope = "IstioSettings"
 )
 
 // Match is a kind of request that a policy judges.

@@ -345,6 +345,9 @@ func (s *Source) Cached(namespace string) (facts.Cluster, error) {
 	return c, err
 }
 
+// IstioNamespace is where istiod's ConfigMaps are.
+func (s *Source) IstioNamespace() string { return s.cfg.IstioNamespace }
+
 func (s *Source) unguardable() []string {
 	return append(facts.SystemNamespaces(), s.cfg.OwnNamespace)
 }

@@ -109,6 +109,7 @@ func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registrat
 		Policies:       r.Policies,
 		Guards:         readable,
 		RootNamespaces: state.RootNamespaces(),
+		IstioNamespace: r.Source.IstioNamespace(),
 		Unguardable:    state.Unguardable,
 		TimeoutSeconds: int32(r.Timeout / time.Second),
 	}, nil

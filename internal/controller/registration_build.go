@@ -40,6 +40,7 @@ type Registration struct {
 	Policies       []policies.Policy
 	Guards         []v1alpha1.MeshGuard
 	RootNamespaces []string
+	IstioNamespace string
 	Unguardable    []string
 	// TimeoutSeconds is how long the API server waits for an answer, 1 to 30.
 	TimeoutSeconds int32
@@ -47,9 +48,9 @@ type Registration struct {
 
 // Build returns the webhook configuration that lets the API server ask about
 // exactly what the policies judge in the namespaces that the guards select:
-// one entry per guard, one for the mesh root namespaces, one for policies that
-// the API server may not know yet to be in a guarded namespace, one for
-// namespaces themselves. Every field is stated, also where it has the default, so that
+// one entry per guard, one for the mesh root namespaces, one for the settings of
+// istiod, one for policies that the API server may not know yet to be in a guarded
+// namespace, one for namespaces themselves. Every field is stated, also where it has the default, so that
 // server-side apply puts back what somebody else has changed.
 func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
 	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(map[string]string{
@@ -66,6 +67,9 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	}
 	if len(r.RootNamespaces) > 0 {
 		config.WithWebhooks(r.rootEntry())
+	}
+	if matches := r.matches(policies.ScopeIstioSettings); len(matches) > 0 {
+		config.WithWebhooks(r.settingsEntry(matches))
 	}
 	config.WithWebhooks(r.everywhereEntry())
 	return config.WithWebhooks(r.namespaceEntry(guards))
@@ -98,6 +102,20 @@ func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfigurat
 		WithNamespaceSelector(acmeta.LabelSelector().
 			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
 				WithOperator(metav1.LabelSelectorOpIn).WithValues(r.RootNamespaces...)))
+}
+
+// settingsEntry asks about the settings of istiod. They are known by what is in them:
+// other ConfigMaps whose names begin alike, for roots and for electing leaders, are
+// written all the time and must not wait for us. The name is taken from the object,
+// for a request to delete a collection has none.
+func (r *Registration) settingsEntry(matches []policies.Match) *acadmission.ValidatingWebhookApplyConfiguration {
+	const settings = "oldObject.metadata.name.matches('^istio(-.+)?$') && [oldObject, object].exists(o, o != null && " +
+		"('mesh' in o.?data.orValue({}) || 'config' in o.?data.orValue({}) && 'values' in o.?data.orValue({})))"
+	return r.entry("settings.mesh.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
+		WithNamespaceSelector(acmeta.LabelSelector().
+			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
+				WithOperator(metav1.LabelSelectorOpIn).WithValues(r.IstioNamespace))).
+		WithMatchConditions(acadmission.MatchCondition().WithName("settings").WithExpression(settings))
 }
 
 // everywhereEntry asks about mesh policies in all namespaces, and fails open. The

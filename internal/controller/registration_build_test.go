@@ -227,6 +227,28 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 	}
 }
 
+// The settings of istiod are asked about if a policy judges them.
+func TestBuildSettings(t *testing.T) {
+	const entry = "settings.mesh.meshvakt.io"
+	r := registrationOf(v1alpha1.DefaultGuard())
+	r.IstioNamespace = "istio-system"
+	judged := slices.ContainsFunc(policies.MeshMembership().Matches, func(m policies.Match) bool { return m.Scope == policies.ScopeIstioSettings })
+	if got := slices.Contains(names(built(t, r)), entry); got != judged {
+		t.Errorf("entry %t; judged %t", got, judged)
+	}
+	r.Policies = []policies.Policy{{Matches: []policies.Match{{
+		Resource: "configmaps", Versions: []string{"v1"}, Kind: "ConfigMap", Operations: []admissionv1.Operation{admissionv1.Update, admissionv1.Delete},
+		Scope: policies.ScopeIstioSettings, OnlyIfChanged: []string{"data"},
+	}}, Actions: policies.StrictMTLS().Actions}}
+	w := entryOf(t, built(t, r), entry)
+	if len(w.Rules) != 1 || *w.FailurePolicy != admissionregistrationv1.Fail || !slices.Equal(w.NamespaceSelector.MatchExpressions[0].Values, []string{"istio-system"}) {
+		t.Errorf("entry %+v", w)
+	}
+	if got := conditions(w); len(got) != 3 || got["settings"] == "" || got["configmaps-changed"] == "" || got["not-namespace-cleanup"] == "" {
+		t.Errorf("conditions %v", got)
+	}
+}
+
 func TestBuildSelectors(t *testing.T) {
 	list := built(t, registrationOf(guardWith("default", metav1.LabelSelector{
 		MatchLabels:      map[string]string{"env": "prod"},
