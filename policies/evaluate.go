@@ -48,7 +48,8 @@ var ErrPanic = errors.New("policy panicked")
 // judges reports whether the policy judges requests of this kind.
 func (p *Policy) judges(r *facts.Review) bool {
 	return slices.ContainsFunc(p.Matches, func(m Match) bool {
-		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && m.Covers(r.SubResource) && slices.Contains(m.Operations, r.Operation)
+		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && m.Covers(r.SubResource) && slices.Contains(m.Operations, r.Operation) &&
+			(m.Scope != ScopeIstioSettings || isSettings(r.Object) || isSettings(r.OldObject))
 	})
 }
 

@@ -16,7 +16,8 @@ import (
 // is captured, but for what the guard lets pass.
 //
 // Fields: of pods and pod templates metadata.labels, metadata.annotations and
-// spec; of namespaces metadata.labels.
+// spec; of namespaces metadata.labels; of Istio's networking objects spec; of
+// istiod's ConfigMaps data.
 //
 // Not judged: mirror pods, which run whatever the API server says; pods that
 // have ended; what is being deleted.
@@ -37,7 +38,7 @@ func MeshMembership() Policy {
 			"https://istio.io/latest/docs/ambient/usage/add-workloads/",
 		},
 		Reasons: membershipReasons(),
-		Matches: workloadMatches(),
+		Matches: append(append(workloadMatches(), istioMatches()...), settingsMatch()),
 		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
 			if g.MeshMembership == nil {
 				return nil
@@ -90,6 +91,11 @@ func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return judgeWorkload(r, g)
 	case *corev1.Namespace:
 		return judgeNamespaceMembership(r, g)
+	case *facts.IstioObject:
+		return judgeIstioObject(r, g)
+	}
+	if r.Kind.Kind == "ConfigMap" {
+		return judgeMeshSettings(r, g)
 	}
 	return nil, errWrongObject(r)
 }

@@ -132,7 +132,7 @@ func (w *workload) judgeProxyConfigField(config *meshv1alpha1.ProxyConfig, f pro
 				fmt.Sprintf("controlPlaneAuthPolicy %q has the proxy take its configuration from anybody; must be \"MUTUAL_TLS\" or absent", config.GetControlPlaneAuthPolicy()), "remove controlPlaneAuthPolicy")
 		}
 	case "image":
-		if t := config.GetImage().GetImageType(); !slices.Contains([]string{"", "default", "debug", "distroless"}, t) {
+		if t := config.GetImage().GetImageType(); !publishedImageType(t) {
 			w.refuse(reasonProxyImageForbidden(), field,
 				fmt.Sprintf("image.imageType %s is none of Istio's; must be \"default\", \"debug\" or \"distroless\"", quote(t)), "remove image.imageType")
 		}
@@ -153,4 +153,9 @@ func (w *workload) refuseMetadata(field, what, name string) {
 	w.refuse(reasonProxyMetadataForbidden(), field,
 		what+" becomes environment of the proxy and of istio-init, and is not known to be harmless; must not be set",
 		fmt.Sprintf("remove it, or have the name added to spec.meshMembership.proxyMetadata of MeshGuard %q", w.guard.Name))
+}
+
+// publishedImageType reports whether Istio publishes images of the type.
+func publishedImageType(t string) bool {
+	return slices.Contains([]string{"", "default", "debug", "distroless"}, t)
 }

@@ -134,6 +134,34 @@ func reasonCaptureTampered() Reason {
 	return Reason{"CaptureTampered", "MV233", "The init container that sets up capture does not do what the mesh configures"}
 }
 
+func reasonClientTLSOff() Reason {
+	return Reason{"ClientTLSOff", "MV234", "A DestinationRule has clients send plaintext to a service"}
+}
+
+func reasonMeshIdentityReplaced() Reason {
+	return Reason{"MeshIdentityReplaced", "MV235", "A DestinationRule takes the mesh's certificates or the service's identity out of what clients check"}
+}
+
+func reasonEnvoyFilterForbidden() Reason {
+	return Reason{"EnvoyFilterForbidden", "MV236", "An EnvoyFilter patches the proxies of guarded workloads where it can undo mutual TLS"}
+}
+
+func reasonServiceImpersonated() Reason {
+	return Reason{"ServiceImpersonated", "MV237", "A ServiceEntry puts other endpoints in the place of a guarded service"}
+}
+
+func reasonPlaintextEndpoint() Reason {
+	return Reason{"PlaintextEndpoint", "MV238", "A WorkloadEntry makes an endpoint of a guarded service that takes plaintext"}
+}
+
+func reasonSidecarLoosens() Reason {
+	return Reason{"SidecarLoosens", "MV239", "A Sidecar object lets traffic of guarded workloads pass without mutual TLS under some condition"}
+}
+
+func reasonMeshSettingsWeakened() Reason {
+	return Reason{"MeshSettingsWeakened", "MV240", "A change of istiod's settings takes protection from guarded namespaces"}
+}
+
 func membershipReasons() []Reason {
 	return []Reason{
 		reasonNotInMesh(), reasonInjectionOptOut(), reasonNamespaceNotInjected(), reasonDeadRevision(),
@@ -144,6 +172,7 @@ func membershipReasons() []Reason {
 		reasonRunsAsProxy(), reasonMayRewriteCapture(), reasonRunsBeforeCapture(), reasonUncapturedPort(),
 		reasonProtocolNotCaptured(), reasonAmbientOptOut(), reasonAmbientBypass(), reasonIdentityForged(),
 		reasonProbeRewrite(), reasonStillOutOfMesh(), reasonNamespaceLeavesMesh(), reasonPodsOutOfMesh(),
-		reasonCaptureTampered(),
+		reasonCaptureTampered(), reasonClientTLSOff(), reasonMeshIdentityReplaced(), reasonEnvoyFilterForbidden(),
+		reasonServiceImpersonated(), reasonPlaintextEndpoint(), reasonSidecarLoosens(), reasonMeshSettingsWeakened(),
 	}
 }

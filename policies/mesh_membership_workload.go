@@ -75,14 +75,23 @@ func judgeWorkload(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 }
 
 // onlyNew leaves out of the findings those that were there before, and tells of
-// them in one notice.
+// them in one notice. A finding is the same wherever in a list it stands, for what
+// stands before it may have been taken out; but each counts for one only.
 func onlyNew(before, after []Finding) []Finding {
+	type same struct {
+		reason         Reason
+		field, message string
+	}
+	known := map[same]int{}
+	for _, f := range before {
+		known[same{f.Reason, withoutIndexes(f.Field), f.Message}]++
+	}
 	found := make([]Finding, 0, len(after))
 	var codes []string
 	for _, f := range after {
-		if f.Severity == Breach && slices.ContainsFunc(before, func(b Finding) bool {
-			return b.Reason == f.Reason && b.Field == f.Field && b.Message == f.Message
-		}) {
+		k := same{f.Reason, withoutIndexes(f.Field), f.Message}
+		if f.Severity == Breach && known[k] > 0 {
+			known[k]--
 			codes = append(codes, f.Reason.Name+" ["+f.Reason.Code+"]")
 			continue
 		}
@@ -99,6 +108,17 @@ func onlyNew(before, after []Finding) []Finding {
 		})
 	}
 	return found
+}
+
+// withoutIndexes is a field path without the places in lists.
+func withoutIndexes(field string) string {
+	parts := strings.Split(field, "[")
+	for i, p := range parts[1:] {
+		if index, rest, ok := strings.Cut(p, "]"); ok && strings.Trim(index, "0123456789") == "" {
+			parts[i+1] = "]" + rest
+		}
+	}
+	return strings.Join(parts, "[")
 }
 
 // findingsOf judges one side of a request.

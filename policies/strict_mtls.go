@@ -17,7 +17,8 @@ import (
 // all PeerAuthentications; that a STRICT object exists proves nothing.
 //
 // Fields: Namespace metadata.labels; PeerAuthentication spec and
-// metadata.labels[istio.io/rev], on DELETE its existence; Pod metadata.labels.
+// metadata.labels[istio.io/rev], on DELETE its existence; Pod metadata.labels;
+// rootNamespace and discoverySelectors in istiod's ConfigMaps.
 //
 // Not judged: namespaces that are being deleted, and everything in them.
 //
@@ -54,6 +55,10 @@ func reasonPolicyHasNoEffect() Reason {
 	return Reason{"PolicyHasNoEffect", "MV107", "A STRICT PeerAuthentication for a guarded namespace is not applied by Istio"}
 }
 
+func reasonSettingsWeakenMTLS() Reason {
+	return Reason{"SettingsWeakenMTLS", "MV108", "A change of istiod's settings would let plaintext into a guarded namespace"}
+}
+
 // StrictMTLS is the policy strict-mtls.
 func StrictMTLS() Policy {
 	return Policy{
@@ -72,6 +77,7 @@ func StrictMTLS() Policy {
 			reasonNamespaceUnguarded(),
 			reasonStillNotStrict(),
 			reasonPolicyHasNoEffect(),
+			reasonSettingsWeakenMTLS(),
 		},
 		Matches: []Match{
 			{
@@ -95,6 +101,7 @@ func StrictMTLS() Policy {
 				Scope:         ScopeGuardedAndRoot,
 				OnlyIfChanged: []string{"spec", "metadata.?labels"},
 			},
+			settingsMatch(),
 		},
 		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
 			if g.StrictMTLS == nil {
@@ -114,13 +121,15 @@ func judgeStrictMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return judgePodMTLS(r, g)
 	case "PeerAuthentication":
 		return judgePeerAuthentication(r, g)
+	case "ConfigMap":
+		return judgeSettingsMTLS(r, g)
 	}
 	return nil, nil
 }
 
 // sides returns the object before and after the request, nil where there is
 // none. It errs when an object is not what the request's kind says.
-func sides[T corev1.Pod | corev1.Namespace | mesh.PeerAuthentication](r *facts.Review) (before, after *T, err error) {
+func sides[T corev1.ConfigMap | corev1.Pod | corev1.Namespace | mesh.PeerAuthentication](r *facts.Review) (before, after *T, err error) {
 	before, okBefore := r.OldObject.(*T)
 	after, okAfter := r.Object.(*T)
 	switch {

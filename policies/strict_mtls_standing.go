@@ -142,6 +142,7 @@ func regressions(before, after *facts.Cluster, name string) []hole {
 	var list []hole
 	for _, v := range views(after, nsAfter, isAmbient(nsAfter.Labels)) {
 		was := v.under(isAmbient(nsBefore.Labels))
+		was.controlPlane = planeBefore(before, v.controlPlane)
 		policiesBefore, policiesAfter := was.read(before, nsBefore), v.read(after, nsAfter)
 		var classesBefore []mesh.Class
 		for _, a := range v.controlPlane.Classes(name, v.dataplane, policiesAfter) {
@@ -165,6 +166,20 @@ func regressions(before, after *facts.Cluster, name string) []hole {
 		}
 	}
 	return distinct(list)
+}
+
+// planeBefore is the control plane as it was before a change; for one that was not
+// there, any that was.
+func planeBefore(before *facts.Cluster, after mesh.ControlPlane) mesh.ControlPlane {
+	same := func(root bool) int {
+		return slices.IndexFunc(before.ControlPlanes, func(cp mesh.ControlPlane) bool {
+			return cp.Revision == after.Revision && (!root || cp.RootNamespace == after.RootNamespace)
+		})
+	}
+	if i := max(same(true), same(false)); i >= 0 {
+		return before.ControlPlanes[i]
+	}
+	return slices.MinFunc(before.ControlPlanes, func(a, b mesh.ControlPlane) int { return cmp.Compare(a.Revision, b.Revision) })
 }
 
 // weaker returns the ports whose mode is below STRICT and below what it was.

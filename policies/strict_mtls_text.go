@@ -237,7 +237,7 @@ func (g holeGroup) remedy(c *facts.Cluster) string {
 		return fmt.Sprintf("label namespace %q so that Istio's discoverySelectors match it, and apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector there", h.namespace)
 	}
 	text := fmt.Sprintf("apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in namespace %q", h.namespace)
-	if h.namespace != root {
+	if root != "" && h.namespace != root {
 		text += fmt.Sprintf(", or for the whole mesh in %q", root)
 	}
 	return text

@@ -59,6 +59,17 @@ type MeshMembership struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	InjectionTemplates []string `json:"injectionTemplates,omitempty"`
 
+	// EnvoyFilters are those, as "namespace/name", that may patch the proxies of
+	// guarded workloads where they can undo mutual TLS. A "*" at the end stands
+	// for anything.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=317
+	EnvoyFilters []string `json:"envoyFilters,omitempty"`
+
 	// Outbound is the traffic that workloads may send around the proxy.
 	//
 	// +optional

@@ -145,6 +145,11 @@ func (in *MeshMembership) DeepCopyInto(out *MeshMembership) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.EnvoyFilters != nil {
+		in, out := &in.EnvoyFilters, &out.EnvoyFilters
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	in.Outbound.DeepCopyInto(&out.Outbound)
 }
 

@@ -109,7 +109,7 @@ func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfigurat
 // written all the time and must not wait for us. The name is taken from the object,
 // for a request to delete a collection has none.
 func (r *Registration) settingsEntry(matches []policies.Match) *acadmission.ValidatingWebhookApplyConfiguration {
-	const settings = "oldObject.metadata.name.matches('^istio(-.+)?$') && [oldObject, object].exists(o, o != null && " +
+	const settings = "[oldObject, object].exists(o, o != null && o.metadata.?name.orValue('').matches('^istio(-.+)?$') && " +
 		"('mesh' in o.?data.orValue({}) || 'config' in o.?data.orValue({}) && 'values' in o.?data.orValue({})))"
 	return r.entry("settings.mesh.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
 		WithNamespaceSelector(acmeta.LabelSelector().

@@ -28,6 +28,9 @@ type ControlPlane struct {
 	DiscoverySelectors []labels.Selector // any one must match; empty: every namespace is discovered
 	EnableAutoMTLS     bool              // clients choose mutual TLS on their own; no effect on the server's mode
 
+	// RegistryOnly: proxies forward only to what they know, unless a Sidecar object says otherwise.
+	RegistryOnly bool
+
 	// ProxyConfig is MeshConfig.defaultConfig as it is written, nil when it is not: what every proxy starts from.
 	ProxyConfig *meshv1alpha1.ProxyConfig
 	// ProxyListenPort and InboundListenPort are where captured traffic goes, 15001 and 15006 by default.
@@ -43,6 +46,13 @@ func DefaultControlPlane() ControlPlane {
 		ProxyListenPort:   15001,
 		InboundListenPort: 15006,
 	}
+}
+
+// IsControlPlane reports whether the ConfigMap holds the settings of a control plane, by its name and its data: others
+// of Istio's share the beginning of the name.
+func IsControlPlane(name string, data map[string]string) bool {
+	_, settings := data[meshConfigKey]
+	return settings && (name == meshConfigMapName || strings.HasPrefix(name, meshConfigMapName+"-"))
 }
 
 // ParseControlPlane reads the ConfigMap that Istio installs for a control plane: "istio", or "istio-<revision>".
@@ -102,6 +112,8 @@ func (c *ControlPlane) applyMeshConfig(text string) error {
 	if enable := settings.GetEnableAutoMtls(); enable != nil {
 		c.EnableAutoMTLS = enable.GetValue()
 	}
+	c.RegistryOnly = settings.GetOutboundTrafficPolicy().GetMode() == meshv1alpha1.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY &&
+		settings.GetOutboundTrafficPolicy() != nil
 	c.ProxyConfig = settings.GetDefaultConfig()
 	c.ProxyListenPort = cmp.Or(settings.GetProxyListenPort(), c.ProxyListenPort)
 	c.InboundListenPort = cmp.Or(settings.GetProxyInboundListenPort(), c.InboundListenPort)

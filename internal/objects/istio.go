@@ -34,6 +34,8 @@ func istioSpec(kind schema.GroupKind) proto.Message {
 		return &networkingv1alpha3.Sidecar{}
 	case "WorkloadEntry":
 		return &networkingv1alpha3.WorkloadEntry{}
+	case "WorkloadGroup":
+		return &networkingv1alpha3.WorkloadGroup{}
 	}
 	return nil
 }

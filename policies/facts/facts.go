@@ -13,6 +13,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
@@ -32,7 +33,8 @@ type Review struct {
 
 	// Object and OldObject are nil where the operation has none (DELETE has no
 	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod, *Workload,
-	// *corev1.Namespace and *mesh.PeerAuthentication, in agreement with Kind.
+	// *corev1.Namespace, *corev1.ConfigMap, *IstioObject and
+	// *mesh.PeerAuthentication, in agreement with Kind.
 	Object, OldObject any
 
 	// Submitted is true when a pod is judged as its author wrote it, so that
@@ -61,11 +63,8 @@ func (r *Review) DisplayName() string {
 	for _, o := range []any{r.Object, r.OldObject} {
 		switch o := o.(type) {
 		case *corev1.Pod:
-			if o.Name != "" {
-				return o.Name
-			}
-			if o.GenerateName != "" {
-				return o.GenerateName + "*"
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
 			}
 		case *corev1.Namespace:
 			if o.Name != "" {
@@ -76,15 +75,28 @@ func (r *Review) DisplayName() string {
 				return o.Name
 			}
 		case *Workload:
-			if o.Name != "" {
-				return o.Name
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
 			}
-			if o.GenerateName != "" {
-				return o.GenerateName + "*"
+		case *IstioObject:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
+			}
+		case *corev1.ConfigMap:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
 			}
 		}
 	}
 	return "(unnamed)"
+}
+
+// givenName is the name of an object, or what a generated one will begin with.
+func givenName(m *metav1.ObjectMeta) string {
+	if m.Name == "" && m.GenerateName != "" {
+		return m.GenerateName + "*"
+	}
+	return m.Name
 }
 
 // Cluster is a snapshot of what policies read of the cluster. A partial

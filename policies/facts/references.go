@@ -144,14 +144,9 @@ func specReferences(spec proto.Message, namespace string) []string {
 	case *networkingv1alpha3.DestinationRule:
 		return []string{RuleReach(s.GetHost(), namespace).Namespace}
 	case *networkingv1alpha3.ServiceEntry:
-		names := make([]string, 0, len(s.GetHosts())+len(s.GetExportTo()))
+		names := make([]string, 0, len(s.GetHosts()))
 		for _, host := range s.GetHosts() {
 			names = append(names, EntryReach(host).Namespace)
-		}
-		for _, name := range s.GetExportTo() {
-			if name != "." && name != "*" && name != "~" {
-				names = append(names, name)
-			}
 		}
 		return names
 	}

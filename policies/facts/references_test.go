@@ -77,8 +77,8 @@ func review(object, old any) *facts.Review {
 	}
 }
 
-func entry(exportTo []string, hosts ...string) *facts.IstioObject {
-	return &facts.IstioObject{Spec: &networkingv1alpha3.ServiceEntry{Hosts: hosts, ExportTo: exportTo}}
+func entry(hosts ...string) *facts.IstioObject {
+	return &facts.IstioObject{Spec: &networkingv1alpha3.ServiceEntry{Hosts: hosts}}
 }
 
 func TestOtherNamespaces(t *testing.T) {
@@ -98,7 +98,7 @@ func TestOtherNamespaces(t *testing.T) {
 		"deleted":        {nil, rule("web.a.svc.cluster.local"), []string{"a"}},
 		"wildcard":       {rule("*.local"), nil, nil},
 		"outside":        {rule("api.stripe.com"), nil, nil},
-		"entry":          {entry([]string{".", "*", "~", "c"}, "web.b", "web.a.svc.cluster.local", "x.b.svc"), nil, []string{"b", "a", "c"}},
+		"entry":          {entry("web.b", "web.a.svc.cluster.local", "x.b.svc"), nil, []string{"b", "a"}},
 		"mesh settings":  {settings("istio", "mesh", "rootNamespace: new"), settings("istio", "mesh", "rootNamespace: old"), []string{"new", "old"}},
 		"other settings": {settings("istio-ca-root-cert", "root-cert.pem", "x"), nil, nil},
 		"unreadable":     {settings("istio", "mesh", "{"), nil, nil},
@@ -115,7 +115,7 @@ func TestOtherNamespacesAreBounded(t *testing.T) {
 	for i := range 100 {
 		hosts = append(hosts, fmt.Sprintf("web.ns-%03d.svc.cluster.local", i))
 	}
-	r := review(entry(nil, hosts...), nil)
+	r := review(entry(hosts...), nil)
 	names := r.OtherNamespaces()
 	if len(names) != 64 || names[0] != "ns-000" || names[63] != "ns-063" {
 		t.Fatalf("%d namespaces: %q", len(names), names)
