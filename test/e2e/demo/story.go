@@ -86,6 +86,18 @@ spec:
       mode: PERMISSIVE
 `
 
+const plaintextClients = `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: ledger
+  namespace: default
+spec:
+  host: ledger.payments.svc.cluster.local
+  trafficPolicy:
+    tls:
+      mode: DISABLE
+`
+
 // story is what the demo tells, in order.
 func story() []step {
 	dev, platform := controlplane.Developer, controlplane.Platform
@@ -110,6 +122,8 @@ func story() []step {
 		{"As everybody writes it, it is admitted, and so is the pod that Istio has injected.",
 			dev, apply, strings.Replace(bypass, "      annotations:\n        traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"\n", "", 1), false, []string{"created"}},
 		{"", dev, []string{"-n", "payments", "wait", "--for=create", "pod", "-l", "app=ledger", "--timeout=20s"}, "", false, nil},
+		{"In a namespace that nobody guards, somebody tells the clients there to talk to it in plaintext.",
+			dev, apply, plaintextClients, true, []string{"MV234", "payments"}},
 		{"Somebody wants to delete the policy that both rest on.",
 			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{"payments", "journal", "MV103"}},
 		{"Or to hide it from Istio, by a revision label that no control plane serves.",
