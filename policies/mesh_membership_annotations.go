@@ -282,15 +282,24 @@ func namedValues[V any](text string) (map[string]V, error) {
 // proxyPath reports whether a mount there could hide files of the proxy: its
 // binaries, its bootstrap, the roots it trusts, its certificates and sockets.
 func proxyPath(at string) bool {
-	at = path.Clean("/" + at)
-	for _, own := range []string{
+	if !strings.HasPrefix(at, "/") {
+		at = "/" + at
+	}
+	at = path.Clean(at)
+	for _, own := range [...]string{
 		"/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev",
 		"/etc/istio", "/etc/ssl", "/etc/pki", "/var/lib/istio", "/var/run/secrets", "/run/secrets",
 		"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf",
 	} {
-		if at == own || strings.HasPrefix(at, own+"/") || strings.HasPrefix(own, strings.TrimSuffix(at, "/")+"/") {
+		if under(at, own) || under(own, at) {
 			return true
 		}
 	}
 	return false
+}
+
+// under reports whether a clean path is the given one, or in it.
+func under(at, root string) bool {
+	rest, ok := strings.CutPrefix(at, strings.TrimSuffix(root, "/"))
+	return ok && (rest == "" || rest[0] == '/')
 }

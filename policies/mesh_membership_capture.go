@@ -85,26 +85,28 @@ func (w *workload) judgeOrder(all []container, capture int) {
 	}
 }
 
-// captureFlags are the flags that Istio's templates give, with whether they take
-// a value.
-func captureFlags() map[string]bool {
-	return map[string]bool{
-		"-p": true, "-z": true, "-u": true, "-g": true, "-m": true, "-i": true, "-x": true, "-b": true, "-d": true, "-q": true,
-		"-o": true, "-k": true, "-c": true, "--log_output_level": true, "--log_as_json": false, "--run-validation": false,
-		"--skip-rule-apply": false, "--force-apply": false, "--native-nftables": false,
+// captureFlag reports whether a flag is one that Istio's templates give, and
+// whether it takes a value.
+func captureFlag(name string) (takes, known bool) {
+	switch name {
+	case "-p", "-z", "-u", "-g", "-m", "-i", "-x", "-b", "-d", "-q", "-o", "-k", "-c", "--log_output_level":
+		return true, true
+	case "--log_as_json", "--run-validation", "--skip-rule-apply", "--force-apply", "--native-nftables":
+		return false, true
 	}
+	return false, false
 }
 
 // parseCapture takes the arguments of istio-iptables apart. Flags that stand twice
 // count by the last of them there, and are refused here.
 func parseCapture(args []string) (values map[string]string, strange string) {
-	values = map[string]string{}
+	values = make(map[string]string, len(args)/2)
 	if len(args) == 0 || args[0] != "istio-iptables" {
 		return values, strings.Join(args, " ")
 	}
 	for i := 1; i < len(args); i++ {
 		name, value, given := strings.Cut(args[i], "=")
-		takes, known := captureFlags()[name]
+		takes, known := captureFlag(name)
 		if _, twice := values[name]; !known || twice {
 			return values, args[i]
 		}

@@ -58,16 +58,24 @@ func renderedEnvironment() []string {
 	}
 }
 
-// renderedFields are those that the template fills from fields of the pod.
-func renderedFields() map[string]string {
-	return map[string]string{
-		"HOST_IP":              "status.hostIP",
-		"INSTANCE_IP":          "status.podIP",
-		"ISTIO_META_NODE_NAME": "spec.nodeName",
-		"POD_NAME":             "metadata.name",
-		"POD_NAMESPACE":        "metadata.namespace",
-		"SERVICE_ACCOUNT":      "spec.serviceAccountName",
+// renderedField is the field of the pod from which the template fills a variable,
+// "" for all other variables.
+func renderedField(name string) string {
+	switch name {
+	case "HOST_IP":
+		return "status.hostIP"
+	case "INSTANCE_IP":
+		return "status.podIP"
+	case "ISTIO_META_NODE_NAME":
+		return "spec.nodeName"
+	case "POD_NAME":
+		return "metadata.name"
+	case "POD_NAMESPACE":
+		return "metadata.namespace"
+	case "SERVICE_ACCOUNT":
+		return "spec.serviceAccountName"
 	}
+	return ""
 }
 
 // forbiddenMetadata reports whether a workload must not set the variable: it is

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -61,11 +62,15 @@ func (w *workload) judgeUser(c container) {
 		name     string
 		own, pod *int64
 	}{{"runAsUser", user, podUser}, {"runAsGroup", group, podGroup}} {
-		value, field := is.own, c.field+".securityContext."+is.name
-		if value == nil {
-			value, field = is.pod, w.field("spec.securityContext."+is.name)
+		value := cmp.Or(is.own, is.pod)
+		if value == nil || *value != w.proxyUID() {
+			continue
 		}
-		if value == nil || *value != w.proxyUID() || w.hasAt(reasonRunsAsProxy(), field) {
+		field := c.field + ".securityContext." + is.name
+		if is.own == nil {
+			field = w.field("spec.securityContext." + is.name)
+		}
+		if w.hasAt(reasonRunsAsProxy(), field) {
 			continue
 		}
 		w.refuse(reasonRunsAsProxy(), field,
@@ -129,16 +134,16 @@ func (w *workload) targetsProxy(c container) bool {
 // an application there takes it as it comes; and only TCP is ever captured.
 func (w *workload) judgePorts(c container) {
 	for i, p := range c.Ports {
-		field := fmt.Sprintf("%s.ports[%d]", c.field, i)
+		field := func() string { return fmt.Sprintf("%s.ports[%d]", c.field, i) }
 		if p.Protocol == corev1.ProtocolUDP || p.Protocol == corev1.ProtocolSCTP {
-			w.remark(reasonProtocolNotCaptured(), field+".protocol",
+			w.remark(reasonProtocolNotCaptured(), field()+".protocol",
 				fmt.Sprintf("%s on port %d of container %q is not captured by Istio, and so neither encrypted nor authorized", p.Protocol, p.ContainerPort, c.Name),
 				"make sure that the protocol protects itself, or use TCP")
 			continue
 		}
 		own := []string{"15008", "15020", "15021", "15090", w.statusPort()}
 		if w.plane == planeSidecar && slices.Contains(own, strconv.Itoa(int(p.ContainerPort))) {
-			w.refuse(reasonUncapturedPort(), field+".containerPort",
+			w.refuse(reasonUncapturedPort(), field()+".containerPort",
 				fmt.Sprintf("%d is one of the proxy's own ports, which are never captured, in container %q; must be another", p.ContainerPort, c.Name),
 				"listen on another port")
 		}
@@ -161,6 +166,17 @@ func (w *workload) judgeInitWithoutNative() {
 	}
 }
 
+// probe is a probe of a container, with its field.
+type probe struct {
+	field string
+	*corev1.Probe
+}
+
+func probesOf(c *corev1.Container) []probe {
+	all := []probe{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}}
+	return slices.DeleteFunc(all, func(p probe) bool { return p.Probe == nil })
+}
+
 // judgeProbeRewrite: Istio has the agent answer the kubelet's network probes, in
 // plaintext on a port that is not captured, by asking the application the same.
 // Without that they meet STRICT and fail.
@@ -170,21 +186,18 @@ func (w *workload) judgeProbeRewrite() {
 	}
 	rewritten := w.meta.Annotations[rewriteProbesKey] != "false"
 	for _, c := range w.applications() {
-		for _, probe := range []struct {
-			name string
-			*corev1.Probe
-		}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
-			if probe.Probe == nil || probe.HTTPGet == nil && probe.TCPSocket == nil && probe.GRPC == nil {
+		for _, probe := range probesOf(c.Container) {
+			if probe.HTTPGet == nil && probe.TCPSocket == nil && probe.GRPC == nil {
 				continue
 			}
 			switch {
 			case rewritten && w.guard.MeshMembership.ProbeRewrite == v1alpha1.ProbeRewriteDeny:
-				w.refuse(reasonProbeRewrite(), c.field+"."+probe.name,
+				w.refuse(reasonProbeRewrite(), c.field+"."+probe.field,
 					fmt.Sprintf("Istio has the agent answer this probe of container %q in plaintext, for everybody; must be an exec probe by MeshGuard %q", c.Name, w.guard.Name),
 					"use an exec probe")
 			case !rewritten && !w.complete:
 				w.remark(reasonProbeRewrite(), w.annotationField(rewriteProbesKey),
-					fmt.Sprintf("\"false\" lets the %s of container %q meet mutual TLS, where it fails", probe.name, c.Name),
+					fmt.Sprintf("\"false\" lets the %s of container %q meet mutual TLS, where it fails", probe.field, c.Name),
 					"remove the annotation, or use an exec probe")
 			}
 		}

@@ -156,9 +156,9 @@ func (w *workload) judgeContainer(c container) {
 				fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
 		}
 	}
-	for what, command := range execHooks(c.Container) {
-		w.refuse(reasonProxyOverridden(), c.field+"."+what,
-			fmt.Sprintf("%s runs inside %s with the proxy's rights; must be \"pilot-agent wait\", \"pilot-agent request\", \"sleep …\" or absent", quote(strings.Join(command, " ")), c.Name), "remove it, or use sleep")
+	for _, hook := range execHooks(c.Container) {
+		w.refuse(reasonProxyOverridden(), c.field+"."+hook.field,
+			fmt.Sprintf("%s runs inside %s with the proxy's rights; must be \"pilot-agent wait\", \"pilot-agent request\", \"sleep …\" or absent", quote(strings.Join(hook.command, " ")), c.Name), "remove it, or use sleep")
 	}
 }
 
@@ -197,7 +197,7 @@ func (w *workload) judgeProxyArguments(c container) {
 // the kubelet takes the last, so that one of Istio's own may be followed by one
 // from elsewhere.
 func (w *workload) judgeEnvironment(c container) {
-	seen := map[string]bool{}
+	seen := make(map[string]bool, len(c.Env))
 	for _, e := range c.Env {
 		rendered := c.Name == proxyContainer && slices.Contains(renderedEnvironment(), e.Name)
 		switch {
@@ -216,7 +216,7 @@ func (w *workload) judgeEnvironment(c container) {
 // judgeRenderedVariable looks into those of Istio's own variables that decide
 // whom the proxy obeys.
 func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
-	if from := e.ValueFrom; from != nil && from.FieldRef != nil && from.FieldRef.FieldPath != renderedFields()[e.Name] {
+	if from := e.ValueFrom; from != nil && from.FieldRef != nil && from.FieldRef.FieldPath != renderedField(e.Name) {
 		w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s comes from %s, and", quote(e.Name), c.Name, quote(from.FieldRef.FieldPath)), e.Name)
 	}
 	switch e.Name {
@@ -300,13 +300,19 @@ func harmlessHook(command []string) bool {
 	return false
 }
 
+// execHook is a command that the kubelet runs inside a container.
+type execHook struct {
+	field   string
+	command []string
+}
+
 // execHooks returns the commands that the kubelet would run inside the container,
-// by field, without those of Istio's templates and plain waiting.
-func execHooks(c *corev1.Container) map[string][]string {
-	hooks := map[string][]string{}
+// without those of Istio's templates and plain waiting.
+func execHooks(c *corev1.Container) []execHook {
+	var hooks []execHook
 	add := func(field string, e *corev1.ExecAction) {
 		if e != nil && len(e.Command) > 0 && !harmlessHook(e.Command) {
-			hooks[field] = e.Command
+			hooks = append(hooks, execHook{field, e.Command})
 		}
 	}
 	if l := c.Lifecycle; l != nil {
@@ -317,10 +323,8 @@ func execHooks(c *corev1.Container) map[string][]string {
 			add("lifecycle.preStop", l.PreStop.Exec)
 		}
 	}
-	for field, p := range map[string]*corev1.Probe{"livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe, "startupProbe": c.StartupProbe} {
-		if p != nil {
-			add(field, p.Exec)
-		}
+	for _, p := range probesOf(c) {
+		add(p.field, p.Exec)
 	}
 	return hooks
 }

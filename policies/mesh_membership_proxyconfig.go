@@ -45,6 +45,9 @@ func (w *workload) judgeProxyConfig() {
 // does not know have no effect.
 func (w *workload) judgeProxyConfigText(text, field string) {
 	var config meshv1alpha1.ProxyConfig
+	if strings.TrimSpace(text) == "{}" {
+		return // as Istio renders it where nobody configures anything
+	}
 	raw, err := yaml.YAMLToJSON([]byte(text))
 	if err == nil {
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &config)
@@ -94,7 +97,7 @@ func writtenFields(d protoreflect.MessageDescriptor, raw []byte) []protoreflect.
 func foreignReference(text string) string {
 	for _, part := range strings.Split(text, "$(")[1:] {
 		name, _, closed := strings.Cut(part, ")")
-		if _, own := renderedFields()[name]; closed && !own {
+		if closed && renderedField(name) == "" {
 			return name
 		}
 	}

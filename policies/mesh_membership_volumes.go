@@ -20,7 +20,7 @@ import (
 // judgeTrustMount: where the proxy finds its roots, tokens and sockets there must
 // be a volume of the kind that Istio puts there.
 func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
-	kinds := trustVolumes()[path.Clean(m.MountPath)]
+	kinds := trustKinds(path.Clean(m.MountPath))
 	i := slices.IndexFunc(w.spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
 	if i < 0 {
 		return
@@ -113,28 +113,31 @@ func (w *workload) rootConfigMap(name string) bool {
 	return name == cmp.Or(w.injector().RootConfigMap, "istio-ca-root-cert")
 }
 
-// trustVolumes are the mounts of the templates with the kinds of volume that
-// they, or Istio's integrations with SPIRE and GKE, put there.
-func trustVolumes() map[string][]string {
-	return map[string][]string{
-		"/etc/istio/pod":                               {"downwardAPI"},
-		"/etc/istio/proxy":                             {"emptyDir"},
-		"/var/lib/istio/data":                          {"emptyDir"},
-		"/var/run/secrets/credential-uds":              {"emptyDir"},
-		"/var/run/secrets/istio":                       {"configMap", "projected"},
-		"/var/run/secrets/istio/crl":                   {"configMap"},
-		tokenPath:                                      {"projected"},
-		"/var/run/secrets/tokens":                      {"projected"},
-		"/var/run/secrets/workload-spiffe-credentials": {"emptyDir", "csi"},
-		"/var/run/secrets/workload-spiffe-uds":         {"emptyDir", "csi"},
-		"/run/secrets/workload-spiffe-uds":             {"csi"},
+// trustKinds are the kinds of volume that the templates, or Istio's integrations
+// with SPIRE and GKE, mount at a path of the proxy; none where they mount nothing.
+func trustKinds(at string) []string {
+	switch at {
+	case podInfoPath:
+		return []string{"downwardAPI"}
+	case "/etc/istio/proxy", "/var/lib/istio/data", "/var/run/secrets/credential-uds":
+		return []string{"emptyDir"}
+	case rootsPath:
+		return []string{"configMap", "projected"}
+	case "/var/run/secrets/istio/crl":
+		return []string{"configMap"}
+	case tokenPath, "/var/run/secrets/tokens":
+		return []string{"projected"}
+	case "/var/run/secrets/workload-spiffe-credentials", "/var/run/secrets/workload-spiffe-uds":
+		return []string{"emptyDir", "csi"}
+	case "/run/secrets/workload-spiffe-uds":
+		return []string{"csi"}
 	}
+	return nil
 }
 
 func renderedMount(at string) bool {
 	at = path.Clean(at)
-	_, ok := trustVolumes()[at]
-	return ok || at == "/etc/istio/custom-bootstrap" // refused by its annotation
+	return len(trustKinds(at)) > 0 || at == "/etc/istio/custom-bootstrap" // refused by its annotation
 }
 
 func volumeKind(v *corev1.Volume) string {

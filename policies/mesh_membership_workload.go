@@ -37,6 +37,8 @@ type workload struct {
 	guard     *facts.Guard
 	injection mesh.InjectionDecision
 
+	all, own []container // what containers and applications return
+
 	found []Finding
 }
 
@@ -130,8 +132,8 @@ func findingsOf(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard
 		if o.Template == nil || o.DeletionTimestamp != nil {
 			return nil, nil
 		}
-		w := newWorkload(&r.Cluster, &o.Template.ObjectMeta, &o.Template.Spec, ns, g, false)
-		w.at, w.authored = o.Path, true
+		w := newWorkload(&r.Cluster, o.Path, &o.Template.ObjectMeta, &o.Template.Spec, ns, g, false)
+		w.authored = true
 		w.judge()
 		return w.found, nil
 	}
@@ -152,7 +154,7 @@ func podFindings(c *facts.Cluster, pod *corev1.Pod, ns *facts.Namespace, g *fact
 	if !judgedPod(pod) {
 		return nil
 	}
-	w := newWorkload(c, &pod.ObjectMeta, &pod.Spec, ns, g, final)
+	w := newWorkload(c, "", &pod.ObjectMeta, &pod.Spec, ns, g, final)
 	w.authored = authored
 	w.judge()
 	return w.found
@@ -166,12 +168,14 @@ func judgedPod(pod *corev1.Pod) bool {
 	return !mirror && !ended && pod.DeletionTimestamp == nil
 }
 
-func newWorkload(c *facts.Cluster, meta *metav1.ObjectMeta, spec *corev1.PodSpec, ns *facts.Namespace, g *facts.Guard, final bool) *workload {
-	w := &workload{meta: meta, spec: spec, cluster: c, namespace: ns, guard: g}
+func newWorkload(c *facts.Cluster, at string, meta *metav1.ObjectMeta, spec *corev1.PodSpec, ns *facts.Namespace, g *facts.Guard, final bool) *workload {
+	w := &workload{at: at, meta: meta, spec: spec, cluster: c, namespace: ns, guard: g}
+	w.all = w.listContainers()
 	candidate := w.candidate()
 	w.injection = c.Injection.Decide(candidate)
 	w.complete = final || !w.injection.Injected()
 	w.sidecar = !w.complete || w.hasProxy()
+	w.own = slices.DeleteFunc(slices.Clone(w.all), w.istios)
 	switch {
 	case !w.sidecar:
 		if mesh.AmbientEnrolled(candidate) && w.accepts(v1alpha1.DataPlaneAmbient) {
@@ -273,7 +277,9 @@ const (
 )
 
 // containers returns all containers, init containers first, as they start.
-func (w *workload) containers() []container {
+func (w *workload) containers() []container { return w.all }
+
+func (w *workload) listContainers() []container {
 	list := make([]container, 0, len(w.spec.InitContainers)+len(w.spec.Containers)+len(w.spec.EphemeralContainers))
 	for i := range w.spec.InitContainers {
 		list = append(list, container{&w.spec.InitContainers[i], w.field(fmt.Sprintf("spec.initContainers[%d]", i)), initial})
@@ -308,9 +314,7 @@ func (w *workload) istios(c container) bool {
 }
 
 // applications are the containers that are not Istio's.
-func (w *workload) applications() []container {
-	return slices.DeleteFunc(w.containers(), w.istios)
-}
+func (w *workload) applications() []container { return w.own }
 
 func (w *workload) hasApplication() bool { return len(w.applications()) > 0 }
 
