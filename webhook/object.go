@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -123,20 +124,16 @@ func (o *object) value(kind schema.GroupKind, body []byte, decode decoder) (any,
 
 func (o *object) pod(meta metav1.ObjectMeta, body []byte) (*corev1.Pod, error) {
 	p := &corev1.Pod{ObjectMeta: meta}
+	// Names that stand twice were refused when the body was read.
+	if err := objects.PodSpec(o.spec.of(body), &p.Spec); err != nil {
+		return nil, err
+	}
 	var status struct {
 		Phase corev1.PodPhase `json:"phase"`
 	}
-	for _, part := range [...]struct {
-		name string
-		span span
-		into any
-	}{{"spec", o.spec, &p.Spec}, {"status", o.status, &status}} {
-		if part.span.end == part.span.start {
-			continue
-		}
-		// Names that stand twice were refused when the body was read.
-		if err := json.Unmarshal(part.span.of(body), part.into, jsontext.AllowDuplicateNames(true)); err != nil {
-			return nil, fmt.Errorf("decode %s of Pod: %w", part.name, err)
+	if o.status.end > o.status.start {
+		if err := json.Unmarshal(o.status.of(body), &status, jsontext.AllowDuplicateNames(true)); err != nil {
+			return nil, fmt.Errorf("decode status of Pod: %w", err)
 		}
 	}
 	p.Status.Phase = status.Phase

@@ -93,7 +93,14 @@ func readOf(t *testing.T, kind schema.GroupKind, raw []byte) any {
 	}
 	switch o := whole.(type) {
 	case *corev1.Pod:
-		p := &corev1.Pod{ObjectMeta: read(&o.ObjectMeta), Spec: o.Spec, Status: corev1.PodStatus{Phase: o.Status.Phase}}
+		p := &corev1.Pod{ObjectMeta: read(&o.ObjectMeta), Status: corev1.PodStatus{Phase: o.Status.Phase}}
+		var parts struct{ Spec json.RawMessage }
+		if err := json.Unmarshal(raw, &parts); err != nil {
+			t.Fatal(err)
+		}
+		if err := objects.PodSpec(parts.Spec, &p.Spec); err != nil {
+			t.Fatal(err)
+		}
 		p.Annotations = o.Annotations
 		return p
 	case *corev1.Namespace:
