@@ -116,8 +116,11 @@ func namespaceInjection(c *facts.Cluster, ns *facts.Namespace, g *facts.Guard) [
 // podsOutOfMesh names the running pods that are not in the mesh under the labels
 // of after: all of them where before is nil, else those that were before.
 func podsOutOfMesh(c *facts.Cluster, before, after *facts.Namespace, g *facts.Guard) []Finding {
+	if after.Pods == nil {
+		return nil
+	}
 	var names []string
-	for _, pod := range after.Pods {
+	for pod := range after.Pods.All() {
 		why := worstBreach(podFindings(c, pod, after, g, true, false))
 		if why == "" || before != nil && worstBreach(podFindings(c, pod, before, g, true, false)) != "" {
 			continue

@@ -250,7 +250,8 @@ func (s *State) readPods() {
 	for _, k := range s.order {
 		if pod, ok := s.objects[k].(*corev1.Pod); ok && s.cluster.Namespaces[pod.Namespace] != nil {
 			ns := s.cluster.Namespaces[pod.Namespace]
-			ns.Pods = append(ns.Pods, pod)
+			list, _ := ns.Pods.(facts.PodList)
+			ns.Pods = append(list, pod)
 		}
 	}
 }

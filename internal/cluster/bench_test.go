@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -121,18 +122,26 @@ func (everybody) MayUnguard(context.Context, authenticationv1.UserInfo, string) 
 
 func recordedPods(tb testing.TB) [][]byte {
 	tb.Helper()
-	file, err := os.Open("../../webhook/testdata/reviews.jsonl.gz")
+	pods, err := readPodReviews()
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return pods
+}
+
+func readPodReviews() ([][]byte, error) {
+	file, err := os.Open("../../webhook/testdata/reviews.jsonl.gz")
+	if err != nil {
+		return nil, err
 	}
 	defer file.Close()
 	plain, err := gzip.NewReader(file)
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	all, err := io.ReadAll(plain)
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	var pods [][]byte
 	for line := range bytes.Lines(all) {
@@ -141,9 +150,9 @@ func recordedPods(tb testing.TB) [][]byte {
 		}
 	}
 	if len(pods) == 0 {
-		tb.Fatal("no pod is recorded")
+		return nil, errors.New("no pod is recorded")
 	}
-	return pods
+	return pods, nil
 }
 
 func serve(tb testing.TB, h http.Handler, pods [][]byte) {

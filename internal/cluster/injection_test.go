@@ -237,7 +237,7 @@ func TestInjectorThatWasNeverReadable(t *testing.T) {
 
 // Pods are read where a namespace is judged together with them, and nowhere else.
 func TestReadLiveOfPods(t *testing.T) {
-	const n = 2*pageSize + 1
+	const n = 8*podPageSize + 1
 	stored := []client.Object{storedNamespace("prod", nil, "10"), v1alpha1.DefaultGuard()}
 	pod := func(name string, edit func(*corev1.Pod)) {
 		p := &corev1.Pod{
@@ -264,7 +264,10 @@ func TestReadLiveOfPods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pods := got.Namespaces["prod"].Pods
+	pods := slices.Collect(got.Namespaces["prod"].Pods.All())
+	if again := slices.Collect(got.Namespaces["prod"].Pods.All()); !reflect.DeepEqual(again, pods) {
+		t.Error("the second time pods are others")
+	}
 	if len(pods) != n || pods[0].Name != "web-0000" || pods[n-1].Name != fmt.Sprintf("web-%04d", n-1) {
 		t.Fatalf("%d pods; want %d in order", len(pods), n)
 	}
@@ -281,8 +284,10 @@ func TestReadLiveOfPods(t *testing.T) {
 	out.Object = storedNamespace("prod", nil, "11")
 	create := *update
 	create.Operation = admissionv1.Create
+	same := *update
+	same.OldObject = storedNamespace("prod", guardedLabels(), "10")
 	for name, r := range map[string]*facts.Review{
-		"a namespace that stays outside of guards": &out, "a new namespace": &create,
+		"a namespace that stays outside of guards": &out, "a new namespace": &create, "a namespace whose labels stay": &same,
 		"a pod": about("Pod", "prod", "web"), "a policy": about("PeerAuthentication", "prod", "default"),
 	} {
 		server.reads = nil

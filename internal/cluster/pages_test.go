@@ -43,10 +43,11 @@ func TestPagesDoNotMix(t *testing.T) {
 	l := &liveRead{source: New(Config{Live: live, Log: slog.New(slog.DiscardHandler)})}
 	var read []*mesh.PeerAuthentication
 	list := &objects.PeerAuthenticationList{}
-	if err := l.pages(t.Context(), list, func() {
+	if err := l.pages(t.Context(), list, func() error {
 		for i := range list.Items {
 			read = append(read, l.policy(&list.Items[i]))
 		}
+		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -91,12 +91,18 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		return facts.Cluster{}, err
 	}
 	roots := live.cluster.RootNamespaces()
-	if concernsAll(r, name, roots, s.cfg.IstioNamespace) {
+	all, pods := concernsAll(r, name, roots, s.cfg.IstioNamespace), live.needsPods(r)
+	if all || pods {
+		if err := s.lease(ctx); err != nil {
+			return facts.Cluster{}, err
+		}
+	}
+	if all {
 		err = live.everything(ctx)
 	} else {
 		err = live.around(ctx, append([]string{name}, roots...), r.OtherNamespaces())
 	}
-	if err == nil && live.needsPods(r) {
+	if err == nil && pods {
 		err = live.pods(ctx, name)
 	}
 	if err != nil {
@@ -313,18 +319,20 @@ func (l *liveRead) everything(ctx context.Context) error {
 	group.Go(func() error {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-		return l.pages(ctx, list, func() {
+		return l.pages(ctx, list, func() error {
 			for i := range list.Items {
 				namespaces[list.Items[i].Name] = namespaceOf(&list.Items[i])
 			}
+			return nil
 		})
 	})
 	group.Go(func() error {
 		list := &objects.PeerAuthenticationList{}
-		return l.pages(ctx, list, func() {
+		return l.pages(ctx, list, func() error {
 			for i := range list.Items {
 				policies = append(policies, l.policy(&list.Items[i]))
 			}
+			return nil
 		})
 	})
 	if err := group.Wait(); err != nil {
@@ -339,13 +347,15 @@ func (l *liveRead) everything(ctx context.Context) error {
 	return nil
 }
 
-func (l *liveRead) pages(ctx context.Context, list client.ObjectList, take func(), options ...client.ListOption) error {
+func (l *liveRead) pages(ctx context.Context, list client.ObjectList, take func() error, options ...client.ListOption) error {
 	next := ""
 	for {
-		if err := l.source.cfg.Live.List(ctx, list, append(options, client.Limit(pageSize), client.Continue(next))...); err != nil {
+		if err := l.source.cfg.Live.List(ctx, list, append([]client.ListOption{client.Limit(pageSize), client.Continue(next)}, options...)...); err != nil {
 			return fmt.Errorf("list %T: %w", list, err)
 		}
-		take()
+		if err := take(); err != nil {
+			return err
+		}
 		if next = list.GetContinue(); next == "" {
 			return nil
 		}

@@ -32,6 +32,7 @@ type Source struct {
 	// new the cached policies are. Set before synced.
 	policies cache.Informer
 	watches  *watches
+	heavy    chan struct{} // see lease
 
 	mu       sync.Mutex
 	onChange []func(namespace string) // guarded by mu
@@ -42,7 +43,7 @@ var ErrNotSynced = errors.New("caches are not filled yet")
 
 // New returns a Source that knows nothing before Start.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, index: newIndex(), watches: newWatches()}
+	return &Source{cfg: cfg, index: newIndex(), watches: newWatches(), heavy: make(chan struct{}, heavyReads)}
 }
 
 // OnChange adds a function that is called, with the namespace's name, after the

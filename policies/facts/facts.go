@@ -137,7 +137,7 @@ type Namespace struct {
 	ProxyUID int64
 	// Pods are those that run in the namespace. They are read for requests that
 	// put the namespace under a guard or change its labels, and nil otherwise.
-	Pods []*corev1.Pod
+	Pods Pods
 }
 
 // RootNamespaces returns the mesh root namespaces of all control planes, sorted
