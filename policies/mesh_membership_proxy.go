@@ -197,11 +197,16 @@ func (w *workload) judgeProxyArguments(c container) {
 // the kubelet takes the last, so that one of Istio's own may be followed by one
 // from elsewhere.
 func (w *workload) judgeEnvironment(c container) {
-	seen := make(map[string]bool, len(c.Env))
+	var rendered []string
+	if c.Name == proxyContainer {
+		rendered = renderedEnvironment()
+	}
+	seen := make([]bool, len(rendered))
 	for _, e := range c.Env {
-		rendered := c.Name == proxyContainer && slices.Contains(renderedEnvironment(), e.Name)
+		i := slices.Index(rendered, e.Name)
 		switch {
-		case rendered && !seen[e.Name]:
+		case i >= 0 && !seen[i]:
+			seen[i] = true
 			w.judgeRenderedVariable(c, e)
 		case forbiddenMetadata(e.Name, e.Value, w.cluster.ControlPlanes, w.guard):
 			if e.Name == "ISTIO_BOOTSTRAP_OVERRIDE" && w.has(reasonBootstrapOverridden()) {
@@ -209,7 +214,6 @@ func (w *workload) judgeEnvironment(c container) {
 			}
 			w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s", quote(e.Name), c.Name), e.Name)
 		}
-		seen[e.Name] = true
 	}
 }
 

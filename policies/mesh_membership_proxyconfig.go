@@ -44,10 +44,10 @@ func (w *workload) judgeProxyConfig() {
 // judgeProxyConfigText judges a ProxyConfig in YAML or JSON. Fields that Istio
 // does not know have no effect.
 func (w *workload) judgeProxyConfigText(text, field string) {
-	var config meshv1alpha1.ProxyConfig
 	if strings.TrimSpace(text) == "{}" {
 		return // as Istio renders it where nobody configures anything
 	}
+	var config meshv1alpha1.ProxyConfig
 	raw, err := yaml.YAMLToJSON([]byte(text))
 	if err == nil {
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &config)
