@@ -54,9 +54,9 @@ bench: ## Speed of the webhook against two baselines in the same run
 	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/cluster/...
 
 .PHONY: fuzz
-fuzz: ## Fuzz the HTTP edge, the reader of pods and the resolver, a minute each
+fuzz: ## Fuzz the HTTP edge, the reader of objects and the resolver, a minute each
 	@go test -run '^$$' -fuzz FuzzReview -fuzztime 1m ./webhook
-	@go test -run '^$$' -fuzz FuzzPodSpec -fuzztime 1m ./internal/objects
+	@go test -run '^$$' -fuzz FuzzChecked -fuzztime 1m ./internal/objects
 	@go test -run '^$$' -fuzz FuzzResolve -fuzztime 1m ./internal/mesh
 
 .PHONY: lint

@@ -88,21 +88,16 @@ func readOf(t *testing.T, kind schema.GroupKind, raw []byte) any {
 	read := func(m *metav1.ObjectMeta) metav1.ObjectMeta {
 		return metav1.ObjectMeta{
 			Name: m.Name, GenerateName: m.GenerateName, Namespace: m.Namespace,
-			Labels: m.Labels, DeletionTimestamp: m.DeletionTimestamp,
+			Labels: m.Labels, Annotations: m.Annotations, DeletionTimestamp: m.DeletionTimestamp,
 		}
 	}
 	switch o := whole.(type) {
 	case *corev1.Pod:
-		p := &corev1.Pod{ObjectMeta: read(&o.ObjectMeta), Status: corev1.PodStatus{Phase: o.Status.Phase}}
-		var parts struct{ Spec json.RawMessage }
-		if err := json.Unmarshal(raw, &parts); err != nil {
+		_, pod, err := objects.Checked(kind, raw)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := objects.PodSpec(parts.Spec, &p.Spec); err != nil {
-			t.Fatal(err)
-		}
-		p.Annotations = o.Annotations
-		return p
+		return pod
 	case *corev1.Namespace:
 		return &corev1.Namespace{ObjectMeta: read(&o.ObjectMeta)}
 	}

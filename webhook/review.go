@@ -198,10 +198,7 @@ func readObjects(r *facts.Review, rule rule, q *admissionRequest, body []byte) e
 		case !side.want:
 			continue
 		}
-		if err := side.object.agrees(r, rule); err != nil {
-			return fmt.Errorf("%s: %w", side.field, err)
-		}
-		value, err := side.object.value(r.Kind.GroupKind(), body, side.decode)
+		value, err := side.object.value(r, rule, body, side.decode)
 		if err != nil {
 			return fmt.Errorf("%s: %w", side.field, err)
 		}

@@ -26,8 +26,8 @@ func TestObjectIsReadStrictly(t *testing.T) {
 		"labels are a list":               {`{"app":"web"}`, `["app"]`, ""},
 		"invalid UTF-8 in a label":        {`"app":"web"`, "\"app\":\"\xff\"", ""},
 		"invalid UTF-8 in what is unread": {`"name":"c"`, "\"name\":\"\xff\"", ""},
-		"an image is a number":            {`"secret-image"`, `1`, "decode spec of Pod"},
-		"phase is a number":               {`"spec":`, `"status":{"phase":1},"spec":`, "decode status of Pod"},
+		"an image is a number":            {`"secret-image"`, `1`, "decode Pod: at byte"},
+		"phase is a number":               {`"spec":`, `"status":{"phase":1},"spec":`, "decode Pod: at byte"},
 		"bracket missing":                 {`"containers":[`, `"containers":`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

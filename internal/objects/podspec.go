@@ -1,29 +1,12 @@
 package objects
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 )
 
-// PodSpec reads of the spec of a pod what policies read, and nothing else: pods come
-// by the thousand, and what nobody looks at takes most of the time. A test holds
-// these fields against those that the policies name.
-//
-// The text, empty where there is no spec, must have been checked to be JSON in UTF-8 in which no name stands twice.
-// Values of another type than the field's are an error, except where nothing of
-// them is read.
-func PodSpec(checked []byte, spec *corev1.PodSpec) error {
-	if len(checked) == 0 {
-		return nil
-	}
-	r := &reader{text: string(checked)}
-	podSpec(r, spec)
-	if r.err != nil {
-		return fmt.Errorf("decode spec of Pod: %w", r.err)
-	}
-	return nil
-}
+// What policies read of the spec of a pod, and nothing else: pods come by the
+// thousand, and what nobody looks at takes most of the time. A test holds these
+// fields against those that the policies name.
 
 func podSpec(r *reader, s *corev1.PodSpec) {
 	for name := range r.fields() {
@@ -70,7 +53,7 @@ func podSecurityContext(r *reader, s *corev1.PodSecurityContext) {
 func ephemeralContainer(r *reader, e *corev1.EphemeralContainer) {
 	for name := range r.fields() {
 		if name == "targetContainerName" {
-			text(r, &e.TargetContainerName)
+			stringValue(r, &e.TargetContainerName)
 			continue
 		}
 		containerField(r, name, (*corev1.Container)(&e.EphemeralContainerCommon))
@@ -86,13 +69,13 @@ func container(r *reader, c *corev1.Container) {
 func containerField(r *reader, name string, c *corev1.Container) {
 	switch name {
 	case "name":
-		text(r, &c.Name)
+		stringValue(r, &c.Name)
 	case "image":
-		text(r, &c.Image)
+		stringValue(r, &c.Image)
 	case "command":
-		list(r, &c.Command, text)
+		list(r, &c.Command, stringValue)
 	case "args":
-		list(r, &c.Args, text)
+		list(r, &c.Args, stringValue)
 	case "ports":
 		list(r, &c.Ports, containerPort)
 	case "env":
@@ -100,7 +83,7 @@ func containerField(r *reader, name string, c *corev1.Container) {
 	case "envFrom":
 		list(r, &c.EnvFrom, presence)
 	case "restartPolicy":
-		pointer(r, &c.RestartPolicy, text)
+		pointer(r, &c.RestartPolicy, stringValue)
 	case "volumeMounts":
 		list(r, &c.VolumeMounts, volumeMount)
 	case "livenessProbe":
@@ -124,7 +107,7 @@ func containerPort(r *reader, p *corev1.ContainerPort) {
 		case "containerPort":
 			integer(r, &p.ContainerPort)
 		case "protocol":
-			text(r, &p.Protocol)
+			stringValue(r, &p.Protocol)
 		default:
 			r.skip()
 		}
@@ -135,9 +118,9 @@ func envVar(r *reader, e *corev1.EnvVar) {
 	for name := range r.fields() {
 		switch name {
 		case "name":
-			text(r, &e.Name)
+			stringValue(r, &e.Name)
 		case "value":
-			text(r, &e.Value)
+			stringValue(r, &e.Value)
 		case "valueFrom":
 			pointer(r, &e.ValueFrom, envVarSource)
 		default:
@@ -162,7 +145,7 @@ func envVarSource(r *reader, s *corev1.EnvVarSource) {
 func objectFieldSelector(r *reader, s *corev1.ObjectFieldSelector) {
 	for name := range r.fields() {
 		if name == "fieldPath" {
-			text(r, &s.FieldPath)
+			stringValue(r, &s.FieldPath)
 			continue
 		}
 		r.skip()
@@ -173,11 +156,11 @@ func volumeMount(r *reader, m *corev1.VolumeMount) {
 	for name := range r.fields() {
 		switch name {
 		case "name":
-			text(r, &m.Name)
+			stringValue(r, &m.Name)
 		case "readOnly":
 			boolean(r, &m.ReadOnly)
 		case "mountPath":
-			text(r, &m.MountPath)
+			stringValue(r, &m.MountPath)
 		default:
 			r.skip()
 		}
@@ -227,7 +210,7 @@ func lifecycleHandler(r *reader, h *corev1.LifecycleHandler) {
 func execAction(r *reader, e *corev1.ExecAction) {
 	for name := range r.fields() {
 		if name == "command" {
-			list(r, &e.Command, text)
+			list(r, &e.Command, stringValue)
 			continue
 		}
 		r.skip()
@@ -254,7 +237,7 @@ func securityContext(r *reader, s *corev1.SecurityContext) {
 func capabilities(r *reader, c *corev1.Capabilities) {
 	for name := range r.fields() {
 		if name == "add" {
-			list(r, &c.Add, text)
+			list(r, &c.Add, stringValue)
 			continue
 		}
 		r.skip()
@@ -265,7 +248,7 @@ func volume(r *reader, v *corev1.Volume) {
 	for name := range r.fields() {
 		switch name {
 		case "name":
-			text(r, &v.Name)
+			stringValue(r, &v.Name)
 		case "hostPath":
 			pointer(r, &v.HostPath, presence)
 		case "emptyDir":
@@ -290,7 +273,7 @@ func configMapVolume(r *reader, s *corev1.ConfigMapVolumeSource) {
 	for name := range r.fields() {
 		switch name {
 		case "name":
-			text(r, &s.Name)
+			stringValue(r, &s.Name)
 		case "items":
 			list(r, &s.Items, presence)
 		default:
@@ -313,7 +296,7 @@ func downwardAPIFile(r *reader, f *corev1.DownwardAPIVolumeFile) {
 	for name := range r.fields() {
 		switch name {
 		case "path":
-			text(r, &f.Path)
+			stringValue(r, &f.Path)
 		case "fieldRef":
 			pointer(r, &f.FieldRef, objectFieldSelector)
 		default:

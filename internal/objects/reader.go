@@ -124,8 +124,8 @@ func presence[T any](r *reader, _ *T) {
 	r.skip()
 }
 
-// text reads a string.
-func text[S ~string](r *reader, into *S) {
+// stringValue reads a string.
+func stringValue[S ~string](r *reader, into *S) {
 	if !r.null() {
 		*into = S(r.quoted())
 	}

@@ -19,8 +19,8 @@ import (
 
 const module = "github.com/meshvakt/meshvakt/"
 
-// fieldsRead returns the fields of types of k8s.io/api/core/v1 that the code of
-// some of our packages names, as "Type.Field".
+// fieldsRead returns the fields of the types of pods that the code of some of our
+// packages names, as "Type.Field".
 func fieldsRead(t testing.TB, packages ...string) map[string]bool {
 	t.Helper()
 	exports, sources := compiled(t, packages)
@@ -41,6 +41,11 @@ func fieldsRead(t testing.TB, packages ...string) map[string]bool {
 	return found
 }
 
+// ofPods reports whether a type belongs to pods, and is not just a number or a time.
+func ofPods(pkg, name string) bool {
+	return pkg == "k8s.io/api/core/v1" || pkg == "k8s.io/apimachinery/pkg/apis/meta/v1" && name == "ObjectMeta"
+}
+
 // note adds the fields on the way of a selection: those of embedded structs are
 // passed through without being named.
 func note(s *types.Selection, found map[string]bool) {
@@ -53,7 +58,7 @@ func note(s *types.Selection, found map[string]bool) {
 		if !ok || i >= fields.NumFields() || s.Kind() != types.FieldVal {
 			return
 		}
-		if named, ok := at.(*types.Named); ok && named.Obj().Pkg() != nil && named.Obj().Pkg().Path() == "k8s.io/api/core/v1" {
+		if named, ok := at.(*types.Named); ok && named.Obj().Pkg() != nil && ofPods(named.Obj().Pkg().Path(), named.Obj().Name()) {
 			found[named.Obj().Name()+"."+fields.Field(i).Name()] = true
 		}
 		at = fields.Field(i).Type()
