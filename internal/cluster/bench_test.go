@@ -51,8 +51,10 @@ func filled(tb testing.TB, n int, guarded bool) *Source {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	guard.MeshMembership = nil // of strict-mtls alone
 	s.index.setGuards([]facts.Guard{guard}, 1)
+	injection := mesh.DefaultInjection(mesh.DefaultControlPlane().Revision)
+	s.index.setWebhooks("istio-sidecar-injector", "1", injection.Webhooks, nil)
+	s.index.setInjector("istio-sidecar-injector", "1", injection.Injectors[0], nil)
 	names := []string{mesh.DefaultControlPlane().RootNamespace, "prod-pay", "prod-shop", "stage-shop"}
 	for i := len(names); i < n; i++ {
 		names = append(names, fmt.Sprintf("team-%d", i))
@@ -75,9 +77,12 @@ func podRequest() *facts.Review {
 	return &facts.Review{
 		Operation: admissionv1.Create, Kind: corev1.SchemeGroupVersion.WithKind("Pod"),
 		Namespace: "prod-shop", Name: "web",
-		Object: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "prod-shop", Labels: map[string]string{
-			"app": "web", "pod-template-hash": "5d4f", "service.istio.io/canonical-name": "web",
-		}}},
+		Object: &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "prod-shop", Labels: map[string]string{
+				"app": "web", "pod-template-hash": "5d4f", "service.istio.io/canonical-name": "web",
+			}},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "istio-proxy", Image: "istio/proxyv2:1", Args: []string{"proxy", "sidecar"}}}},
+		},
 	}
 }
 
@@ -161,7 +166,7 @@ func serve(tb testing.TB, h http.Handler, pods [][]byte) {
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code != http.StatusOK || !bytes.Contains(w.Body.Bytes(), []byte("strict-mtls")) {
+		if w.Code != http.StatusOK || !bytes.Contains(w.Body.Bytes(), []byte(`"policies":"mesh-membership,strict-mtls"`)) {
 			tb.Fatalf("HTTP %d %s", w.Code, w.Body)
 		}
 	}
