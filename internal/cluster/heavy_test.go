@@ -249,10 +249,10 @@ func comesUnderGuard(ctx context.Context, s *Source, name string) (policies.Deci
 }
 
 // TestMemoryOfManyPods: namespaces of 5,000 pods with sidecars come under a guard,
-// more at the same time than may be read at the same time. Without a bound they
-// would hold some 50 MiB each.
+// more at the same time than may be read at the same time. Decoded, their pods would
+// take 100 MiB each.
 func TestMemoryOfManyPods(t *testing.T) {
-	const atOnce, mostMiB = 4, 40
+	const atOnce, mostMiB = heavyReads + 1, 40
 	s := overHTTP(t)
 	done := make(chan struct{})
 	most := make(chan uint64)

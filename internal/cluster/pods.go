@@ -22,7 +22,7 @@ import (
 
 // What a live read of many objects may hold. A pod with a sidecar takes 22 KiB when
 // it is decoded, and there are namespaces with thousands; those of one controller
-// are nearly the same, and so some 200 bytes each when they are packed.
+// are nearly the same, and so some 100 bytes each when they are packed.
 const (
 	// podPageSize is how many pods are decoded at a time.
 	podPageSize = 100
