@@ -66,13 +66,14 @@ lint: ## Lint all modules
 	@$(call tool,golangci-lint) run ./...
 
 .PHONY: generate
-generate: ## Regenerate deep copies, CRDs and generated documents
+generate: ## Regenerate deep copies, CRDs, admission policies and generated documents
 	@$(call tool,controller-gen) object paths=./api/... paths=./internal/objects/...
 	@$(call tool,controller-gen) crd:maxDescLen=600 paths=./api/... output:crd:dir=charts/meshvakt/files/crds
+	@go test ./policies/celpack -run TestGenerated -update
 
 .PHONY: generated
 generated: generate ## Fail when generated files are not up to date
-	@git diff --exit-code -- api internal/objects charts || { echo 'generated files are out of date: commit what make generate wrote'; exit 1; }
+	@git diff --exit-code -- api internal/objects charts docs || { echo 'generated files are out of date: commit what make generate wrote'; exit 1; }
 
 .PHONY: build
 build: ## Build the binary into bin/

@@ -1,6 +1,6 @@
 // Package controller holds the loops that only the leading replica runs: the
-// registration of the webhook, the provisioning of STRICT policies, the status of
-// the guards.
+// registration of the webhook, the bindings of the admission policy, the provisioning
+// of STRICT policies, the status of the guards.
 package controller
 
 import (
@@ -23,6 +23,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/policies/celpack"
 )
 
 // settle is how long the status waits for further changes before it is counted
@@ -33,7 +34,7 @@ const settle = 500 * time.Millisecond
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Add adds the controllers to the manager, which runs them while it leads.
-func Add(m manager.Manager, s *cluster.Source, r *Registrar, p *Provisioner, st *Standing) error {
+func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provisioner, st *Standing) error {
 	registration, err := controller.New("registration", m, controller.Options{Reconciler: r})
 	if err != nil {
 		return fmt.Errorf("create the registration controller: %w", err)
@@ -52,6 +53,10 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, p *Provisioner, st 
 		if err := registration.Watch(src); err != nil {
 			return fmt.Errorf("feed the registration controller: %w", err)
 		}
+	}
+
+	if err := addBinder(m, s, b); err != nil {
+		return err
 	}
 
 	provision, err := controller.New("provision", m, controller.Options{Reconciler: p, MaxConcurrentReconciles: 4})
@@ -88,6 +93,39 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, p *Provisioner, st 
 	}
 	return standing.Watch(source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{},
 		handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return guards(ctx) })))
+}
+
+// addBinder adds the controller of the bindings where the API server knows them. One
+// that is upgraded meanwhile is asked again when the process starts anew. All bindings
+// are watched: the cache takes no selector for a kind that may not be there.
+func addBinder(m manager.Manager, s *cluster.Source, b *Binder) error {
+	bindable, err := Bindable(m.GetRESTMapper())
+	if err != nil {
+		return err
+	}
+	if !bindable {
+		b.Log.Warn("the API server serves no ValidatingAdmissionPolicies: nothing is refused while no replica answers but what the webhook's failure policy refuses")
+		return nil
+	}
+	c, err := controller.New("binding", m, controller.Options{Reconciler: b})
+	if err != nil {
+		return fmt.Errorf("create the binding controller: %w", err)
+	}
+	one := request(celpack.PolicyName)
+	always := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return []reconcile.Request{one} })
+	for _, src := range []source.Source{
+		source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingAdmissionPolicyBinding{}, always),
+		feed(s, func(namespace string, q queue) {
+			if namespace == "" {
+				q.Add(one)
+			}
+		}),
+	} {
+		if err := c.Watch(src); err != nil {
+			return fmt.Errorf("feed the binding controller: %w", err)
+		}
+	}
+	return nil
 }
 
 func request(name string) reconcile.Request {

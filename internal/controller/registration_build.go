@@ -78,9 +78,14 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
 	matches := r.enforced(g).matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot)
 	return r.entry(g.Name+".guard.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
-		WithNamespaceSelector(selector(&g.Spec.NamespaceSelector).
-			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
-				WithOperator(metav1.LabelSelectorOpNotIn).WithValues(r.Unguardable...)))
+		WithNamespaceSelector(guardedNamespaces(g, r.Unguardable))
+}
+
+// guardedNamespaces selects the namespaces of a guard, without those that never are.
+func guardedNamespaces(g *v1alpha1.MeshGuard, unguardable []string) *acmeta.LabelSelectorApplyConfiguration {
+	return selector(&g.Spec.NamespaceSelector).
+		WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
+			WithOperator(metav1.LabelSelectorOpNotIn).WithValues(unguardable...))
 }
 
 // enforced is the registration with the policies that the guard enforces: nobody
