@@ -102,11 +102,11 @@ func when(condition, finding string) string {
 // object and array read a field that may be absent or null: an expression that
 // fails would refuse what is harmless.
 func object(optional string) string {
-	return "optional.ofNonZeroValue(" + optional + ".orValue(null)).orValue({})"
+	return "optional.ofNonZeroValue(" + optional + ".orValue(dyn(null))).orValue({})"
 }
 
 func array(optional string) string {
-	return "optional.ofNonZeroValue(" + optional + ".orValue(null)).orValue([])"
+	return "optional.ofNonZeroValue(" + optional + ".orValue(dyn(null))).orValue([])"
 }
 
 // guard names the MeshGuard in a text.

@@ -111,7 +111,7 @@ func captureRules() []rule {
 			found: []string{
 				presentAnnotation("InboundPortsNotIncluded", "traffic.sidecar.istio.io/includeInboundPorts", "!"+ambient+" && v != '*'",
 					"<<"+quoted("v")+">> limits inbound capture to these ports, so that every other one accepts plaintext; must be \"*\" or absent", "remove the annotation"),
-				captureFlag("InboundPortsNotIncluded", "-b", "v != '*'", "traffic.sidecar.istio.io/includeInboundPorts", "limits inbound capture to these ports; must be \"*\""),
+				captureFlag("InboundPortsNotIncluded", "-b", "v != '*'", "limits inbound capture to these ports; must be \"*\"", "traffic.sidecar.istio.io/includeInboundPorts"),
 			},
 		},
 		{
@@ -124,14 +124,15 @@ func captureRules() []rule {
 			found: []string{
 				annotation("InterfaceExcluded", "traffic.sidecar.istio.io/excludeInterfaces", "!"+ambient,
 					"<<"+quoted("v")+">> takes an interface out of capture in both directions; must be absent", "remove the annotation"),
-				captureFlag("InterfaceExcluded", "-c", "v != ''", "traffic.sidecar.istio.io/excludeInterfaces", "takes an interface out of capture; must be absent"),
+				captureFlag("InterfaceExcluded", "-c", "v != ''", "takes an interface out of capture; must be absent", "traffic.sidecar.istio.io/excludeInterfaces"),
 			},
 		},
 		{
 			reason: "VirtualInterface", templates: true, how: "annotations `istio.io/reroute-virtual-interfaces`, `traffic.sidecar.istio.io/kubevirtInterfaces`; of pods also the arguments of `istio-init`",
 			found: []string{
 				virtualInterface("istio.io/reroute-virtual-interfaces"), virtualInterface("traffic.sidecar.istio.io/kubevirtInterfaces"),
-				captureFlag("VirtualInterface", "-k", "v != ''", "istio.io/reroute-virtual-interfaces", "has inbound traffic of an interface treated as outbound; must be absent"),
+				captureFlag("VirtualInterface", "-k", "v != ''", "has inbound traffic of an interface treated as outbound; must be absent",
+					"istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"),
 			},
 		},
 		{
@@ -139,11 +140,11 @@ func captureRules() []rule {
 			found: []string{
 				annotation("InterceptionOff", "sidecar.istio.io/interceptionMode", "!"+ambient+" && v.lowerAscii() == 'none'",
 					"<<"+quoted("v")+">> captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove the annotation"),
-				annotation("InterceptionOff", "proxy.istio.io/config", "!"+ambient+" && !v.contains('#') && v.matches("+literal(`(^|[\s{,])["']?(interceptionMode|interception_mode)["']?\s*:\s*["']?NONE["']?($|[\s},])`)+")",
+				annotation("InterceptionOff", "proxy.istio.io/config", "!"+ambient+" && !v.contains('#') && v.matches("+literal(interceptionText)+")",
 					"interceptionMode \"NONE\" captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove interceptionMode"),
 				"(!variables.isPod || " + interceptionSaid + " ? [] : " + istios + ".filter(c, c.name == 'istio-proxy' && c.env.exists(e, " + interceptionNone + ")).map(c, " +
 					say("InterceptionOff", "<<c.field>>.env", "ISTIO_META_INTERCEPTION_MODE of istio-proxy is <<"+quoted("c.env.filter(e, "+interceptionNone+")[0].value")+">>, which captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", "remove what sets it") + "))",
-				"(" + interceptionSaid + " ? [] : " + captureFlag("InterceptionOff", "-m", "!(v in ['REDIRECT', 'TPROXY'])", "proxy.istio.io/config", "captures no traffic; must be \"REDIRECT\" or \"TPROXY\"") + ")",
+				"(" + interceptionSaid + " ? [] : " + captureFlag("InterceptionOff", "-m", "!(v in ['REDIRECT', 'TPROXY'])", "captures no traffic; must be \"REDIRECT\" or \"TPROXY\"") + ")",
 			},
 		},
 	}
@@ -151,7 +152,8 @@ func captureRules() []rule {
 
 const (
 	interceptionNone = "e.?name.orValue('') == 'ISTIO_META_INTERCEPTION_MODE' && e.?value.orValue('').lowerAscii() == 'none'"
-	interceptionSaid = "s.annotations[?'sidecar.istio.io/interceptionMode'].orValue('').lowerAscii() == 'none'"
+	interceptionText = `(^|[\s{,])["']?(interceptionMode|interception_mode)["']?\s*:\s*["']?NONE["']?($|[\s},])`
+	interceptionSaid = "(s.annotations[?'sidecar.istio.io/interceptionMode'].orValue('').lowerAscii() == 'none' || 'proxy.istio.io/config' in s.annotations)"
 )
 
 func virtualInterface(key string) string {
@@ -161,11 +163,13 @@ func virtualInterface(key string) string {
 }
 
 // captureFlag is a list with a finding about the value v of a flag of istio-init, or
-// of what stands in its place, in a pod; unless the annotation that sets it is there.
-func captureFlag(reason, flag, condition, key, message string) string {
-	return "(!variables.isPod || " + literal(key) + " in s.annotations ? [] : " + istios + ".filter(c, c.name != 'istio-proxy' && " + literal(flag) + " in c.args &&\n" +
-		"c.args.indexOf(" + literal(flag) + ") + 1 < size(c.args) && [c.args[c.args.indexOf(" + literal(flag) + ") + 1]].exists(v, " + condition + ")).map(c, " +
-		say(reason, "<<c.field>>.args", flag+" <<"+quoted("c.args[c.args.indexOf("+literal(flag)+") + 1]")+">> "+message, "remove what sets it, or mend the injector's configuration") + "))"
+// of what stands in its place, in a pod; unless an annotation is there that sets it.
+func captureFlag(reason, flag, condition, message string, keys ...string) string {
+	next := "c.args.indexOf(" + literal(flag) + ") + 1"
+	value := "c.args[" + next + "]"
+	return "(!variables.isPod || " + list(keys) + ".exists(k, k in s.annotations) ? [] : " + istios + ".filter(c, c.name != 'istio-proxy' && " + literal(flag) + " in c.args &&\n" +
+		next + " < size(c.args) && [" + value + "].exists(v, " + condition + ")).map(c, " +
+		say(reason, "<<c.field>>.args", flag+" <<"+quoted(value)+">> "+message, "remove what sets it, or mend the injector's configuration") + "))"
 }
 
 // outboundRules: what the guard lets pass around the proxy, and no more.

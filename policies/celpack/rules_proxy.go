@@ -1,5 +1,7 @@
 package celpack
 
+import "slices"
+
 // dangerousMetadata are variables that switch capture off, move its limits, or give
 // the pod labels that it does not have. What the mesh itself sets is not known here,
 // so these are names that no mesh has a reason to set for all its proxies.
@@ -29,7 +31,7 @@ func proxyRules() []rule {
 		},
 		{
 			reason: "ProxyVolumeForbidden", templates: true,
-			how:   "mounts over the proxy's own paths, in its containers and in annotation `sidecar.istio.io/userVolumeMount`; hostPath in `sidecar.istio.io/userVolume`",
+			how:   "mounts over the proxy's own paths, in its containers and in annotation `sidecar.istio.io/userVolumeMount`; hostPath, in pods and in annotation `sidecar.istio.io/userVolume`; volumes of Istio's names in templates; volumes from which the proxy starts, mounted by others",
 			found: forbiddenVolumes(),
 		},
 	}
@@ -45,12 +47,14 @@ func forbiddenMetadata() []string {
 		holds = "c.env.exists(e, e.?name.orValue('') == n)"
 	)
 	names := list(dangerousMetadata()) + ".filter(n, !" + array("variables.guard.?proxyMetadata") + ".exists(g, " + passes + "))"
+	const config = "s.annotations[?'proxy.istio.io/config'].orValue('')"
 	plain := "'(^|[\\\\s{,])[\"\\']?' + n + '[\"\\']?\\\\s*:'"
+	said := "(!" + config + ".contains('#') && " + config + ".matches('proxyMetadata|proxy_metadata') && " + config + ".matches(" + plain + "))"
 	return []string{
-		"(" + ambient + " ? [] : " + names + ".map(n, " + istios + ".filter(c, " + holds + ").map(c, " +
+		"(" + ambient + " ? [] : " + names + ".filter(n, !" + said + ").map(n, " + istios + ".filter(c, " + holds + ").map(c, " +
 			say("ProxyMetadataForbidden", "<<c.field>>.env", "<<strings.quote(n)>> of <<c.name>> "+becomes, remedy) + ")).filter(l, size(l) > 0).map(l, l[0]))",
-		"(" + ambient + " ? [] : [s.annotations[?'proxy.istio.io/config'].orValue('')].filter(v, !v.contains('#') && v.matches('proxyMetadata|proxy_metadata')).map(v, " + names + ".filter(n, v.matches(" + plain + ")).map(n, " +
-			say("ProxyMetadataForbidden", "metadata.annotations[proxy.istio.io/config]", "proxyMetadata[<<strings.quote(n)>>] "+becomes, remedy) + ").join('\\n')))",
+		"(" + ambient + " ? [] : " + names + ".filter(n, " + said + ").map(n, " +
+			say("ProxyMetadataForbidden", "metadata.annotations[proxy.istio.io/config]", "proxyMetadata[<<strings.quote(n)>>] "+becomes, remedy) + "))",
 		"(" + ambient + " ? [] : " + istios + ".map(c, c.env.filter(e, " + foreign + ").map(e, " +
 			say("ProxyMetadataForbidden", "<<c.field>>.env", "<<strings.quote(e.name)>> of <<c.name>> comes from another object, and "+becomes, remedy) + ").join('\\n')))",
 		"(" + ambient + " ? [] : " + istios + ".filter(c, size(" + array("c.c.?envFrom") + ") > 0).map(c, " +
@@ -136,24 +140,48 @@ func templatePaths() []string {
 	}
 }
 
+// trustPaths are those where the proxy finds its bootstrap, certificates and sockets.
+func trustPaths() []string {
+	return slices.DeleteFunc(templatePaths(), func(p string) bool { return p == "/etc/istio/custom-bootstrap" })
+}
+
 func forbiddenVolumes() []string {
 	const (
 		elsewhere = "must be at a path of its own, such as /etc/certs"
 		mounts    = `v.findAll('"mountPath"\\s*:\\s*"[^"\\\\]*"').map(m, m.split('"')[3])`
 		// The policy resolves dots; this lets pass what has any.
 		plain   = "!m.matches('(^|/)[.]{1,2}(/|$)|//')"
+		volumes = "optional.ofNonZeroValue(s.spec.?volumes.orValue(dyn(null))).orValue([])"
 		reserve = "(m.endsWith('/') ? m.substring(0, size(m) - 1) : m)"
 	)
 	own := "matches(" + literal(ownPaths) + ")"
 	return []string{
-		"(" + ambient + " ? [] : " + istios + ".map(c, c.mounts.map(x, x.?mountPath.orValue('')).filter(m, " + plain + " && m." + own + " && !(" + reserve + " in " + list(templatePaths()) + ")).map(m, " +
-			say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts", "a volume is mounted at <<"+quoted("m")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere") + ").join('\\n')))",
+		"(" + ambient + " ? [] : " + istios + ".map(c, c.mounts.filter(x, [x.?mountPath.orValue('')].exists(m, " + plain + " && m." + own + " && !(" + reserve + " in " + list(templatePaths()) + "))).map(x, " +
+			say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts", "volume <<"+quoted("x.name")+">> is mounted at <<"+quoted("x.mountPath")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere") + ").join('\\n')))",
 		"[s.annotations[?'sidecar.istio.io/userVolumeMount'].orValue('')].map(v, " + mounts + ".filter(m, " + plain + " && m." + own + ").map(m, " +
 			say("ProxyVolumeForbidden", "metadata.annotations[sidecar.istio.io/userVolumeMount]",
 				"a volume is mounted at <<"+quoted("m")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere, or remove the annotation") + ").join('\\n'))",
 		annotation("ProxyVolumeForbidden", "sidecar.istio.io/userVolume", `v.matches('"hostPath"\\s*:\\s*\\{[^{}]*"path"\\s*:')`,
 			"a volume gives the proxy files of the node; must not be a hostPath", "use a Secret or ConfigMap, or remove the annotation"),
+		// In a template: volumes of the names that Istio's template will use.
+		"(variables.isPod || s.hasProxy || " + ambient + " ? [] : " + volumes + ".filter(x, x.?name.orValue('') in ['istio-podinfo', 'istio-token', 'istiod-ca-cert']).map(x, " +
+			say("ProxyVolumeForbidden", "spec.volumes[<<string("+volumes+".indexOf(x))>>]",
+				"volume <<strings.quote(x.name)>> will be merged with Istio's own of this name, in which the proxy finds what it trusts; must have another name", "rename the volume") + "))",
+		shared("(variables.isPod || s.hasProxy || " + ambient + " ? [] : ['istio-data', 'istio-envoy', 'workload-certs', 'workload-socket'])"),
+		// In a pod: those that the proxy starts from.
+		shared("(!variables.isPod ? [] : " + volumes + ".filter(v, has(v.emptyDir)).map(v, v.name).filter(n, " + istios +
+			".exists(c, c.name == 'istio-proxy' && c.mounts.exists(x, x.name == n && [x.mountPath].exists(m, " + reserve + " in " + list(trustPaths()) + ")))))"),
+		"(!variables.isPod ? [] : " + istios + ".filter(c, c.name == 'istio-proxy').map(c, c.mounts.filter(x, " + volumes + ".exists(v, v.name == x.name && has(v.hostPath))).map(x, " +
+			say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts", "volume <<"+quoted("x.name")+">> (hostPath) is mounted at <<"+quoted("x.mountPath")+">> of the proxy; must be anything but a hostPath", "leave the volumes of the proxy to Istio") + ").join('\\n')))",
 	}
+}
+
+// shared is a list with a finding for every container of the workload that can write
+// to one of the volumes.
+func shared(names string) string {
+	return names + ".map(n, " + apps + ".map(c, c.mounts.filter(x, x.?name.orValue('') == n && x.?readOnly.orValue(false) != true).map(x, " +
+		say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts[<<string(c.mounts.indexOf(x))>>]",
+			"container <<strings.quote(c.name)>> can write to volume <<"+quoted("n")+">>, from which the proxy starts; must not mount it", "remove the mount, or set readOnly: true") + ").join('\\n')).join('\\n'))"
 }
 
 // finalRules are about the containers of a pod as they will run.
@@ -180,7 +208,7 @@ func finalRules() []rule {
 			reason: "RunsBeforeCapture", how: "an init container that stands before `istio-init`",
 			found: []string{"(" + index + ".indexOf('istio-init') < 0 || !s.hasProxy ? [] : s.containers.filter(c, c.kind == 'inits' && c.name != 'istio-proxy' && " + index + ".indexOf(c.name) < " + index + ".indexOf('istio-init')).map(c, " +
 				say("RunsBeforeCapture", "<<c.field>>", "init container <<strings.quote(c.name)>> runs before istio-init, while traffic is not captured; must come after it",
-					"set annotation sidecar.istio.io/nativeSidecar: \"true\" on the pod, with which istio-init comes first, or add the container at the end") + "))"},
+					"<<s.containers.exists(i, i.kind == 'inits' && i.name == 'istio-proxy') ? 'have the mutating webhook that adds it run before Istio\\'s injector, or add it at the end' : 'set annotation sidecar.istio.io/nativeSidecar: \"true\" on the pod, with which istio-init comes first'>>") + "))"},
 		},
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -208,7 +208,6 @@ func untyped(o runtime.Object, kind schema.GroupVersionKind) (*unstructured.Unst
 	}
 	return u, u.UnmarshalJSON(text)
 }
-
 
 func gvr(a *admission.VersionedAttributes) metav1.GroupVersionResource {
 	return metav1.GroupVersionResource(a.GetResource())
