@@ -5,18 +5,21 @@ import (
 	"testing"
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies/celpack"
 )
 
 func TestGolden(t *testing.T) {
@@ -33,7 +36,7 @@ func TestEveryObjectDecodesStrictly(t *testing.T) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		appsv1.AddToScheme, batchv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
-		rbacv1.AddToScheme, certmanagerv1.AddToScheme, v1alpha1.AddToScheme,
+		rbacv1.AddToScheme, certmanagerv1.AddToScheme, v1alpha1.AddToScheme, admissionregistrationv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
@@ -57,7 +60,7 @@ func TestEveryObjectDecodesStrictly(t *testing.T) {
 					}
 				}
 				if clusterScoped := o.GetNamespace() == ""; clusterScoped && !strings.HasPrefix(o.GetKind(), "Cluster") &&
-					o.GetKind() != "CustomResourceDefinition" && o.GetKind() != "MeshGuard" {
+					o.GetKind() != "CustomResourceDefinition" && o.GetKind() != "MeshGuard" && o.GetKind() != "ValidatingAdmissionPolicy" {
 					t.Errorf("%s names no namespace", id)
 				}
 				group := o.GroupVersionKind().Group
@@ -143,6 +146,25 @@ func TestDefaultGuard(t *testing.T) {
 	want := v1alpha1.DefaultGuard()
 	if !equal(got.Spec, want.Spec) {
 		t.Errorf("the chart's MeshGuard demands\n%+v\nand the built-in one\n%+v", got.Spec, want.Spec)
+	}
+}
+
+// The policy is the one that the rules make, with the labels of the release. Where it
+// is turned off, or the API server cannot evaluate it, there is none.
+func TestAdmissionPolicy(t *testing.T) {
+	got := find[admissionregistrationv1.ValidatingAdmissionPolicy](t, documents(t, render(t)), "ValidatingAdmissionPolicy", celpack.PolicyName)
+	if want := celpack.Policy().Spec; !equality.Semantic.DeepEqual(got.Spec, want) {
+		t.Error("the chart's policy is not the one of policies/celpack; run make generate")
+	}
+	if got.Labels["app.kubernetes.io/instance"] != "meshvakt" {
+		t.Errorf("labels %v", got.Labels)
+	}
+	for _, args := range [][]string{{"--set", "admissionPolicies.enabled=false"}, {"--kube-version", "1.30.4"}} {
+		for _, o := range documents(t, render(t, args...)) {
+			if o.GetKind() == "ValidatingAdmissionPolicy" {
+				t.Errorf("%q: renders %s", args, o.GetName())
+			}
+		}
 	}
 }
 
