@@ -36,7 +36,7 @@ func Policy() *admissionregistrationv1.ValidatingAdmissionPolicy {
 			FailurePolicy:    &fail,
 			MatchConstraints: &admissionregistrationv1.MatchResources{MatchPolicy: &equivalent, ResourceRules: resourceRules()},
 			MatchConditions: []admissionregistrationv1.MatchCondition{
-				{Name: "enforced", Expression: "has(params.spec.meshMembership)"},
+				{Name: "enforced", Expression: "'Deny' in params.spec.?meshMembership.?validationActions.orValue([])"},
 				{Name: "changed", Expression: changed},
 				{Name: "alive", Expression: alive},
 			},

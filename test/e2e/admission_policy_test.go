@@ -37,7 +37,9 @@ func packVectors() []packVector {
 	annotated := func(key, value string) string { return fmt.Sprintf("{metadata: {annotations: {%s: %q}}}", key, value) }
 	labelled := func(key, value string) string { return fmt.Sprintf("{metadata: {labels: {%s: %q}}}", key, value) }
 	own := func(field string) string { return "{spec: {containers: [{name: web, " + field + "}]}}" }
-	proxy := func(field string) string { return "{spec: {initContainers: [{name: istio-proxy, image: auto, restartPolicy: Always, " + field + "}]}}" }
+	proxy := func(field string) string {
+		return "{spec: {initContainers: [{name: istio-proxy, image: auto, restartPolicy: Always, " + field + "}]}}"
+	}
 	return []packVector{
 		{name: "host network", overlay: "{spec: {hostNetwork: true}}", code: "MV205"},
 		{name: "label inject false", overlay: labelled("sidecar.istio.io/inject", "false"), code: "MV202"},

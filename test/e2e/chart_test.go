@@ -181,6 +181,9 @@ func chartRightsSuffice(t *testing.T, r *release) {
 	replica := startReplica(t, args...).ready(t.Context())
 	eventually(t, 60*time.Second, func() error {
 		g := r.guard()
+		if bound := r.kubectl("", "get", "validatingadmissionpolicybindings", "-o", "name"); !strings.Contains(bound, "meshvakt-default") {
+			return fmt.Errorf("the guard's policy is not bound: %q", bound)
+		}
 		for _, c := range g.Status.Conditions {
 			if c.Type == v1alpha1.ConditionEnforcing && c.Status == "True" {
 				return nil
@@ -213,6 +216,11 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		{"update validatingwebhookconfigurations/other", false},
 		{"delete validatingwebhookconfigurations/meshvakt", false},
 		{"create mutatingwebhookconfigurations", false},
+		{"get validatingadmissionpolicies/meshvakt-mesh-membership", true},
+		{"update validatingadmissionpolicies/meshvakt-mesh-membership", false},
+		{"get validatingadmissionpolicies/other", false},
+		{"create validatingadmissionpolicybindings", true},
+		{"delete validatingadmissionpolicybindings", true},
 		{"get secrets/meshvakt-ca -n " + ownNamespace, true},
 		{"get secrets/other -n " + ownNamespace, false},
 		{"list secrets -n " + ownNamespace, false},
@@ -311,6 +319,9 @@ func chartUninstalls(t *testing.T, r *release) {
 	if webhooks := r.kubectl("", "get", "validatingwebhookconfigurations", "-o", "name"); strings.Contains(webhooks, "meshvakt") {
 		t.Error("the webhook configuration is left, and nobody serves it")
 	}
+	if left := r.kubectl("", "get", "validatingadmissionpolicybindings", "-o", "name"); left != "" {
+		t.Errorf("bindings are left: %s", left)
+	}
 	r.onlyKeptObjectsAreLeft()
 }
 
@@ -367,6 +378,9 @@ func chartComesBack(t *testing.T, r *release) {
 	before := r.guard()
 	r.run("uninstall", "meshvakt", "--no-hooks")
 	r.kubectl("", "delete", "validatingwebhookconfiguration", "meshvakt")
+	if out := r.kubectl("", "delete", "validatingadmissionpolicybindings", "-l", "app.kubernetes.io/managed-by=meshvakt"); !strings.Contains(out, "meshvakt-default") {
+		t.Errorf("the guard's policy was not bound: %q", out)
+	}
 	r.onlyKeptObjectsAreLeft()
 	// A Job that fails is to fail soon in the next step.
 	r.run("install", "meshvakt", "charts/meshvakt", "--set", "uninstall.timeoutSeconds=60")
