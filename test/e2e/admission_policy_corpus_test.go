@@ -129,6 +129,9 @@ func TestAdmissionPolicyCorpus(t *testing.T) {
 		default:
 			refused++
 			refusedByPack(t, err)
+			if !slices.ContainsFunc(c.codes(), func(code string) bool { return strings.Contains(err.Error(), "["+code+"]") }) {
+				t.Errorf("%s: must be refused by one of %q: %v", c.Name, c.codes(), err)
+			}
 		}
 	}
 	t.Logf("%d cases under %d guards: %d let in by both, %d refused by both, %d refused by Kubernetes before", len(cases), len(states), admitted, refused, invalid)
@@ -145,6 +148,21 @@ func (p *packCase) reasons() []string {
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// codes are those of the findings that refuse. What keeps a pod from being injected
+// is NotInMesh to the admission policy.
+func (p *packCase) codes() []string {
+	var list []string
+	for _, r := range policies.MeshMembership().Reasons {
+		if slices.Contains(p.reasons(), r.Name) {
+			list = append(list, r.Code)
+			if r.Name == "NamespaceNotInjected" || r.Name == "DeadRevision" {
+				list = append(list, "MV201")
+			}
+		}
+	}
+	return list
 }
 
 // whyOpen says whether the pack has no rule for the reasons at all.

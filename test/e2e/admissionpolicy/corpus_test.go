@@ -164,6 +164,7 @@ func TestCorpus(t *testing.T) {
 						}
 						delete(known, c.Name)
 					}
+					foreign(t, one, &v)
 					asGo += sameWords(one, &v)
 				}
 			}
@@ -213,6 +214,20 @@ func missed(t testing.TB, one *trial, v *verdict) string {
 		return text + " (" + gaps()[one.name] + ")"
 	}
 	return text + " (not covered)"
+}
+
+// foreign demands that whatever is found is found by the policy in Go for the same
+// reason. What keeps a pod from being injected is NotInMesh here.
+func foreign(t *testing.T, one *trial, v *verdict) {
+	t.Helper()
+	for _, text := range v.findings {
+		if !slices.ContainsFunc(one.breaches, func(f policies.Finding) bool {
+			notInjected := slices.Contains([]string{"NamespaceNotInjected", "DeadRevision"}, f.Reason.Name) && strings.Contains(text, "[MV201]")
+			return notInjected || strings.Contains(text, "["+f.Reason.Code+"]")
+		}) {
+			t.Errorf("%s: for another reason: %s", one.name, text)
+		}
+	}
 }
 
 // sameWords counts the findings that the policy in Go has, to the letter.
