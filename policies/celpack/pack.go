@@ -119,12 +119,15 @@ size(variables.text) > 4000 && size(bytes(variables.text.substring(0, 4000))) <=
 func sideVariables() []admissionregistrationv1.Variable {
 	containers := func(field, kind string) string {
 		return "p." + kind + ".map(c, {'c': dyn(c), 'kind': dyn('" + kind + "'), 'name': dyn(c.?name.orValue('')),\n" +
-			"  'field': dyn('spec." + field + "[' + string(p." + kind + ".indexOf(c)) + ']'),\n" +
+			"  'at': dyn('spec." + field + "['),\n" +
 			"  'istio': dyn((p.hasProxy || !variables.isPod) && c.?name.orValue('') in " + istioNames(kind) + "),\n" +
 			"  'args': dyn(" + array("c.?args") + "),\n" +
 			"  'env': dyn(" + array("c.?env") + "),\n" +
 			"  'mounts': dyn(" + array("c.?volumeMounts") + "),\n" +
 			"  'security': dyn(" + object("c.?securityContext") + ")})"
+	}
+	names := func(kind string) string {
+		return "'" + kind + "': dyn(p." + kind + ".map(c, c.?name.orValue('')))"
 	}
 	return []admissionregistrationv1.Variable{
 		{Name: "guard", Expression: "dyn(params.spec.meshMembership)"},
@@ -152,6 +155,7 @@ func sideVariables() []admissionregistrationv1.Variable {
 		{Name: "sides", Expression: "variables.pods.map(p, {\n'labels': p.labels, 'annotations': p.annotations, 'spec': p.spec, 'security': p.security, 'hasProxy': p.hasProxy,\n" +
 			"'enrolled': dyn(p.spec.?hostNetwork.orValue(false) != true && !('sidecar.istio.io/status' in p.annotations) &&\n" +
 			"  (p.labels[?'istio.io/dataplane-mode'].orValue('') == 'ambient' || p.labels[?'istio.io/dataplane-mode'].orValue('') != 'none' && variables.ambientNamespace)),\n" +
+			"'names': dyn({" + names("inits") + ", " + names("regulars") + ", " + names("ephemerals") + "}),\n" +
 			"'containers': dyn(" + containers("initContainers", "inits") + "\n+ " + containers("containers", "regulars") + "\n+ " + containers("ephemeralContainers", "ephemerals") + ")})"},
 	}
 }
@@ -172,6 +176,8 @@ func istioNames(kind string) string {
 // enrol in ambient for enrolled, so that rules that do not hold in ambient leave it
 // alone.
 const (
+	// position is the field of container c.
+	position  = "c.at + string(s.names[c.kind].indexOf(c.name)) + ']'"
 	apps      = "s.containers.filter(c, !c.istio)"
 	istios    = "s.containers.filter(c, c.istio)"
 	ambient   = "(!s.hasProxy && s.enrolled && variables.ambientAccepted)"

@@ -140,10 +140,10 @@ func captureRules() []rule {
 			found: []string{
 				annotation("InterceptionOff", "sidecar.istio.io/interceptionMode", "!"+ambient+" && v.lowerAscii() == 'none'",
 					"<<"+quoted("v")+">> captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove the annotation"),
-				annotation("InterceptionOff", "proxy.istio.io/config", "!"+ambient+" && !v.contains('#') && v.matches("+literal(interceptionText)+")",
+				annotation("InterceptionOff", "proxy.istio.io/config", "!"+ambient+" && size(v) < 100000 && !v.contains('#') && v.matches("+literal(interceptionText)+")",
 					"interceptionMode \"NONE\" captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", "remove interceptionMode"),
 				"(!variables.isPod || " + interceptionSaid + " ? [] : " + istios + ".filter(c, c.name == 'istio-proxy' && c.env.exists(e, " + interceptionNone + ")).map(c, " +
-					say("InterceptionOff", "<<c.field>>.env", "ISTIO_META_INTERCEPTION_MODE of istio-proxy is <<"+quoted("c.env.filter(e, "+interceptionNone+")[0].value")+">>, which captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", "remove what sets it") + "))",
+					say("InterceptionOff", "<<"+position+">>.env", "ISTIO_META_INTERCEPTION_MODE of istio-proxy is <<"+quoted("c.env.filter(e, "+interceptionNone+")[0].value")+">>, which captures no traffic; must be \"REDIRECT\" or \"TPROXY\"", "remove what sets it") + "))",
 				"(" + interceptionSaid + " ? [] : " + captureFlag("InterceptionOff", "-m", "!(v in ['REDIRECT', 'TPROXY'])", "captures no traffic; must be \"REDIRECT\" or \"TPROXY\"") + ")",
 			},
 		},
@@ -169,7 +169,7 @@ func captureFlag(reason, flag, condition, message string, keys ...string) string
 	value := "c.args[" + next + "]"
 	return "(!variables.isPod || " + list(keys) + ".exists(k, k in s.annotations) ? [] : " + istios + ".filter(c, c.name != 'istio-proxy' && " + literal(flag) + " in c.args &&\n" +
 		next + " < size(c.args) && [" + value + "].exists(v, " + condition + ")).map(c, " +
-		say(reason, "<<c.field>>.args", flag+" <<"+quoted(value)+">> "+message, "remove what sets it, or mend the injector's configuration") + "))"
+		say(reason, "<<"+position+">>.args", flag+" <<"+quoted(value)+">> "+message, "remove what sets it, or mend the injector's configuration") + "))"
 }
 
 // outboundRules: what the guard lets pass around the proxy, and no more.

@@ -49,16 +49,17 @@ func forbiddenMetadata() []string {
 	names := list(dangerousMetadata()) + ".filter(n, !" + array("variables.guard.?proxyMetadata") + ".exists(g, " + passes + "))"
 	const config = "s.annotations[?'proxy.istio.io/config'].orValue('')"
 	plain := "'(^|[\\\\s{,])[\"\\']?' + n + '[\"\\']?\\\\s*:'"
-	said := "(!" + config + ".contains('#') && " + config + ".matches('proxyMetadata|proxy_metadata') && " + config + ".matches(" + plain + "))"
+	readable := "(size(" + config + ") < 20000 && " + config + ".matches('proxyMetadata|proxy_metadata') && !" + config + ".contains('#'))"
+	said := "(" + readable + " && " + config + ".matches(" + plain + "))"
 	return []string{
-		"(" + ambient + " ? [] : " + names + ".filter(n, !" + said + ").map(n, " + istios + ".filter(c, " + holds + ").map(c, " +
-			say("ProxyMetadataForbidden", "<<c.field>>.env", "<<strings.quote(n)>> of <<c.name>> "+becomes, remedy) + ")).filter(l, size(l) > 0).map(l, l[0]))",
-		"(" + ambient + " ? [] : " + names + ".filter(n, " + said + ").map(n, " +
+		"(" + ambient + " ? [] : " + names + ".filter(n, " + istios + ".exists(c, " + holds + ")).filter(n, !" + said + ").map(n, " + istios + ".filter(c, " + holds + ").map(c, " +
+			say("ProxyMetadataForbidden", "<<"+position+">>.env", "<<strings.quote(n)>> of <<c.name>> "+becomes, remedy) + ")).filter(l, size(l) > 0).map(l, l[0]))",
+		"(" + ambient + " || !" + readable + " ? [] : " + names + ".filter(n, " + config + ".matches(" + plain + ")).map(n, " +
 			say("ProxyMetadataForbidden", "metadata.annotations[proxy.istio.io/config]", "proxyMetadata[<<strings.quote(n)>>] "+becomes, remedy) + "))",
 		"(" + ambient + " ? [] : " + istios + ".map(c, c.env.filter(e, " + foreign + ").map(e, " +
-			say("ProxyMetadataForbidden", "<<c.field>>.env", "<<strings.quote(e.name)>> of <<c.name>> comes from another object, and "+becomes, remedy) + ").join('\\n')))",
+			say("ProxyMetadataForbidden", "<<"+position+">>.env", "<<strings.quote(e.name)>> of <<c.name>> comes from another object, and "+becomes, remedy) + ").join('\\n')))",
 		"(" + ambient + " ? [] : " + istios + ".filter(c, size(" + array("c.c.?envFrom") + ") > 0).map(c, " +
-			say("ProxyMetadataForbidden", "<<c.field>>.envFrom", "<<c.name>> takes its environment from an object that may change; must be absent", "remove it") + "))",
+			say("ProxyMetadataForbidden", "<<"+position+">>.envFrom", "<<c.name>> takes its environment from an object that may change; must be absent", "remove it") + "))",
 	}
 }
 
@@ -75,23 +76,23 @@ func overriddenProcess() []string {
 	hooks := func(place, action string) string {
 		return "(" + ambient + " ? [] : " + istios + ".map(c, " + place + ".filter(n, " +
 			"[" + array(object(action)+".?command") + "].exists(e, size(e) > 0 && !" + harmless + ")).map(n, " +
-			say("ProxyOverridden", "<<c.field>>.<<"+fieldOf(place)+">>",
+			say("ProxyOverridden", "<<"+position+">>.<<"+fieldOf(place)+">>",
 				"<<"+quoted(array(object(action)+".?command")+".join(' ')")+">> runs inside <<c.name>> with the proxy's rights; must be \"pilot-agent wait\", \"pilot-agent request\", \"sleep …\" or absent", "remove it, or use sleep") + ").join('\\n')))"
 	}
 	return []string{
 		"(" + ambient + " ? [] : " + istios + ".filter(c, size(" + array("c.c.?command") + ") > 0).map(c, " +
-			say("ProxyOverridden", "<<c.field>>.command", "<<"+quoted("c.c.command.join(' ')")+">> runs in place of what the image of <<c.name>> starts; must be absent", "remove it") + "))",
+			say("ProxyOverridden", "<<"+position+">>.command", "<<"+quoted("c.c.command.join(' ')")+">> runs in place of what the image of <<c.name>> starts; must be absent", "remove it") + "))",
 		"(" + ambient + " || variables.isPod ? [] : " + istios + ".filter(c, size(c.args) > 0 && (c.name == 'istio-proxy' ? !" + starts + " : c.args[0] != 'istio-iptables')).map(c, " +
-			say("ProxyOverridden", "<<c.field>>.args", "<<"+quoted("c.args.join(' ')")+">> replace the arguments that Istio gives <<c.name>>; must be absent", "remove them") + "))",
+			say("ProxyOverridden", "<<"+position+">>.args", "<<"+quoted("c.args.join(' ')")+">> replace the arguments that Istio gives <<c.name>>; must be absent", "remove them") + "))",
 		"(!variables.isPod ? [] : " + istios + ".filter(c, c.name == 'istio-proxy' && !" + final + ").map(c, " +
-			say("ProxyOverridden", "<<c.field>>.args", "<<"+quoted("c.args.join(' ')")+">> do not start the proxy; must begin with \"proxy <<"+proxyOnly+" ? 'sidecar|router|waypoint' : 'sidecar'>>\"", "leave them to Istio") + "))",
+			say("ProxyOverridden", "<<"+position+">>.args", "<<"+quoted("c.args.join(' ')")+">> do not start the proxy; must begin with \"proxy <<"+proxyOnly+" ? 'sidecar|router|waypoint' : 'sidecar'>>\"", "leave them to Istio") + "))",
 		"(!variables.isPod ? [] : " + istios + ".filter(c, c.name == 'istio-proxy' && size(c.args) > 1).map(c, c.args.filter(a, a.startsWith('-') && !(a.split('=')[0] in " + list(proxyFlags()) + ")).map(a, " +
-			say("ProxyOverridden", "<<c.field>>.args", "argument <<"+quoted("a")+">> is none that Istio gives its proxy; must be absent", "leave the arguments to Istio") + ").join('\\n')))",
+			say("ProxyOverridden", "<<"+position+">>.args", "argument <<"+quoted("a")+">> is none that Istio gives its proxy; must be absent", "leave the arguments to Istio") + ").join('\\n')))",
 		hooks("['postStart', 'preStop']", object(object("c.c.?lifecycle")+"[?n]")+".?exec"),
 		hooks("['livenessProbe', 'readinessProbe', 'startupProbe']", object("c.c[?n]")+".?exec"),
-		annotation("ProxyOverridden", "proxy.istio.io/overrides", "!"+ambient+" && size("+container+") > size("+hook+")",
+		annotation("ProxyOverridden", "proxy.istio.io/overrides", "!"+ambient+" && size(v) < 100000 && size("+container+") > size("+hook+")",
 			"a command in it runs in place of what Istio's image starts; must be absent", "remove the command"),
-		annotation("ProxyOverridden", "proxy.istio.io/overrides", "!"+ambient+` && v.matches('"args"\\s*:\\s*\\[\\s*"')`,
+		annotation("ProxyOverridden", "proxy.istio.io/overrides", "!"+ambient+` && size(v) < 100000 && v.matches('"args"\\s*:\\s*\\[\\s*"')`,
 			"arguments in it replace those that Istio gives; must be absent", "remove the arguments"),
 	}
 }
@@ -118,12 +119,12 @@ func overriddenRights() []string {
 	for _, is := range []struct{ field, what string }{{"runAsUser", "user"}, {"runAsGroup", "group"}} {
 		number := "c.security.?" + is.field + ".orValue(null)"
 		found = append(found, proxy+" && "+number+" != null && !("+number+" in [0, variables.proxyUID])).map(c, "+
-			say("ProxyOverridden", "<<c.field>>.securityContext."+is.field,
+			say("ProxyOverridden", "<<"+position+">>.securityContext."+is.field,
 				"<<string("+number+")>> makes Istio leave everything alone that runs as this "+is.what+"; must be <<string(variables.proxyUID)>> or absent", "remove it")+"))")
 	}
 	return append(found, proxy+").map(c, "+array(object("c.security.?capabilities")+".?add")+
 		".filter(k, !k.upperAscii().matches('^(CAP_)?NET_BIND_SERVICE$') && !(k.upperAscii().matches('^(CAP_)?NET_ADMIN$') && "+tproxy+")).map(k, "+
-		say("ProxyOverridden", "<<c.field>>.securityContext.capabilities.add", "<<strings.quote(k)>> lets the proxy's container undo the capture of traffic; must not be added", "remove the capability")+").join('\\n')))")
+		say("ProxyOverridden", "<<"+position+">>.securityContext.capabilities.add", "<<strings.quote(k)>> lets the proxy's container undo the capture of traffic; must not be added", "remove the capability")+").join('\\n')))")
 }
 
 // ownPaths matches the paths of the proxy's binaries, bootstrap, roots, certificates
@@ -157,7 +158,7 @@ func forbiddenVolumes() []string {
 	own := "matches(" + literal(ownPaths) + ")"
 	return []string{
 		"(" + ambient + " ? [] : " + istios + ".map(c, c.mounts.filter(x, [x.?mountPath.orValue('')].exists(m, " + plain + " && m." + own + " && !(" + reserve + " in " + list(templatePaths()) + "))).map(x, " +
-			say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts", "volume <<"+quoted("x.name")+">> is mounted at <<"+quoted("x.mountPath")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere") + ").join('\\n')))",
+			say("ProxyVolumeForbidden", "<<"+position+">>.volumeMounts", "volume <<"+quoted("x.name")+">> is mounted at <<"+quoted("x.mountPath")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere") + ").join('\\n')))",
 		"[s.annotations[?'sidecar.istio.io/userVolumeMount'].orValue('')].map(v, " + mounts + ".filter(m, " + plain + " && m." + own + ").map(m, " +
 			say("ProxyVolumeForbidden", "metadata.annotations[sidecar.istio.io/userVolumeMount]",
 				"a volume is mounted at <<"+quoted("m")+">>, over what the proxy runs and trusts; "+elsewhere, "mount it elsewhere, or remove the annotation") + ").join('\\n'))",
@@ -172,7 +173,7 @@ func forbiddenVolumes() []string {
 		shared("(!variables.isPod ? [] : " + volumes + ".filter(v, has(v.emptyDir)).map(v, v.name).filter(n, " + istios +
 			".exists(c, c.name == 'istio-proxy' && c.mounts.exists(x, x.name == n && [x.mountPath].exists(m, " + reserve + " in " + list(trustPaths()) + ")))))"),
 		"(!variables.isPod ? [] : " + istios + ".filter(c, c.name == 'istio-proxy').map(c, c.mounts.filter(x, " + volumes + ".exists(v, v.name == x.name && has(v.hostPath))).map(x, " +
-			say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts", "volume <<"+quoted("x.name")+">> (hostPath) is mounted at <<"+quoted("x.mountPath")+">> of the proxy; must be anything but a hostPath", "leave the volumes of the proxy to Istio") + ").join('\\n')))",
+			say("ProxyVolumeForbidden", "<<"+position+">>.volumeMounts", "volume <<"+quoted("x.name")+">> (hostPath) is mounted at <<"+quoted("x.mountPath")+">> of the proxy; must be anything but a hostPath", "leave the volumes of the proxy to Istio") + ").join('\\n')))",
 	}
 }
 
@@ -180,7 +181,7 @@ func forbiddenVolumes() []string {
 // to one of the volumes.
 func shared(names string) string {
 	return names + ".map(n, " + apps + ".map(c, c.mounts.filter(x, x.?name.orValue('') == n && x.?readOnly.orValue(false) != true).map(x, " +
-		say("ProxyVolumeForbidden", "<<c.field>>.volumeMounts[<<string(c.mounts.indexOf(x))>>]",
+		say("ProxyVolumeForbidden", "<<"+position+">>.volumeMounts[<<string(c.mounts.indexOf(x))>>]",
 			"container <<strings.quote(c.name)>> can write to volume <<"+quoted("n")+">>, from which the proxy starts; must not mount it", "remove the mount, or set readOnly: true") + ").join('\\n')).join('\\n'))"
 }
 
@@ -195,19 +196,19 @@ func finalRules() []rule {
 					say("CaptureTampered", "spec.initContainers", "there is neither istio-init nor istio-validation, so that no traffic is captured; must have the one that Istio's injector adds",
 						"remove what keeps Istio's injector from adding it")),
 				captureContainers + ".filter(c, size(c.args) == 0 || c.args[0] != 'istio-iptables').map(c, " +
-					say("CaptureTampered", "<<c.field>>.args", "<<"+quoted("c.args.join(' ')")+">> is no argument that Istio gives <<c.name>>, or stands twice; must be absent", "leave the arguments to Istio") + ")",
+					say("CaptureTampered", "<<"+position+">>.args", "<<"+quoted("c.args.join(' ')")+">> is no argument that Istio gives <<c.name>>, or stands twice; must be absent", "leave the arguments to Istio") + ")",
 				captureContainers + ".map(c, c.args.filter(a, a.startsWith('-') && !(a.split('=')[0] in " + list(captureFlags()) + ")).map(a, " +
-					say("CaptureTampered", "<<c.field>>.args", "<<"+quoted("a")+">> is no argument that Istio gives <<c.name>>, or stands twice; must be absent", "leave the arguments to Istio") + ").join('\\n'))",
+					say("CaptureTampered", "<<"+position+">>.args", "<<"+quoted("a")+">> is no argument that Istio gives <<c.name>>, or stands twice; must be absent", "leave the arguments to Istio") + ").join('\\n'))",
 				captureContainers + ".filter(c, c.name == 'istio-init' && c.args.exists(a, a.split('=')[0] == '--skip-rule-apply')).map(c, " +
-					say("CaptureTampered", "<<c.field>>.args", "--skip-rule-apply keeps istio-init from capturing anything; must be absent", "leave the arguments to Istio") + ")",
+					say("CaptureTampered", "<<"+position+">>.args", "--skip-rule-apply keeps istio-init from capturing anything; must be absent", "leave the arguments to Istio") + ")",
 				captureContainers + ".filter(c, c.c.?restartPolicy.orValue('') != '').map(c, " +
-					say("CaptureTampered", "<<c.field>>.restartPolicy", "<<strings.quote(c.c.restartPolicy)>> lets the pod go on before <<c.name>> is done; must be absent", "remove it") + ")",
+					say("CaptureTampered", "<<"+position+">>.restartPolicy", "<<strings.quote(c.c.restartPolicy)>> lets the pod go on before <<c.name>> is done; must be absent", "remove it") + ")",
 			},
 		},
 		{
 			reason: "RunsBeforeCapture", how: "an init container that stands before `istio-init`",
 			found: []string{"(" + index + ".indexOf('istio-init') < 0 || !s.hasProxy ? [] : s.containers.filter(c, c.kind == 'inits' && c.name != 'istio-proxy' && " + index + ".indexOf(c.name) < " + index + ".indexOf('istio-init')).map(c, " +
-				say("RunsBeforeCapture", "<<c.field>>", "init container <<strings.quote(c.name)>> runs before istio-init, while traffic is not captured; must come after it",
+				say("RunsBeforeCapture", "<<"+position+">>", "init container <<strings.quote(c.name)>> runs before istio-init, while traffic is not captured; must come after it",
 					"<<s.containers.exists(i, i.kind == 'inits' && i.name == 'istio-proxy') ? 'have the mutating webhook that adds it run before Istio\\'s injector, or add it at the end' : 'set annotation sidecar.istio.io/nativeSidecar: \"true\" on the pod, with which istio-init comes first'>>") + "))"},
 		},
 	}

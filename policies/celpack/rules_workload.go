@@ -17,14 +17,14 @@ func workloadRules() []rule {
 			reason: "UncapturedPort", templates: true, how: "ports of containers",
 			found: []string{"(!" + sidecar + " ? [] : " + apps + ".map(c, " + array("c.c.?ports") + ".filter(p, !(p.?protocol.orValue('TCP') in ['UDP', 'SCTP']) &&\n" +
 				"p.?containerPort.orValue(0) in [15008, 15020, 15021, 15090]).map(p, " +
-				say("UncapturedPort", "<<c.field>>.ports[<<string(c.c.ports.indexOf(p))>>].containerPort",
+				say("UncapturedPort", "<<"+position+">>.ports[<<string(c.c.ports.indexOf(p))>>].containerPort",
 					"<<string(p.containerPort)>> is one of the proxy's own ports, which are never captured, in container <<strings.quote(c.name)>>; must be another", "listen on another port") + ").join('\\n')))"},
 		},
 		{
 			reason: "ProbeRewrite", templates: true, how: "HTTP, TCP and gRPC probes, where the guard says `probeRewrite: Deny`",
 			found: []string{"(!" + sidecar + " || variables.guard.?probeRewrite.orValue('') != 'Deny' || s.annotations[?'sidecar.istio.io/rewriteAppHTTPProbers'].orValue('') == 'false' ? [] : " +
 				apps + ".map(c, ['livenessProbe', 'readinessProbe', 'startupProbe'].filter(n, [" + object("c.c[?n]") + "].exists(p, has(p.httpGet) || has(p.tcpSocket) || has(p.grpc))).map(n, " +
-				say("ProbeRewrite", "<<c.field>>.<<n>>",
+				say("ProbeRewrite", "<<"+position+">>.<<n>>",
 					"Istio has the agent answer this probe of container <<strings.quote(c.name)>> in plaintext, for everybody; must be an exec probe by "+guard, "use an exec probe") + ").join('\\n')))"},
 		},
 	}
@@ -40,7 +40,7 @@ func runsAsProxy() []string {
 			when(fmt.Sprintf("!%s && s.security.?%s.orValue(null) == variables.proxyUID && size(%s) > 0", ambient, field, inherits),
 				say("RunsAsProxy", "spec.securityContext."+field, message+"<<strings.quote("+inherits+"[0].name)>>", remedy)),
 			fmt.Sprintf("(%s ? [] : %s.filter(c, c.security.?%s.orValue(null) == variables.proxyUID).map(c, %s))", ambient, apps, field,
-				say("RunsAsProxy", "<<c.field>>.securityContext."+field, message+"<<strings.quote(c.name)>>", remedy)))
+				say("RunsAsProxy", "<<"+position+">>.securityContext."+field, message+"<<strings.quote(c.name)>>", remedy)))
 	}
 	const group = "<<string(variables.proxyUID)>> is the proxy's own group, whose outbound traffic is not captured, and which any process in it can take on; must be another"
 	hasApp := "!" + ambient + " && size(" + apps + ") > 0 && "
@@ -54,9 +54,9 @@ func mayRewriteCapture() string {
 	const remedy = "or move what needs it to a namespace that is not guarded"
 	const shares = "(s.spec.?hostPID.orValue(false) == true || s.spec.?shareProcessNamespace.orValue(false) == true || c.kind == 'ephemerals' && c.c.?targetContainerName.orValue('') == 'istio-proxy')"
 	const traces = "k.upperAscii().matches('^(CAP_)?SYS_PTRACE$')"
-	privileged := say("MayRewriteCapture", "<<c.field>>.securityContext.privileged",
+	privileged := say("MayRewriteCapture", "<<"+position+">>.securityContext.privileged",
 		"true lets container <<strings.quote(c.name)>> undo the capture of traffic; must be false", "remove it, "+remedy)
-	capability := say("MayRewriteCapture", "<<c.field>>.securityContext.capabilities.add",
+	capability := say("MayRewriteCapture", "<<"+position+">>.securityContext.capabilities.add",
 		"<<strings.quote(k)>> lets container <<strings.quote(c.name)>> <<"+traces+" ? 'take over the proxy\\'s process, with which it shares its process namespace' : 'undo the capture of traffic'>>; must not be added",
 		"remove the capability, "+remedy)
 	return apps + ".map(c, c.security.?privileged.orValue(false) == true ? " + privileged + " :\n" +
