@@ -37,7 +37,10 @@ func packCases(t *testing.T) (cases []packCase, states map[string]*packCase) {
 	names := map[string]string{}
 	for _, c := range policytest.Load(t, "../../policies/testdata") {
 		d := c.FinalDocument(t)
-		if c.Policy != "mesh-membership" || c.Want.Operation != "CREATE" || d.Kind.Kind == "Namespace" || d.Kind.Kind == "ConfigMap" {
+		podsOrTemplates := slices.ContainsFunc(policies.MeshMembership().Matches, func(m policies.Match) bool {
+			return m.Kind == d.Kind.Kind && m.Scope == policies.ScopeGuarded
+		})
+		if c.Policy != "mesh-membership" || c.Want.Operation != "CREATE" || !podsOrTemplates {
 			continue
 		}
 		p := packCase{Case: c}

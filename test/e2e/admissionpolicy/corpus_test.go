@@ -35,7 +35,9 @@ type trial struct {
 func trials(t testing.TB, c *policytest.Case) []*trial {
 	t.Helper()
 	final := c.FinalDocument(t)
-	if final.Namespace == "" || final.Kind.Kind == "ConfigMap" {
+	if !slices.ContainsFunc(policies.MeshMembership().Matches, func(m policies.Match) bool {
+		return m.Kind == final.Kind.Kind && m.Scope == policies.ScopeGuarded
+	}) {
 		return nil
 	}
 	r := request{object: untypedOf(t, final), operation: admission.Operation(c.Want.Operation), subresource: c.Want.Subresource, user: "developer"}
