@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
@@ -36,6 +39,17 @@ func ownPlane(t *testing.T, o controlplane.Options) {
 		}
 		plane, serviceAccountKubeconfig, binary = sharedPlane, sharedKubeconfig, sharedBinary
 	})
+	if o.Istio {
+		webhookAlone(t)
+	}
+}
+
+// webhookAlone takes away the admission policy, which the API server asks first: what
+// is tested with istiod is what the webhook answers.
+func webhookAlone(t *testing.T) {
+	t.Helper()
+	p := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: celpack.PolicyName}}
+	must(t, clientFor(t, controlplane.Admin).Delete(t.Context(), p))
 }
 
 // A cluster of 10,000 guarded namespaces, each with a policy of its own. It gets a
