@@ -1,6 +1,7 @@
 package policies_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -8,7 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies"
@@ -222,17 +224,37 @@ func copyCluster(c *facts.Cluster) facts.Cluster {
 	return out
 }
 
-// TestMissingFactsAreErrors makes sure that what is not known is never a pass.
-func TestMissingFactsAreErrors(t *testing.T) {
+// TestInjectorLosesItsSettings empties the ConfigMap of an injector, so that by the
+// new object alone nobody would take it for one; no file of a case can say that.
+func TestInjectorLosesItsSettings(t *testing.T) {
 	for _, c := range policytest.Load(t, "testdata") {
-		r := c.Review(t)
-		if r.Namespace == "" || c.Want.Decision == policytest.NotApplicable {
+		if c.Name != "deny-injector-unreadable" {
 			continue
 		}
-		delete(r.Cluster.Namespaces, r.Namespace)
-		r.Now = time.Now()
-		if _, err := policies.Evaluate(policies.All(), r); err == nil {
-			t.Errorf("%s: judged without the namespace", c.Name)
+		r := c.Review(t)
+		emptied := r.Object.(*corev1.ConfigMap).DeepCopy()
+		emptied.Data = nil
+		r.Object = emptied
+		if d := evaluate(t, r); d.Outcome != policies.Deny {
+			t.Errorf("%s: %s; must be denied", c.Name, d.Outcome)
+		}
+		return
+	}
+	t.Error("there is no case deny-injector-unreadable")
+}
+
+// TestVariants judges what the files of cases cannot say. What cannot be judged is
+// never a pass, and no panic either.
+func TestVariants(t *testing.T) {
+	for _, c := range policytest.Load(t, "testdata") {
+		for _, v := range c.Variants(t) {
+			d, err := policies.Evaluate(policies.All(), v.Review)
+			switch {
+			case errors.Is(err, policies.ErrPanic), v.Fails != (err != nil):
+				t.Errorf("%s: error %v; must be an error: %t", v.Name, err, v.Fails)
+			case v.Want != "" && d.Outcome != v.Want:
+				t.Errorf("%s: %s; must be %s", v.Name, d.Outcome, v.Want)
+			}
 		}
 	}
 }

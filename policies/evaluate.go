@@ -123,6 +123,7 @@ func (d *Decision) add(policy, guard string, f Finding, a v1alpha1.ValidationAct
 }
 
 func (d *Decision) finish() {
+	slices.Sort(d.Judged)
 	slices.SortStableFunc(d.Findings, func(a, b Ruling) int {
 		return cmp.Or(
 			cmp.Compare(hardness(b.Action), hardness(a.Action)),

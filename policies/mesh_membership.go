@@ -94,8 +94,5 @@ func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	case *facts.IstioObject:
 		return judgeIstioObject(r, g)
 	}
-	if r.Kind.Kind == "ConfigMap" {
-		return judgeMeshSettings(r, g)
-	}
-	return nil, errWrongObject(r)
+	return judgeMeshSettings(r, g) // of a ConfigMap, which may be going, or an error
 }

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -56,19 +57,18 @@ func (w *workload) judgeAnnotations() {
 // judgeInboundAnnotations: a port that is not captured takes whatever comes, past
 // mutual TLS and authorization.
 func (w *workload) judgeInboundAnnotations() {
-	if v, ok := w.annotation(excludeInboundKey); ok {
-		if ports := w.uncaptured(v); len(ports) > 0 {
-			w.refuse(reasonInboundPortsExcluded(), w.annotationField(excludeInboundKey),
-				fmt.Sprintf("%s takes %s out of inbound capture, so that plaintext gets in past mutual TLS and authorization; must exclude none", quote(v), portList(ports)),
-				"remove the annotation; callers from outside the mesh can come in through a gateway")
-		}
+	excluded, _ := w.annotation(excludeInboundKey)
+	if ports := w.uncaptured(excluded); len(ports) > 0 {
+		w.refuse(reasonInboundPortsExcluded(), w.annotationField(excludeInboundKey),
+			fmt.Sprintf("%s takes %s out of inbound capture, so that plaintext gets in past mutual TLS and authorization; must exclude none", quote(excluded), portList(ports)),
+			"remove the annotation; callers from outside the mesh can come in through a gateway")
 	}
-	if v, ok := w.meta.Annotations[includeInboundKey]; ok && strings.TrimSpace(v) != all {
+	if v, ok := w.meta.Annotations[includeInboundKey]; ok && v != all {
 		w.refuse(reasonInboundPortsNotIncluded(), w.annotationField(includeInboundKey),
 			fmt.Sprintf("%s limits inbound capture to these ports, so that every other one accepts plaintext; must be \"*\" or absent", quote(v)),
 			"remove the annotation")
 	}
-	if v, ok := w.annotation(statusPortKey); ok && !slices.Contains([]string{w.statusPort(), "0", "15021", "15090"}, v) {
+	if v, ok := w.annotation(statusPortKey); ok && v != w.statusPort() && v != "0" {
 		w.refuse(reasonStatusPortMoved(), w.annotationField(statusPortKey),
 			fmt.Sprintf("%s puts this port in place of the agent's into the list of ports that are never captured; must be %q or absent", quote(v), w.statusPort()),
 			"remove the annotation")
@@ -85,7 +85,7 @@ func (w *workload) judgeInboundAnnotations() {
 				"remove the annotation; virtual machines belong in a namespace that is not guarded")
 		}
 	}
-	if v, ok := w.annotation(interceptionKey); ok && strings.EqualFold(v, "NONE") {
+	if v, _ := w.annotation(interceptionKey); strings.EqualFold(v, "NONE") {
 		w.refuse(reasonInterceptionOff(), w.annotationField(interceptionKey),
 			fmt.Sprintf("%s captures no traffic at all; must be \"REDIRECT\", \"TPROXY\" or absent", quote(v)),
 			"remove the annotation")
@@ -95,7 +95,7 @@ func (w *workload) judgeInboundAnnotations() {
 // uncaptured returns the entries of a list of ports that are not left out of
 // capture for every pod: the proxy's own, and those that the mesh configures.
 func (w *workload) uncaptured(list string) []string {
-	own := append(splitList(w.injector().ExcludeInboundPorts), w.statusPort(), "15020", "15021", "15090", "15008")
+	own := append(splitList(w.injector().ExcludeInboundPorts), w.statusPort(), "15008", "15021", "15090")
 	return slices.DeleteFunc(splitList(list), func(p string) bool { return slices.Contains(own, p) })
 }
 
@@ -113,29 +113,24 @@ func (w *workload) injector() mesh.Injector {
 
 // statusPort is where the agent answers.
 func (w *workload) statusPort() string {
-	if p := w.injector().StatusPort; p != "" {
-		return p
-	}
-	return "15020"
+	return cmp.Or(w.injector().StatusPort, "15020")
 }
 
 // judgeOutboundAnnotations: traffic around the proxy leaves in plaintext and
 // without the mesh's identity. What is needed is named by the guard, because the
 // people who run a namespace are not those who answer for it.
 func (w *workload) judgeOutboundAnnotations() {
-	if v, ok := w.annotation(excludeOutPortsKey); ok {
-		if ports := w.outboundPorts(v); len(ports) > 0 {
-			w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutPortsKey),
-				fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", quote(v), portList(ports), w.guard.Name),
-				fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.ports of MeshGuard %q", w.guard.Name))
-		}
+	excluded, _ := w.annotation(excludeOutPortsKey)
+	if ports := w.outboundPorts(excluded); len(ports) > 0 {
+		w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutPortsKey),
+			fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ports that MeshGuard %q lets pass", quote(excluded), portList(ports), w.guard.Name),
+			fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.ports of MeshGuard %q", w.guard.Name))
 	}
-	if v, ok := w.annotation(excludeOutRangesKey); ok {
-		if ranges := w.outboundRanges(v); len(ranges) > 0 {
-			w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutRangesKey),
-				fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(v), quote(strings.Join(ranges, ",")), w.guard.Name),
-				fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.cidrs of MeshGuard %q", w.guard.Name))
-		}
+	excluded, _ = w.annotation(excludeOutRangesKey)
+	if ranges := w.outboundRanges(excluded); len(ranges) > 0 {
+		w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutRangesKey),
+			fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(excluded), quote(strings.Join(ranges, ",")), w.guard.Name),
+			fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.cidrs of MeshGuard %q", w.guard.Name))
 	}
 	if v, ok := w.meta.Annotations[includeOutRangesKey]; ok && !w.includesAllRanges(v) {
 		w.refuse(reasonOutboundExcluded(), w.annotationField(includeOutRangesKey),
@@ -147,8 +142,7 @@ func (w *workload) judgeOutboundAnnotations() {
 func (w *workload) outboundPorts(list string) []string {
 	mesh := splitList(w.injector().ExcludeOutboundPorts)
 	return slices.DeleteFunc(splitList(list), func(p string) bool {
-		n, err := strconv.ParseInt(p, 10, 32)
-		return slices.Contains(mesh, p) || err == nil && slices.Contains(w.guard.MeshMembership.Outbound.Ports, int32(n))
+		return slices.Contains(mesh, p) || slices.ContainsFunc(w.guard.MeshMembership.Outbound.Ports, func(n int32) bool { return strconv.Itoa(int(n)) == p })
 	})
 }
 
@@ -157,26 +151,19 @@ func (w *workload) outboundPorts(list string) []string {
 func (w *workload) outboundRanges(list string) []string {
 	passed := append(splitList(w.injector().ExcludeIPRanges), w.guard.MeshMembership.Outbound.CIDRs...)
 	return slices.DeleteFunc(splitList(list), func(r string) bool {
-		return slices.Contains(passed, r) || slices.ContainsFunc(passed, func(outer string) bool { return within(r, outer) })
+		return slices.ContainsFunc(passed, func(outer string) bool { return within(r, outer) })
 	})
 }
 
-// within reports whether one address range lies in another.
+// within reports whether one address range lies in another. What is no range, which
+// Istio does not inject with, lies in none.
 func within(inner, outer string) bool {
-	i, err := netip.ParsePrefix(inner)
-	if err != nil {
-		addr, err := netip.ParseAddr(inner)
-		if err != nil {
-			return false
-		}
-		i = netip.PrefixFrom(addr, addr.BitLen())
-	}
-	o, err := netip.ParsePrefix(outer)
-	return err == nil && o.Bits() <= i.Bits() && o.Contains(i.Addr())
+	i, _ := netip.ParsePrefix(inner)
+	o, _ := netip.ParsePrefix(outer)
+	return o.Bits() <= i.Bits() && o.Contains(i.Addr())
 }
 
 func (w *workload) includesAllRanges(v string) bool {
-	v = strings.TrimSpace(v)
 	configured := w.injector().IncludeIPRanges
 	return v == all || configured != "" && v == configured
 }
@@ -184,7 +171,7 @@ func (w *workload) includesAllRanges(v string) bool {
 // judgeProxyAnnotations: what changes the proxy itself.
 func (w *workload) judgeProxyAnnotations() {
 	w.judgeTemplates()
-	if v, ok := w.annotation(proxyImageKey); ok && strings.Contains(v, "/") && !w.allowsImage(v) {
+	if v, _ := w.annotation(proxyImageKey); strings.Contains(v, "/") && !w.allowsImage(v) {
 		// Without a slash Istio takes no notice of it.
 		w.refuse(reasonProxyImageForbidden(), w.annotationField(proxyImageKey),
 			fmt.Sprintf("%s is not an image of the mesh; must be %s", quote(v), w.imagesText()),
@@ -205,10 +192,7 @@ func (w *workload) judgeProxyAnnotations() {
 
 // judgeTemplates: any other template may leave out the proxy or the capture.
 func (w *workload) judgeTemplates() {
-	v, ok := w.annotation(templatesKey)
-	if !ok {
-		return
-	}
+	v, _ := w.annotation(templatesKey)
 	known := append([]string{"sidecar"}, w.guard.MeshMembership.InjectionTemplates...)
 	known = append(known, w.injector().Templates...)
 	if w.plane == planeProxy {

@@ -77,7 +77,7 @@ func (w *workload) judgeOrder(all []container, capture int) {
 			continue
 		}
 		remedy := fmt.Sprintf("set annotation %s: \"true\" on the pod, with which istio-init comes first", nativeSidecarKey)
-		if p, ok := w.proxy(); ok && p.kind == initial {
+		if p, _ := w.proxy(); p.kind == initial {
 			remedy = "have the mutating webhook that adds it run before Istio's injector, or add it at the end"
 		}
 		w.refuse(reasonRunsBeforeCapture(), c.field,

@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,19 +30,18 @@ import (
 func istioMatches() []Match {
 	var matches []Match
 	for _, k := range []struct {
-		resource, kind string
-		versions       []string
+		resource, kind, versions string
 	}{
-		{"destinationrules", "DestinationRule", []string{"v1", "v1beta1", "v1alpha3"}},
-		{"envoyfilters", "EnvoyFilter", []string{"v1alpha3"}},
-		{"proxyconfigs", "ProxyConfig", []string{"v1beta1"}},
-		{"serviceentries", "ServiceEntry", []string{"v1", "v1beta1", "v1alpha3"}},
-		{"sidecars", "Sidecar", []string{"v1", "v1beta1", "v1alpha3"}},
-		{"workloadentries", "WorkloadEntry", []string{"v1", "v1beta1", "v1alpha3"}},
-		{"workloadgroups", "WorkloadGroup", []string{"v1", "v1beta1", "v1alpha3"}},
+		{"destinationrules", "DestinationRule", "v1 v1beta1 v1alpha3"},
+		{"envoyfilters", "EnvoyFilter", "v1alpha3"},
+		{"proxyconfigs", "ProxyConfig", "v1beta1"},
+		{"serviceentries", "ServiceEntry", "v1 v1beta1 v1alpha3"},
+		{"sidecars", "Sidecar", "v1 v1beta1 v1alpha3"},
+		{"workloadentries", "WorkloadEntry", "v1 v1beta1 v1alpha3"},
+		{"workloadgroups", "WorkloadGroup", "v1 v1beta1 v1alpha3"},
 	} {
 		matches = append(matches, Match{
-			Group: "networking.istio.io", Resource: k.resource, Versions: k.versions, Kind: k.kind,
+			Group: "networking.istio.io", Resource: k.resource, Versions: strings.Fields(k.versions), Kind: k.kind,
 			// No DELETE: without any of them Istio does what it does by default.
 			Operations: []admissionv1.Operation{admissionv1.Create, admissionv1.Update},
 			Scope:      ScopeGuardedAndRoot, OnlyIfChanged: []string{"spec"},
@@ -69,7 +69,7 @@ func judgeIstioObject(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return nil, fmt.Errorf("%w: namespace %q of the %s", ErrMissingFact, r.Namespace, r.Kind.Kind)
 	}
 	after, err := istioFindings(r, r.Object, ns, g)
-	if err != nil || len(after) == 0 || r.Operation == admissionv1.Create {
+	if len(after) == 0 || r.Operation == admissionv1.Create {
 		return after, err
 	}
 	before, err := istioFindings(r, r.OldObject, ns, g)

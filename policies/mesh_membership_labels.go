@@ -65,7 +65,7 @@ func (w *workload) judgeAmbientOptOut() bool {
 // Source: cni/pkg/nodeagent/net.go and cni/pkg/iptables for the ingress mode.
 func (w *workload) judgeAmbient() {
 	v, _ := w.annotation(bypassInboundKey)
-	if bypasses, err := strconv.ParseBool(v); err == nil && bypasses {
+	if bypasses, _ := strconv.ParseBool(v); bypasses {
 		w.refuse(reasonAmbientBypass(), w.annotationField(bypassInboundKey),
 			fmt.Sprintf("%s leaves inbound traffic alone, so that the pod takes plaintext; must be absent", quote(v)), "remove the annotation")
 	}

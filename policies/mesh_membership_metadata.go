@@ -44,15 +44,15 @@ func harmlessMetadata() []string {
 }
 
 // renderedEnvironment are the names that the templates of Istio set for the proxy
-// by themselves. They are fine where Istio put them, once each; a workload that
+// by themselves, besides harmless ones. They are fine where Istio put them, once each; a workload that
 // sets one gives it another value.
 func renderedEnvironment() []string {
 	return []string{
-		"CA_ADDR", "COMPLIANCE_POLICY", "GODEBUG", "GOMAXPROCS", "GOMEMLIMIT", "HOST_IP", "INSTANCE_IP",
+		"CA_ADDR", "COMPLIANCE_POLICY", "GODEBUG", "HOST_IP", "INSTANCE_IP",
 		"ISTIO_CPU_LIMIT", "ISTIO_KUBE_APP_PROBERS", "ISTIO_META_APP_CONTAINERS", "ISTIO_META_CLUSTER_ID",
 		"ISTIO_META_INTERCEPTION_MODE", "ISTIO_META_MESH_ID", "ISTIO_META_NETWORK", "ISTIO_META_NODE_NAME",
 		"ISTIO_META_OWNER", "ISTIO_META_POD_PORTS", "ISTIO_META_SERVICE_ACCOUNT", "ISTIO_META_WORKLOAD_NAME",
-		"ISTIO_PROMETHEUS_ANNOTATIONS", "OTEL_RESOURCE_ATTRIBUTES", "PILOT_CERT_PROVIDER", "POD_NAME",
+		"ISTIO_PROMETHEUS_ANNOTATIONS", "PILOT_CERT_PROVIDER", "POD_NAME",
 		"POD_NAMESPACE", "PROXY_CONFIG", "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", "SERVICE_ACCOUNT",
 		"TRUST_DOMAIN",
 	}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
@@ -18,7 +17,7 @@ import (
 // which its pods can leave the mesh: those of ambient at once, those with a
 // sidecar when they are replaced.
 func judgeNamespaceMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
-	old, ns, err := sides[corev1.Namespace](r)
+	old, ns, err := namespaceSides(r)
 	if err != nil {
 		return nil, err
 	}

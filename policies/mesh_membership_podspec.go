@@ -70,7 +70,7 @@ func (w *workload) judgeUser(c container) {
 		if is.own == nil {
 			field = w.field("spec.securityContext." + is.name)
 		}
-		if w.hasAt(reasonRunsAsProxy(), field) {
+		if w.hasAt(field) {
 			continue
 		}
 		w.refuse(reasonRunsAsProxy(), field,
@@ -79,8 +79,8 @@ func (w *workload) judgeUser(c container) {
 	}
 }
 
-func (w *workload) hasAt(reason Reason, field string) bool {
-	return slices.ContainsFunc(w.found, func(f Finding) bool { return f.Reason == reason && f.Field == field })
+func (w *workload) hasAt(field string) bool {
+	return slices.ContainsFunc(w.found, func(f Finding) bool { return f.Field == field })
 }
 
 // captureCapabilities let a process change iptables, the network namespace or the
@@ -125,7 +125,7 @@ func (w *workload) judgeRights(c container) {
 // targetsProxy reports whether an ephemeral container enters the process
 // namespace of the proxy.
 func (w *workload) targetsProxy(c container) bool {
-	return c.kind == ephemeral && slices.ContainsFunc(w.spec.EphemeralContainers, func(e corev1.EphemeralContainer) bool {
+	return slices.ContainsFunc(w.spec.EphemeralContainers, func(e corev1.EphemeralContainer) bool {
 		return e.Name == c.Name && e.TargetContainerName == proxyContainer
 	})
 }
@@ -154,7 +154,7 @@ func (w *workload) judgePorts(c container) {
 // containers will run before istio-init: the annotation turns off native
 // sidecars, with which istio-init comes first.
 func (w *workload) judgeInitWithoutNative() {
-	if w.complete || w.plane != planeSidecar || w.injector().CNI || w.meta.Annotations[nativeSidecarKey] != "false" {
+	if w.complete || w.injector().CNI || w.meta.Annotations[nativeSidecarKey] != "false" {
 		return
 	}
 	for _, c := range w.applications() {

@@ -120,10 +120,7 @@ func (w *workload) judgeProxyCapabilities(c container) {
 
 // judgeProxy judges the proxy as it will run.
 func (w *workload) judgeProxy() {
-	c, ok := w.proxy()
-	if !ok {
-		return
-	}
+	c, _ := w.proxy()
 	if !w.allowsImage(c.Image) {
 		w.refuseImage(c)
 	}
@@ -248,7 +245,8 @@ func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
 }
 
 // knownAuthority reports whether an address is istiod's, or the one that the
-// injector is configured to render.
+// injector is configured to render. Without any, the agent asks where it takes its
+// configuration from.
 func (w *workload) knownAuthority(address string) bool {
 	host, _, _ := strings.Cut(address, ":")
 	name, rest, _ := strings.Cut(host, ".")
@@ -261,7 +259,7 @@ func (w *workload) knownAuthority(address string) bool {
 		}
 	}
 	return slices.ContainsFunc(w.cluster.Injection.Injectors, func(i mesh.Injector) bool {
-		return address != "" && address == i.CAAddress
+		return address == i.CAAddress
 	})
 }
 

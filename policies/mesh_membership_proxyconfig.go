@@ -2,6 +2,7 @@ package policies
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,10 +53,7 @@ func (w *workload) judgeProxyConfigText(text, field string) {
 	if !plainJSON(text) {
 		raw, err = yaml.YAMLToJSON(raw)
 	}
-	if err == nil {
-		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &config)
-	}
-	if err != nil {
+	if err := errors.Join(err, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &config)); err != nil {
 		w.refuse(reasonProxyConfigForbidden(), field,
 			fmt.Sprintf("%s cannot be read as a ProxyConfig; must be valid YAML of one", quote(text)), "mend or remove it")
 		return
@@ -118,9 +116,6 @@ func foreignReference(text string) string {
 // meshSays reports whether the mesh's own default sets the field to the value.
 func (w *workload) meshSays(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 	return slices.ContainsFunc(w.cluster.ControlPlanes, func(cp mesh.ControlPlane) bool {
-		if cp.ProxyConfig == nil {
-			return false
-		}
 		m := cp.ProxyConfig.ProtoReflect()
 		return m.Has(f) && m.Get(f).Equal(v)
 	})

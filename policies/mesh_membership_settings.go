@@ -204,9 +204,6 @@ func (j *settingsReview) judgeDefaultConfig() {
 	if mode := after.GetInterceptionMode(); mode != before.GetInterceptionMode() && mode == meshv1alpha1.ProxyConfig_NONE {
 		j.refuse("data.mesh", "defaultConfig.interceptionMode \"NONE\" captures no traffic of any workload; must be \"REDIRECT\" or \"TPROXY\"", "remove interceptionMode")
 	}
-	if after == nil {
-		return
-	}
 	m, was := after.ProtoReflect(), before.ProtoReflect()
 	for _, name := range []protoreflect.Name{"binary_path", "config_path", "custom_config_file", "proxy_bootstrap_template_path"} {
 		f := m.Descriptor().Fields().ByName(name)

@@ -48,7 +48,8 @@ func splitList(list string) []string {
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
-// revisionsText names the revisions and tags that injectors serve.
+// revisionsText names the revisions and tags that injectors serve; there are some,
+// or none of them would be missing.
 func revisionsText(i mesh.Injection) string {
 	var names []string
 	for _, h := range i.Webhooks {
@@ -56,8 +57,5 @@ func revisionsText(i mesh.Injection) string {
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if len(names) == 0 {
-		return "none"
-	}
 	return firstOf(names[:min(len(names), 10)], len(names))
 }

@@ -70,12 +70,9 @@ func (w *workload) judgeSharedVolume(volume string) {
 // judgeRoots: istiod leaves foreign keys in its ConfigMap alone, so that items
 // could put one of them in place of the root.
 func (w *workload) judgeRoots(c container, v *corev1.Volume) {
-	own := true
-	switch {
-	case v.ConfigMap != nil:
+	own := v.Projected != nil && !slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle == nil })
+	if v.ConfigMap != nil {
 		own = w.rootConfigMap(v.ConfigMap.Name) && len(v.ConfigMap.Items) == 0
-	case v.Projected != nil:
-		own = !slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle == nil })
 	}
 	if !own {
 		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
@@ -84,9 +81,6 @@ func (w *workload) judgeRoots(c container, v *corev1.Volume) {
 }
 
 func ownPodInfo(v *corev1.Volume) bool {
-	if v.DownwardAPI == nil {
-		return true // refused by its kind
-	}
 	return !slices.ContainsFunc(v.DownwardAPI.Items, func(f corev1.DownwardAPIVolumeFile) bool {
 		return f.FieldRef == nil || (f.Path == "annotations" || f.Path == "labels") && f.FieldRef.FieldPath != "metadata."+f.Path
 	})

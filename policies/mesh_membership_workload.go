@@ -66,7 +66,7 @@ func judgeWorkload(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return nil, nil
 	}
 	after, err := findingsOf(r, r.Object, ns, g)
-	if err != nil || len(after) == 0 || r.Operation == admissionv1.Create {
+	if len(after) == 0 || r.Operation == admissionv1.Create {
 		return after, err
 	}
 	before, err := findingsOf(r, r.OldObject, ns, g)
@@ -116,7 +116,7 @@ func onlyNew(before, after []Finding) []Finding {
 func withoutIndexes(field string) string {
 	parts := strings.Split(field, "[")
 	for i, p := range parts[1:] {
-		if index, rest, ok := strings.Cut(p, "]"); ok && strings.Trim(index, "0123456789") == "" {
+		if index, rest, _ := strings.Cut(p, "]"); strings.Trim(index, "0123456789") == "" {
 			parts[i+1] = "]" + rest
 		}
 	}
@@ -255,10 +255,10 @@ func (w *workload) remark(reason Reason, field, message, remedy string) {
 	})
 }
 
-// has reports whether a breach of this reason has been noted: what an annotation
+// has reports whether something of this reason has been noted: what an annotation
 // asks for comes back in the containers that Istio makes of it.
 func (w *workload) has(reason Reason) bool {
-	return slices.ContainsFunc(w.found, func(f Finding) bool { return f.Reason == reason && f.Severity == Breach })
+	return slices.ContainsFunc(w.found, func(f Finding) bool { return f.Reason == reason })
 }
 
 // container is a container of any kind with its place.
@@ -306,7 +306,7 @@ const (
 func (w *workload) istios(c container) bool {
 	switch c.Name {
 	case proxyContainer:
-		return w.sidecar && c.kind != ephemeral
+		return c.kind != ephemeral
 	case initContainer, validationContainer:
 		return w.sidecar && c.kind == initial
 	}

@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"fmt"
+
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -130,13 +132,25 @@ func judgeStrictMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 // sides returns the object before and after the request, nil where there is
 // none. It errs when an object is not what the request's kind says.
 func sides[T corev1.ConfigMap | corev1.Pod | corev1.Namespace | mesh.PeerAuthentication](r *facts.Review) (before, after *T, err error) {
-	before, okBefore := r.OldObject.(*T)
-	after, okAfter := r.Object.(*T)
+	before, _ = r.OldObject.(*T)
+	after, ok := r.Object.(*T)
 	switch {
-	case r.OldObject != nil && !okBefore, r.Object != nil && !okAfter:
+	case r.Object != nil && !ok:
 		return nil, nil, errWrongObject(r)
 	case r.Operation != admissionv1.Delete && after == nil, r.Operation != admissionv1.Create && before == nil:
 		return nil, nil, errWrongObject(r)
 	}
 	return before, after, nil
+}
+
+// namespaceSides is sides of a namespace, which must be known with what is in it unless
+// it is only about to be.
+func namespaceSides(r *facts.Review) (old, ns *corev1.Namespace, err error) {
+	if old, ns, err = sides[corev1.Namespace](r); err != nil {
+		return nil, nil, err
+	}
+	if old != nil && r.Cluster.Namespaces[ns.Name] == nil {
+		return nil, nil, fmt.Errorf("%w: namespace %q", ErrMissingFact, ns.Name)
+	}
+	return old, ns, nil
 }

@@ -47,11 +47,7 @@ type inertness struct {
 
 // inert says why Istio does not apply a policy in the state it is in.
 func inert(c *facts.Cluster, v view, p *mesh.PeerAuthentication) (in inertness, ok bool) {
-	ns := c.Namespaces[p.Namespace]
-	if ns == nil {
-		return inertness{}, false
-	}
-	cp := v.controlPlane
+	ns, cp := c.Namespaces[p.Namespace], v.controlPlane
 	in.policy = p
 	switch {
 	case !cp.Discovered(ns.Labels):
@@ -72,7 +68,7 @@ func inert(c *facts.Cluster, v view, p *mesh.PeerAuthentication) (in inertness, 
 	case by != nil:
 		in.by = by
 		in.reason = fmt.Sprintf("%s (%s) is older, and of several policies in one scope Istio applies only the oldest", named(by), by.Mode)
-		if !p.Created.IsZero() && by.Created.Unix() == p.Created.Unix() {
+		if by.Created.Unix() == p.Created.Unix() {
 			in.reason = fmt.Sprintf("%s (%s) was created in the same second and comes first by name", named(by), by.Mode)
 		}
 		in.remedy = fmt.Sprintf("set spec.mtls.mode of %s to STRICT, or delete it", named(by))

@@ -17,7 +17,7 @@ import (
 // labels: by them it comes under a guard or leaves it, and, where Istio has
 // discoverySelectors, appears to the mesh or vanishes from it.
 func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
-	old, ns, err := sides[corev1.Namespace](r)
+	old, ns, err := namespaceSides(r)
 	if err != nil {
 		return nil, err
 	}
@@ -42,9 +42,6 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 			Remedy:  fmt.Sprintf("leave these labels as they are, or ask someone who has the verb unguard on meshguards.meshvakt.io %q", g.Name),
 		})
 	}
-	if old == nil {
-		return found, nil
-	}
 
 	// The labels of a root namespace decide what all others see of it.
 	names := []string{ns.Name}
@@ -53,11 +50,9 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	}
 	var lost []hole
 	for _, name := range names {
-		n := after.Namespaces[name]
-		if name == ns.Name && !(guarded && wasGuarded) || n == nil || n.Terminating {
-			continue
+		if name != ns.Name || guarded && wasGuarded {
+			lost = append(lost, regressions(before, after, name)...)
 		}
-		lost = append(lost, regressions(before, after, name)...)
 	}
 	for _, group := range groupHoles(lost) {
 		found = append(found, Finding{

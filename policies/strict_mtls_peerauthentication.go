@@ -133,14 +133,14 @@ func verb(op admissionv1.Operation) string {
 func weakenRemedy(after *facts.Cluster, old, pa *mesh.PeerAuthentication, g holeGroup) string {
 	h := g.holes[0]
 	switch {
-	case pa != nil && h.decider == pa && h.byPort():
+	case h.decider == pa && h.byPort():
 		return fmt.Sprintf("set the mode of %s to STRICT, or take the entry out of spec.portLevelMtls", g.portsText())
 	case pa != nil && h.decider == pa && portChanged(old, pa, h):
 		return fmt.Sprintf("keep %s in spec.portLevelMtls with mode STRICT", g.portsText())
 	case pa != nil && h.decider == pa:
 		inherits := *pa
 		inherits.Mode = mesh.ModeUnset
-		if pa.Mode < mesh.ModeStrict && Strict(withPolicy(after, pa, &inherits), h.namespace) {
+		if Strict(withPolicy(after, pa, &inherits), h.namespace) {
 			return "set spec.mtls.mode to STRICT, or leave it out to inherit STRICT"
 		}
 		return "set spec.mtls.mode to STRICT"
@@ -148,9 +148,9 @@ func weakenRemedy(after *facts.Cluster, old, pa *mesh.PeerAuthentication, g hole
 		return "first " + g.remedy(after)
 	case pa == nil && old.Namespace == h.view.controlPlane.RootNamespace:
 		return fmt.Sprintf("first apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in each namespace that needs it, or another one in %q", old.Namespace)
-	case pa != nil && old != nil && !maps.Equal(old.Selector, pa.Selector):
+	case pa != nil && !maps.Equal(old.Selector, pa.Selector):
 		return "leave spec.selector as it was, or first " + g.remedy(after)
-	case pa != nil && old != nil && pa.Mode < mesh.ModeStrict && old.Mode == mesh.ModeStrict:
+	case pa != nil && pa.Mode < mesh.ModeStrict:
 		return "leave spec.mtls.mode at STRICT"
 	}
 	return "first " + g.remedy(after)
@@ -158,16 +158,14 @@ func weakenRemedy(after *facts.Cluster, old, pa *mesh.PeerAuthentication, g hole
 
 // portChanged reports whether the change touches the entry for the hole's port.
 func portChanged(old, pa *mesh.PeerAuthentication, h hole) bool {
-	return h.port != 0 && old != nil && old.Ports[h.port] != pa.Ports[h.port]
+	return old != nil && old.Ports[h.port] != pa.Ports[h.port]
 }
 
 // stillNotStrict reports the namespaces that a change leaves open.
 func stillNotStrict(c *facts.Cluster, names []string) []Finding {
 	var open []hole
 	for _, name := range names {
-		if ns := c.Namespaces[name]; ns != nil {
-			open = append(open, holes(c, ns)...)
-		}
+		open = append(open, holes(c, c.Namespaces[name])...)
 	}
 	var found []Finding
 	for _, group := range groupHoles(open) {
@@ -188,9 +186,6 @@ func hasNoEffect(c *facts.Cluster, pa *mesh.PeerAuthentication, names []string) 
 	var why inertness
 	for _, name := range names {
 		ns := c.Namespaces[name]
-		if ns == nil {
-			continue
-		}
 		for _, v := range views(c, ns, isAmbient(ns.Labels)) {
 			in, ineffective := inert(c, v, pa)
 			if !ineffective || in.by != nil && strictThroughout(in.by) {

@@ -136,9 +136,6 @@ func holesOf(namespace string, selector map[string]string, e mesh.Effective, v v
 // a pod carries, so nothing older can win there that does not win elsewhere.
 func regressions(before, after *facts.Cluster, name string) []hole {
 	nsBefore, nsAfter := before.Namespaces[name], after.Namespaces[name]
-	if nsBefore == nil || nsAfter == nil {
-		return nil
-	}
 	var list []hole
 	for _, v := range views(after, nsAfter, isAmbient(nsAfter.Labels)) {
 		was := v.under(isAmbient(nsBefore.Labels))
@@ -182,9 +179,9 @@ func planeBefore(before *facts.Cluster, after mesh.ControlPlane) mesh.ControlPla
 	return slices.MinFunc(before.ControlPlanes, func(a, b mesh.ControlPlane) int { return cmp.Compare(a.Revision, b.Revision) })
 }
 
-// weaker returns the ports whose mode is below STRICT and below what it was.
+// weaker returns the ports whose mode is below what it was.
 func weaker(namespace string, selector map[string]string, v view, before, after mesh.Effective) []hole {
-	if after.Mode < mesh.ModeStrict && after.Mode < before.Mode {
+	if after.Mode < before.Mode {
 		return []hole{{namespace, selector, 0, after.Mode, after.Decider(0), v}}
 	}
 	ports := slices.Collect(maps.Keys(after.Ports))
@@ -192,7 +189,7 @@ func weaker(namespace string, selector map[string]string, v view, before, after 
 	slices.Sort(ports)
 	var list []hole
 	for _, port := range slices.Compact(ports) {
-		if mode := after.Port(port); mode < mesh.ModeStrict && mode < before.Port(port) {
+		if mode := after.Port(port); mode < before.Port(port) {
 			list = append(list, hole{namespace, selector, port, mode, after.Decider(port), v})
 		}
 	}

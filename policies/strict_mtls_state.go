@@ -2,6 +2,7 @@ package policies
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -28,31 +29,17 @@ func withPolicy(c *facts.Cluster, old, pa *mesh.PeerAuthentication) *facts.Clust
 	if was := c.Namespaces[one.Namespace]; was != nil {
 		changed = *was
 	}
-	list := make([]*mesh.PeerAuthentication, 0, len(changed.PeerAuthentications)+1)
-	// The policy keeps its place: among policies without a creation time, the
-	// order of the list is their age.
-	placed := false
-	for _, p := range changed.PeerAuthentications {
-		switch {
-		case p.Name != one.Name:
-			list = append(list, p)
-		case pa != nil:
-			list, placed = append(list, pa), true
-		}
+	changed.PeerAuthentications = slices.DeleteFunc(slices.Clone(changed.PeerAuthentications), func(p *mesh.PeerAuthentication) bool { return p.Name == one.Name })
+	if pa != nil {
+		changed.PeerAuthentications = append(changed.PeerAuthentications, pa)
 	}
-	if pa != nil && !placed {
-		list = append(list, pa)
-	}
-	changed.PeerAuthentications = list
 	return with(c, &changed)
 }
 
 func with(c *facts.Cluster, ns *facts.Namespace) *facts.Cluster {
 	changed := *c
-	changed.Namespaces = maps.Clone(c.Namespaces)
-	if changed.Namespaces == nil {
-		changed.Namespaces = map[string]*facts.Namespace{}
-	}
+	changed.Namespaces = make(map[string]*facts.Namespace, len(c.Namespaces)+1)
+	maps.Copy(changed.Namespaces, c.Namespaces)
 	changed.Namespaces[ns.Name] = ns
 	return &changed
 }

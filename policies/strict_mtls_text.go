@@ -57,7 +57,6 @@ func groupHoles(list []hole) []holeGroup {
 	}
 	slices.SortStableFunc(order, func(a, b key) int {
 		return cmp.Or(
-			-compareBool(a.everyPort, b.everyPort),
 			cmp.Compare(a.mode, b.mode),
 			cmp.Compare(a.selector, b.selector),
 			cmp.Compare(a.decider, b.decider),
@@ -73,16 +72,6 @@ func groupHoles(list []hole) []holeGroup {
 		out = append(out, *g)
 	}
 	return out
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 // names lists the namespaces: the first ten, then a count.
@@ -126,11 +115,8 @@ func (g holeGroup) subject() string {
 	if len(g.ports) > 0 {
 		b.WriteString(g.portsText() + " of ")
 	}
-	switch {
-	case h.selector != nil:
+	if h.selector != nil {
 		fmt.Fprintf(&b, "pods labelled %s in ", selectorText(h.selector))
-	case len(g.ports) > 0:
-		b.WriteString("pods in ")
 	}
 	return b.String() + g.names()
 }
@@ -146,7 +132,7 @@ func (g holeGroup) makes() string {
 // stands is how the group is after a change that did not make it so.
 func (g holeGroup) stands() string {
 	h := g.holes[0]
-	one := len(g.ports) == 1 || len(g.ports) == 0 && h.selector == nil && len(g.namespaces) == 1
+	one := len(g.ports) == 1 || h.selector == nil && len(g.namespaces) == 1
 	verb := "are"
 	if one {
 		verb = "is"
@@ -164,7 +150,7 @@ func (g holeGroup) within(c *facts.Cluster) string {
 	switch h := g.holes[0]; {
 	case h.selector != nil:
 		b.WriteString(" labelled " + selectorText(h.selector))
-	case c.Namespaces[h.namespace] != nil && slices.ContainsFunc(c.Namespaces[h.namespace].PeerAuthentications, func(p *mesh.PeerAuthentication) bool {
+	case slices.ContainsFunc(c.Namespaces[h.namespace].PeerAuthentications, func(p *mesh.PeerAuthentication) bool {
 		return h.view.controlPlane.ScopeOf(p) == mesh.ScopeWorkload
 	}):
 		b.WriteString(" that no selector of a PeerAuthentication matches")
@@ -225,7 +211,7 @@ func (g holeGroup) remedy(c *facts.Cluster) string {
 		return fmt.Sprintf("set %s to STRICT in spec.portLevelMtls of %s, or take the entry out", g.portsText(), named(h.decider))
 	}
 	for _, n := range inertNotes(c, h) {
-		if h.decider == nil || n.by != h.decider {
+		if h.decider == nil || h.decider.Namespace != n.policy.Namespace {
 			return n.remedy
 		}
 	}
@@ -233,7 +219,7 @@ func (g holeGroup) remedy(c *facts.Cluster) string {
 		return fmt.Sprintf("set spec.mtls.mode of %s to STRICT", named(h.decider))
 	}
 	root := h.view.controlPlane.RootNamespace
-	if ns := c.Namespaces[h.namespace]; ns != nil && !h.view.controlPlane.Discovered(ns.Labels) {
+	if !h.view.controlPlane.Discovered(c.Namespaces[h.namespace].Labels) {
 		return fmt.Sprintf("label namespace %q so that Istio's discoverySelectors match it, and apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector there", h.namespace)
 	}
 	text := fmt.Sprintf("apply a PeerAuthentication with spec.mtls.mode STRICT and without a selector in namespace %q", h.namespace)
@@ -259,7 +245,7 @@ func atMost(found []Finding) []Finding {
 
 // byPort reports whether an entry of portLevelMtls opened the hole.
 func (h hole) byPort() bool {
-	return h.port != 0 && h.decider != nil && h.decider.Ports[h.port] != mesh.ModeUnset
+	return h.decider != nil && h.decider.Ports[h.port] != mesh.ModeUnset
 }
 
 func selectorText(selector map[string]string) string {

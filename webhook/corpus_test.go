@@ -199,6 +199,10 @@ func stored(t *testing.T, r *facts.Review, raw []byte, decoded any) []byte {
 		meta["labels"], deleted = o.Labels, o.DeletionTimestamp != nil
 	case *corev1.Pod:
 		deleted = o.DeletionTimestamp != nil
+	case *facts.Workload:
+		deleted = o.DeletionTimestamp != nil
+	case *facts.IstioObject:
+		deleted = o.DeletionTimestamp != nil
 	case *mesh.PeerAuthentication:
 		deleted = o.Terminating
 		if !o.Created.IsZero() {
@@ -263,7 +267,7 @@ func wantResponse(t *testing.T, c *policytest.Case) *admissionv1.AdmissionRespon
 	if decided == policytest.NotApplicable {
 		decided = policies.Allow
 	} else {
-		out.AuditAnnotations[webhook.AnnotationPolicies] = c.Policy
+		out.AuditAnnotations[webhook.AnnotationPolicies] = strings.Join(decision.Judged, ",")
 	}
 	out.AuditAnnotations[webhook.AnnotationDecision] = strings.ToLower(string(decided))
 	if len(codes) > 0 {

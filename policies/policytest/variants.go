@@ -1,0 +1,84 @@
+package policytest
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// Variant is a case with something that its files cannot say: who asks, what of the
+// state is not known, or a request that no API server sends.
+type Variant struct {
+	Name   string
+	Review *facts.Review
+	// Fails: the request cannot be judged, and that is an error which says so.
+	Fails bool
+	// Want is what must come of it, "" when any decision may.
+	Want policies.Outcome
+}
+
+// Variants returns the variants of a case that some policy judges, and none of others.
+func (c *Case) Variants(tb testing.TB) []Variant {
+	tb.Helper()
+	if c.Want.Decision == NotApplicable {
+		return nil
+	}
+	var list []Variant
+	vary := func(v Variant, change func(*facts.Review)) {
+		v.Name, v.Review = c.Policy+"/"+c.Name+", "+v.Name, c.Review(tb)
+		change(v.Review)
+		list = append(list, v)
+	}
+	asIs := c.Review(tb)
+	creates, deletes := asIs.Operation == admissionv1.Create, asIs.Operation == admissionv1.Delete
+	own := cmp.Or(asIs.Namespace, asIs.Name)
+	vary(Variant{Name: "without its namespace", Fails: asIs.Namespace != "" || !creates}, func(r *facts.Review) { delete(r.Cluster.Namespaces, own) })
+	vary(Variant{Name: "with no other namespace"}, func(r *facts.Review) {
+		maps.DeleteFunc(r.Cluster.Namespaces, func(name string, _ *facts.Namespace) bool { return name != own })
+	})
+	vary(Variant{Name: "with nothing known of injection"}, func(r *facts.Review) { r.Cluster.Injection = mesh.Injection{} })
+	// A ConfigMap that is not what it should be, and was not, is none of istiod's.
+	if asIs.Kind.Kind != "ConfigMap" || !creates && !deletes {
+		broken(vary, creates, deletes, len(c.Want.Findings) > 0)
+	}
+	if old, ok := asIs.OldObject.(*mesh.PeerAuthentication); ok {
+		vary(Variant{Name: "with a state that lacks the old object", Want: c.Want.Decision}, func(r *facts.Review) {
+			ns := *r.Cluster.Namespaces[old.Namespace]
+			ns.PeerAuthentications = slices.DeleteFunc(slices.Clone(ns.PeerAuthentications), func(p *mesh.PeerAuthentication) bool { return p.Name == old.Name })
+			r.Cluster.Namespaces[old.Namespace] = &ns
+		})
+	}
+	// istio-cni notes on a pod that it has enrolled it.
+	if slices.ContainsFunc(c.Want.Findings, func(f WantFinding) bool { return f.Field == "metadata.annotations[ambient.istio.io/redirection]" }) {
+		for user, isMesh := range map[string]bool{
+			"system:serviceaccount:kube-system:istio-cni": true, "system:serviceaccount:istio-system:istio-cni": true,
+			"system:serviceaccount:prod:istio-cni": false, "istio-system:istio-cni": false, "kube-system": false,
+		} {
+			v := Variant{Name: "asked for by " + user, Want: c.Want.Decision}
+			if isMesh && !creates {
+				v.Want = policies.Allow
+			}
+			vary(v, func(r *facts.Review) { r.User.Username = user })
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Variant) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// broken are requests with objects that no API server sends. The old object is only
+// read where there is something to find.
+func broken(vary func(Variant, func(*facts.Review)), creates, deletes, finds bool) {
+	vary(Variant{Name: "with another object", Fails: true}, func(r *facts.Review) { r.Object = "another" })
+	vary(Variant{Name: "without an object", Fails: !deletes}, func(r *facts.Review) { r.Object = nil })
+	if !creates && finds {
+		vary(Variant{Name: "with another old object", Fails: true}, func(r *facts.Review) { r.OldObject = "another" })
+		vary(Variant{Name: "without an old object", Fails: true}, func(r *facts.Review) { r.OldObject = nil })
+	}
+}
