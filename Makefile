@@ -34,6 +34,10 @@ unit: ## Unit, HTTP, corpus, chart and architecture tests, with the race detecto
 	@echo '== unit tests'
 	@go test -race ./...
 
+.PHONY: mutation
+mutation: ## List which case of the corpus holds which rule of the policies
+	@go test -count=1 -v -run TestEveryRuleIsHeldByACase ./test/mutation
+
 .PHONY: conformance
 conformance: ## Compare our resolution of PeerAuthentications with Istio's own
 	@echo '== conformance with Istio'
