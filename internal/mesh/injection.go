@@ -109,7 +109,8 @@ const (
 	dataplaneModeLabel = "istio.io/dataplane-mode"
 )
 
-// Decide predicts whether a pod gets a sidecar. An injector whose configuration is not known is taken to inject
+// Decide predicts whether a pod gets a sidecar. Where several webhooks ask for it, as when two revisions have a tag
+// of one name, each injector decides for itself, and the first that injects is the one behind it. An injector whose configuration is not known is taken to inject
 // what the API server asks it about: without a configuration it answers 404, and the pod is refused.
 func (i *Injection) Decide(c Candidate) InjectionDecision {
 	// What the injector never does comes first, as the most useful thing to say.
@@ -120,14 +121,23 @@ func (i *Injection) Decide(c Candidate) InjectionDecision {
 		return InjectionDecision{Cause: NotInjectedIgnoredNamespace}
 	}
 	namespace, pod := labels.Set(c.NamespaceLabels), labels.Set(c.Labels)
+	var declined *InjectionDecision
 	for n := range i.Webhooks {
 		if w := &i.Webhooks[n]; w.NamespaceSelector.Matches(namespace) && w.ObjectSelector.Matches(pod) {
 			d := InjectionDecision{Cause: Injected, Webhook: w, Injector: i.injector(w.Revision)}
 			if d.Injector != nil {
 				d.Cause = d.Injector.decide(c)
 			}
-			return d
+			if d.Injected() {
+				return d
+			}
+			if declined == nil {
+				declined = &d
+			}
 		}
+	}
+	if declined != nil {
+		return *declined
 	}
 	return InjectionDecision{Cause: i.unasked(c)}
 }

@@ -121,6 +121,26 @@ func TestInjectionCauses(t *testing.T) {
 	}
 }
 
+// TestSeveralInjectorsAreAsked: of two revisions with a tag of one name, either may inject, and the first that
+// declines says why when none does.
+func TestSeveralInjectorsAreAsked(t *testing.T) {
+	tagged := func(revision string) InjectionWebhook {
+		return InjectionWebhook{Revision: revision, Tag: "prod", NamespaceSelector: labels.SelectorFromSet(labels.Set{revisionLabel: "prod"}), ObjectSelector: labels.Everything()}
+	}
+	pod := Candidate{Namespace: "prod", NamespaceLabels: map[string]string{revisionLabel: "prod"}}
+	i := Injection{
+		Webhooks:  []InjectionWebhook{tagged("default"), tagged("canary")},
+		Injectors: []Injector{{Revision: "default", Policy: policyDisabled}, {Revision: "canary", Policy: policyEnabled}},
+	}
+	if d := i.Decide(pod); !d.Injected() || d.Injector.Revision != "canary" || d.Webhook.Revision != "canary" {
+		t.Errorf("got %+v; must be injected by canary", d)
+	}
+	i.Injectors[1].Never = []labels.Selector{labels.Everything()}
+	if d := i.Decide(pod); d.Cause != NotInjectedPolicy || d.Injector.Revision != "default" {
+		t.Errorf("got %+v; must be declined by default", d)
+	}
+}
+
 func TestAmbientEnrolled(t *testing.T) {
 	ambient, none := map[string]string{dataplaneModeLabel: "ambient"}, map[string]string{dataplaneModeLabel: "none"}
 	status := map[string]string{"sidecar.istio.io/status": ""}
