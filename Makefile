@@ -39,7 +39,7 @@ mutation: ## List which case of the corpus holds which rule of the policies
 	@go test -count=1 -v -run TestEveryRuleIsHeldByACase ./test/mutation
 
 .PHONY: conformance
-conformance: ## Compare our resolution of PeerAuthentications with Istio's own
+conformance: ## Compare our resolution of PeerAuthentications, and our decision on injection, with Istio's own
 	@echo '== conformance with Istio'
 	@cd test/conformance && CGO_ENABLED=0 go test ./...
 

@@ -1,6 +1,7 @@
 // Package conformance proves internal/mesh against Istio's own code: the same random PeerAuthentications,
 // namespaces, revisions and workloads go through istiod's functions and through ours, and every port of every
-// workload must come out with the same mode. It holds tests only.
+// workload must come out with the same mode; random pods are created where random injectors are, and get a sidecar
+// by both or by neither. It holds tests only.
 //
 // What is Istio's own here, and called, not imitated:
 //
@@ -8,7 +9,10 @@
 //   - revisions: config.LabelsInRevision; discovery: namespace.NewDiscoveryNamespacesFilter over a fake API
 //     server; both again, together with reading objects, in crdclient.Client (TestReadsAgainstCRDClient);
 //   - MeshConfig: mesh.ApplyMeshConfigDefaults;
-//   - ambient: ambient.PolicyCollections and ambient.Builder.WorkloadsCollection.
+//   - ambient: ambient.PolicyCollections and ambient.Builder.WorkloadsCollection;
+//   - injection: inject.NewWebhook, asked over its HTTP handler with a template of one annotation, by configurations
+//     that inject.UnmarshalConfig reads. Which webhook the API server asks is decided by its label selectors; the
+//     configurations have the entries of Istio's chart, restated in injection_test.go.
 //
 // What is not: ztunnel, which evaluates the policies that the last two produce, is written in Rust. Its rule
 // (refuse when every rule of some group of a referenced policy matches) is restated in istio_ambient_test.go.
