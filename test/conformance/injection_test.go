@@ -39,11 +39,11 @@ type injectionCase struct {
 
 // Values are odd on purpose: what is no word that Istio knows must be taken as Istio takes it.
 var (
-	injectValues    = []string{"true", "false", "True", "False", "TRUE", "0", "1", "f", "yes", "no", "", "enabled"}
+	injectValues    = []string{"true", "true", "false", "false", "false", "True", "False", "TRUE", "0", "1", "f", "yes", "no", "", "enabled"}
 	injectionValues = []string{"enabled", "enabled", "enabled", "disabled", "Enabled", "true", ""}
 	revisionValues  = []string{"default", "default", "canary", "prod", "gone", ""}
 	dataplaneValues = []string{"ambient", "none", "Ambient", ""}
-	injectionSpaces = []string{"prod", "prod", "prod", "default", "istio-system", "kube-system", "kube-public", "kube-node-lease", "local-path-storage", "kube-systems"}
+	injectionSpaces = []string{"prod", "prod", "prod", "prod", "prod", "prod", "prod", "prod", "prod", "default", "istio-system", "kube-system", "kube-public", "kube-node-lease", "local-path-storage", "kube-systems"}
 	injectorPolicy  = []string{"enabled", "enabled", "enabled", "disabled", "disabled", "Enabled", "", "bogus"}
 	// A selector that cannot be read, and one that is empty, are skipped.
 	injectorSelectors = []string{
