@@ -227,6 +227,11 @@ func (i *instrumenter) literal(n *ast.CompositeLit) {
 	if len(n.Elts) == 0 {
 		return
 	}
+	if a, ok := typ.(*ast.ArrayType); ok && a.Len != nil {
+		// An array of as many as stand there serves as well as a list.
+		i.insert(a.Len.Pos(), false, "/*")
+		i.insert(a.Len.End(), true, "*/")
+	}
 	first := len(i.mutants) + 1
 	call, after := fmt.Sprintf("point.List(%d, ", first), ")"
 	var keys []string
