@@ -132,9 +132,11 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// HandleWarningHeader keeps the warning.
+// HandleWarningHeader keeps the warning, unless it is Kubernetes' own about a field
+// of a pod: Istio sets some variables twice.
 func (w *witness) HandleWarningHeader(code int, _, text string) {
-	if code == 299 {
+	kubernetes := strings.HasPrefix(text, "spec.") && !strings.Contains(text, "[MV")
+	if code == 299 && !kubernetes {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.warnings = append(w.warnings, text)

@@ -28,7 +28,7 @@ import (
 
 // fewest is how many cases have to run at least: a reader that skips what it
 // cannot do would otherwise end up reading nothing.
-const fewest = 100
+const fewest = 380
 
 // TestCorpus brings a real cluster into the state of each case, lets a user do
 // what the case does, as a dry run, and demands the answer that the case states:
@@ -40,6 +40,7 @@ const fewest = 100
 // cluster to itself.
 func TestCorpus(t *testing.T) {
 	player := &corpusPlayer{replica: start(t), admin: clientFor(t, controlplane.Admin), audits: map[string]*playedCase{}}
+	player.prepare(t)
 	batches, offline := corpusBatches(t)
 	for i, b := range batches {
 		t.Run(fmt.Sprintf("state %d", i+1), func(t *testing.T) { player.play(t, b) })
@@ -68,11 +69,6 @@ func corpusBatches(t *testing.T) (batches []corpusBatch, offline int) {
 	t.Helper()
 	at := map[string]int{}
 	for i, c := range policytest.Load(t, "../../policies/testdata") {
-		if c.Policy != "strict-mtls" {
-			// What mesh-membership judges is made by istiod; see TestMembership.
-			offline++
-			continue
-		}
 		if c.Want.OfflineOnly != "" {
 			t.Logf("%s is not played: %s", c.Name, c.Want.OfflineOnly)
 			offline++
@@ -107,6 +103,10 @@ func shared() []string {
 	return []string{"istio-system", "kube-system", ownNamespace, metav1.NamespaceDefault}
 }
 
+// known are namespaces that mean something to Istio by their names; a case brings
+// them along.
+func known() []string { return []string{"local-path-storage"} }
+
 // prepare renames the namespaces of a case, and returns a key that cases share
 // if they can be played together.
 func prepare(t *testing.T, c policytest.Case, suffix string) (p *playedCase, key string) {
@@ -125,12 +125,15 @@ func prepare(t *testing.T, c policytest.Case, suffix string) (p *playedCase, key
 		o := &unstructured.Unstructured{}
 		must(t, o.UnmarshalJSON(d.JSON))
 		p.objects = append(p.objects, o)
-		if slices.Contains(shared(), o.GetNamespace()) || isNamespace(o) && slices.Contains(shared(), o.GetName()) {
-			common = append(common, o.Object)
-		}
 	}
 	if len(p.guards) == 0 {
 		p.guards = []*v1alpha1.MeshGuard{v1alpha1.DefaultGuard()}
+	}
+	p.objects = append(p.objects, p.defaultInjection(t)...)
+	for _, o := range p.objects {
+		if inCommon(o) {
+			common = append(common, o.Object)
+		}
 	}
 	p.roots = c.Review(t).Cluster.RootNamespaces()
 	object := p.object(t)
@@ -144,6 +147,16 @@ func prepare(t *testing.T, c policytest.Case, suffix string) (p *playedCase, key
 
 func isNamespace(o *unstructured.Unstructured) bool { return o.GetKind() == "Namespace" }
 
+// inCommon reports whether cases that are played together must have the object in
+// common: it is in no namespace of a case's own.
+func inCommon(o *unstructured.Unstructured) bool {
+	name := o.GetNamespace()
+	if isNamespace(o) {
+		name = o.GetName()
+	}
+	return name == "" || slices.Contains(shared(), name) || slices.Contains(known(), name)
+}
+
 // rename gives the case namespaces of its own, in its objects and in the texts it
 // expects.
 func rename(t *testing.T, c *policytest.Case, suffix string) {
@@ -156,7 +169,7 @@ func rename(t *testing.T, c *policytest.Case, suffix string) {
 			names[d.Namespace] = true
 		}
 	}
-	for _, name := range shared() {
+	for _, name := range append(shared(), known()...) {
 		delete(names, name)
 	}
 	if len(names) == 0 {
@@ -171,6 +184,11 @@ func rename(t *testing.T, c *policytest.Case, suffix string) {
 	pattern := regexp.MustCompile(`\b(` + strings.Join(quoted, "|") + `)\b`)
 	replacement := []byte("${1}-" + suffix)
 	c.Object, c.Cluster = pattern.ReplaceAll(c.Object, replacement), pattern.ReplaceAll(c.Cluster, replacement)
+	if c.Final != nil {
+		final := *c.Final
+		final.JSON = pattern.ReplaceAll(final.JSON, replacement)
+		c.Final = &final
+	}
 	for i := range c.Want.Findings {
 		f := &c.Want.Findings[i]
 		f.Message = pattern.ReplaceAllString(f.Message, string(replacement))
@@ -178,10 +196,12 @@ func rename(t *testing.T, c *policytest.Case, suffix string) {
 	}
 }
 
+// object is what the user sends; of a pod that is new, what the injector makes of
+// it, for no injector runs here.
 func (p *playedCase) object(t *testing.T) *unstructured.Unstructured {
 	t.Helper()
 	o := &unstructured.Unstructured{}
-	must(t, o.UnmarshalJSON(p.ObjectDocument(t).JSON))
+	must(t, o.UnmarshalJSON(p.FinalDocument(t).JSON))
 	return o
 }
 
@@ -253,7 +273,7 @@ func (y *corpusPlayer) setUp(t *testing.T, batch corpusBatch) {
 	}
 	for _, o := range pods {
 		serviceAccount(t, o.GetNamespace())
-		y.create(t, o)
+		y.createPod(t, o)
 	}
 }
 
@@ -270,10 +290,11 @@ func dated(o *unstructured.Unstructured) string {
 func (y *corpusPlayer) create(t *testing.T, o *unstructured.Unstructured) (created time.Time) {
 	t.Helper()
 	o = o.DeepCopy()
+	uncalled(t, o)
 	if err := y.admin.Create(t.Context(), o); err != nil {
 		t.Fatalf("create %s %s/%s: %v", o.GetKind(), o.GetNamespace(), o.GetName(), err)
 	}
-	if isNamespace(o) || slices.Contains(shared(), o.GetNamespace()) {
+	if isNamespace(o) || inCommon(o) {
 		t.Cleanup(func() { // what is in namespaces goes with them
 			if err := y.admin.Delete(context.Background(), o, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 				t.Errorf("clean up %s %s/%s: %v", o.GetKind(), o.GetNamespace(), o.GetName(), err)
@@ -357,7 +378,9 @@ func (y *corpusPlayer) guard(t *testing.T, c *playedCase) {
 	for _, g := range c.guards {
 		enforcing(t, g.Name)
 	}
-	y.rootsRegistered(t, c.roots)
+	if slices.ContainsFunc(c.guards, func(g *v1alpha1.MeshGuard) bool { return g.Spec.StrictMTLS != nil }) {
+		y.rootsRegistered(t, c.roots)
+	}
 	for _, g := range c.guards {
 		y.probe(t, g)
 	}
@@ -455,35 +478,4 @@ func (y *corpusPlayer) request(t *testing.T, c *playedCase) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Errorf("%s\n%v", c.Intent(), last)
-}
-
-// do performs the operation of the case as a dry run.
-func do(t *testing.T, c, admin client.Client, p *playedCase) error {
-	object := p.object(t)
-	dryRun := client.NewDryRunClient(c)
-	switch p.Want.Operation {
-	case "CREATE":
-		return dryRun.Create(t.Context(), object)
-	case "DELETE":
-		return dryRun.Delete(t.Context(), object)
-	case "UPDATE":
-		now := object.DeepCopy()
-		must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(object), now))
-		now.SetLabels(object.GetLabels())
-		now.SetAnnotations(object.GetAnnotations())
-		switch object.GetKind() {
-		case "Namespace":
-			labels := now.GetLabels()
-			if labels == nil {
-				labels = map[string]string{}
-			}
-			labels[corev1.LabelMetadataName] = now.GetName()
-			now.SetLabels(labels)
-		case "PeerAuthentication":
-			now.Object["spec"] = object.Object["spec"]
-		}
-		return dryRun.Update(t.Context(), now)
-	}
-	t.Fatalf("operation %q", p.Want.Operation)
-	return nil
 }

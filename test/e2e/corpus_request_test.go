@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// do performs the operation of the case as a dry run.
+func do(t *testing.T, c, admin client.Client, p *playedCase) error {
+	object := p.object(t)
+	dryRun := client.NewDryRunClient(c)
+	switch p.Want.Operation {
+	case "CREATE":
+		return dryRun.Create(t.Context(), object)
+	case "DELETE":
+		return dryRun.Delete(t.Context(), object)
+	case "UPDATE":
+		now := object.DeepCopy()
+		must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(object), now))
+		change(t, now, object)
+		if p.Want.Subresource != "" {
+			return dryRun.SubResource(p.Want.Subresource).Update(t.Context(), now)
+		}
+		return dryRun.Update(t.Context(), now)
+	}
+	t.Fatalf("operation %q", p.Want.Operation)
+	return nil
+}
+
+// change gives an object as it is what the case changes of it, and leaves the rest
+// as the API server has it.
+func change(t *testing.T, now, object *unstructured.Unstructured) {
+	t.Helper()
+	now.SetLabels(object.GetLabels())
+	now.SetAnnotations(object.GetAnnotations())
+	take := func(fields ...string) {
+		value, found, err := unstructured.NestedFieldCopy(object.Object, fields...)
+		must(t, err)
+		if found {
+			must(t, unstructured.SetNestedField(now.Object, value, fields...))
+		}
+	}
+	switch object.GetKind() {
+	case "Namespace":
+		labels := now.GetLabels()
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[corev1.LabelMetadataName] = now.GetName()
+		now.SetLabels(labels)
+	case "PeerAuthentication":
+		now.Object["spec"] = object.Object["spec"]
+	case "Pod": // of which little can be changed
+		take("spec", "ephemeralContainers")
+		changeImages(t, now, object, "initContainers")
+		changeImages(t, now, object, "containers")
+	case "CronJob":
+		take("spec", "jobTemplate")
+	default:
+		take("spec", "template")
+	}
+}
+
+func changeImages(t *testing.T, now, object *unstructured.Unstructured, list string) {
+	t.Helper()
+	want, _, err := unstructured.NestedSlice(object.Object, "spec", list)
+	must(t, err)
+	have, found, err := unstructured.NestedSlice(now.Object, "spec", list)
+	must(t, err)
+	if !found {
+		return
+	}
+	for _, h := range have {
+		for _, w := range want {
+			if h, w := h.(map[string]any), w.(map[string]any); h["name"] == w["name"] {
+				h["image"] = w["image"]
+			}
+		}
+	}
+	must(t, unstructured.SetNestedSlice(now.Object, have, "spec", list))
+}
