@@ -20,7 +20,8 @@ import (
 // istiod's ConfigMaps data.
 //
 // Not judged: mirror pods, which run whatever the API server says; pods that
-// have ended; what is being deleted.
+// have ended; templates and namespaces that are being deleted, of which nothing
+// new comes.
 //
 // Source: Istio, resource annotations and labels reference; the injection
 // template and pkg/kube/inject, tools/istio-iptables and cni/pkg, which say

@@ -49,6 +49,7 @@ func (w *workload) judgeAnnotations() {
 	if w.plane != planeAmbient {
 		w.judgeInboundAnnotations()
 		w.judgeOutboundAnnotations()
+		w.judgeBootstrapAnnotations()
 	}
 	w.judgeProxyAnnotations()
 	w.judgeProbeRewrite()
@@ -226,7 +227,7 @@ func (w *workload) judgeUserVolumes() {
 		for _, name := range sortedKeys(mounts) {
 			if at := mounts[name].MountPath; proxyPath(at) {
 				w.refuse(reasonProxyVolumeForbidden(), w.annotationField(userVolumeMountKey),
-					fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /etc/certs", quote(name), quote(at)),
+					fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /mnt/certs", quote(name), quote(at)),
 					"mount it elsewhere, or remove the annotation")
 			}
 		}
@@ -263,17 +264,28 @@ func namedValues[V any](text string) (map[string]V, error) {
 	return values, err
 }
 
-// proxyPath reports whether a mount there could hide files of the proxy: its
-// binaries, its bootstrap, the roots it trusts, its certificates and sockets.
+// certsPath is where the agent takes roots and certificates from, in place of those
+// that it gets from istiod, if there are any.
+//
+// Source: pkg/security/security.go, DefaultRootCertFilePath; generateFileSecret in
+// security/pkg/nodeagent/cache/secretcache.go.
+const certsPath = "/etc/certs"
+
+// proxyPath reports whether a mount there could hide files of the proxy, or give it
+// some that it goes by: binaries and what is loaded into them, its bootstrap, the
+// roots it trusts, its certificates and sockets.
 func proxyPath(at string) bool {
 	if !strings.HasPrefix(at, "/") {
 		at = "/" + at
 	}
 	at = path.Clean(at)
 	for _, own := range [...]string{
-		"/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev",
-		"/etc/istio", "/etc/ssl", "/etc/pki", "/var/lib/istio", "/var/run/secrets", "/run/secrets",
-		"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf",
+		"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sys", "/dev",
+		"/etc/istio", certsPath, "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/var/lib/istio", "/var/run/secrets", "/run/secrets",
+		"/etc/passwd", "/etc/group", "/etc/shadow", "/etc/hosts", "/etc/resolv.conf", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf",
+		"/etc/ld.so.preload", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
+		"/etc/alternatives", "/etc/environment", "/etc/profile", "/etc/profile.d", "/etc/bash.bashrc", "/etc/pam.d", "/etc/sudoers", "/etc/sudoers.d",
+		"/etc/ethertypes", "/etc/nftables.conf", "/etc/protocols", "/etc/services", "/etc/xtables",
 	} {
 		if under(at, own) || under(own, at) {
 			return true

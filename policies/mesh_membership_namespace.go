@@ -120,6 +120,9 @@ func podsOutOfMesh(c *facts.Cluster, before, after *facts.Namespace, g *facts.Gu
 	}
 	var names []string
 	for pod := range after.Pods.All() {
+		if pod.DeletionTimestamp != nil {
+			continue // it goes, and what replaces it is judged when it comes
+		}
 		why := worstBreach(podFindings(c, pod, after, g, true, false))
 		if why == "" || before != nil && worstBreach(podFindings(c, pod, before, g, true, false)) != "" {
 			continue

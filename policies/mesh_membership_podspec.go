@@ -186,6 +186,7 @@ func (w *workload) judgeProbeRewrite() {
 	}
 	rewritten := w.meta.Annotations[rewriteProbesKey] != "false"
 	for _, c := range w.applications() {
+		w.judgeHooks(c, rewritten)
 		for _, probe := range probesOf(c.Container) {
 			if probe.HTTPGet == nil && probe.TCPSocket == nil && probe.GRPC == nil {
 				continue
@@ -200,6 +201,26 @@ func (w *workload) judgeProbeRewrite() {
 					fmt.Sprintf("\"false\" lets the %s of container %q meet mutual TLS, where it fails", probe.field, c.Name),
 					"remove the annotation, or use an exec probe")
 			}
+		}
+	}
+}
+
+// judgeHooks: the hooks of a container's life are rewritten like its probes.
+//
+// Source: pilot/cmd/pilot-agent/status/server.go, appProberPattern.
+func (w *workload) judgeHooks(c container, rewritten bool) {
+	l := c.Lifecycle
+	if l == nil || !rewritten || w.guard.MeshMembership.ProbeRewrite != v1alpha1.ProbeRewriteDeny {
+		return
+	}
+	for _, hook := range []struct {
+		name string
+		*corev1.LifecycleHandler
+	}{{"postStart", l.PostStart}, {"preStop", l.PreStop}} {
+		if hook.LifecycleHandler != nil && (hook.HTTPGet != nil || hook.TCPSocket != nil) {
+			w.refuse(reasonProbeRewrite(), c.field+".lifecycle."+hook.name,
+				fmt.Sprintf("Istio has the agent answer this hook of container %q in plaintext, for everybody; must be an exec hook by MeshGuard %q", c.Name, w.guard.Name),
+				"use an exec hook")
 		}
 	}
 }

@@ -77,7 +77,7 @@ func (w *workload) judgeOverride(c container) {
 		// Kubernetes mounts the token of the ServiceAccount into every container.
 		if renderedMount(m.MountPath) && path.Clean(m.MountPath) != tokenPath {
 			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
-				fmt.Sprintf("volume %s is mounted at %s in place of Istio's own; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
+				fmt.Sprintf("volume %s is mounted at %s in place of Istio's own; must be at a path of its own, such as /mnt/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
 		}
 	}
 }
@@ -147,10 +147,14 @@ func (w *workload) judgeContainer(c container) {
 		}
 	}
 	w.judgeProxySecurity(c)
+	if c.WorkingDir != "" {
+		w.refuse(reasonProxyOverridden(), c.field+".workingDir",
+			fmt.Sprintf("%s is where %s would look for its configuration, roots, tokens and sockets, whose paths are relative; must be absent", quote(c.WorkingDir), c.Name), "remove it")
+	}
 	for _, m := range c.VolumeMounts {
-		if proxyPath(m.MountPath) && !renderedMount(m.MountPath) {
+		if proxyPath(m.MountPath) && !renderedMount(m.MountPath) && !w.meshCertificates(&m) {
 			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
-				fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /etc/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
+				fmt.Sprintf("volume %s is mounted at %s, over what the proxy runs and trusts; must be at a path of its own, such as /mnt/certs", quote(m.Name), quote(m.MountPath)), "mount it elsewhere")
 		}
 	}
 	for _, hook := range execHooks(c.Container) {
@@ -179,6 +183,11 @@ func (w *workload) judgeProxyArguments(c container) {
 		w.refuse(reasonProxyOverridden(), c.field+".args",
 			fmt.Sprintf("%s do not start the proxy; must begin with \"proxy %s\"", quote(strings.Join(c.Args, " ")), strings.Join(must, "|")), "leave them to Istio")
 		return
+	}
+	for _, arg := range c.Args {
+		if breaksBootstrap(arg) {
+			w.refuse(reasonBootstrapOverridden(), c.field+".args", fmt.Sprintf("argument %s %s", quote(arg), withoutQuotes), "leave the arguments to Istio")
+		}
 	}
 	known := []string{"--domain", "--proxyLogLevel", "--proxyComponentLogLevel", "--log_output_level", "--log_as_json", "--stsPort", "--outlierLogPath", "--serviceCluster", "--concurrency", "--profiling"}
 	for _, arg := range c.Args[2:] {
@@ -217,8 +226,12 @@ func (w *workload) judgeEnvironment(c container) {
 // judgeRenderedVariable looks into those of Istio's own variables that decide
 // whom the proxy obeys.
 func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
-	if from := e.ValueFrom; from != nil && from.FieldRef != nil && from.FieldRef.FieldPath != renderedField(e.Name) {
+	want := renderedField(e.Name)
+	switch from := e.ValueFrom; {
+	case from != nil && from.FieldRef != nil && from.FieldRef.FieldPath != want:
 		w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s comes from %s, and", quote(e.Name), c.Name, quote(from.FieldRef.FieldPath)), e.Name)
+	case want != "" && (from == nil || from.FieldRef == nil):
+		w.refuseMetadata(c.field+".env", fmt.Sprintf("%s of %s is not the pod's %s, and", quote(e.Name), c.Name, want), e.Name)
 	}
 	switch e.Name {
 	case "PILOT_CERT_PROVIDER":

@@ -63,6 +63,7 @@ func (w *workload) judgeProxyConfigText(text, field string) {
 			fmt.Sprintf("the kubelet puts the value of environment variable %s into the configuration, which may be anything; must only refer to variables that Istio sets", quote(name)),
 			fmt.Sprintf("write the value in place of $(%s)", name))
 	}
+	w.judgeBootstrapFields(&config, field)
 	m := config.ProtoReflect()
 	for _, f := range writtenFields(m.Descriptor(), raw) {
 		if !slices.Contains(harmlessProxyConfig(), f.JSONName()) && !w.meshSays(f, m.Get(f)) {

@@ -34,9 +34,18 @@ func (w *workload) judgeTrustMount(c container, m *corev1.VolumeMount) {
 	if len(kinds) > 0 && v.EmptyDir != nil {
 		w.judgeSharedVolume(v.Name)
 	}
+	if len(kinds) > 0 && v.CSI != nil && !slices.Contains(trustDrivers(), v.CSI.Driver) {
+		w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+			fmt.Sprintf("volume %s of CSI driver %s is mounted at %s, where the proxy takes its certificates from; must be of %s", quote(m.Name), quote(v.CSI.Driver), quote(m.MountPath), strings.Join(trustDrivers(), " or ")), "leave the volumes of the proxy to Istio")
+	}
 	switch path.Clean(m.MountPath) {
 	case rootsPath:
 		w.judgeRoots(c, v)
+	case rootsPath + "/crl":
+		if v.ConfigMap != nil && len(v.ConfigMap.Items) > 0 {
+			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
+				fmt.Sprintf("the proxy takes the list of revoked certificates from items of volume %s; must be the ConfigMap as it is", quote(v.Name)), "leave the volumes of the proxy to Istio")
+		}
 	case podInfoPath:
 		if !ownPodInfo(v) {
 			w.refuse(reasonProxyVolumeForbidden(), c.field+".volumeMounts",
@@ -94,10 +103,10 @@ func (w *workload) judgeTemplateVolumes() {
 	}
 	for i := range w.spec.Volumes {
 		switch name := w.spec.Volumes[i].Name; name {
-		case "istio-podinfo", "istio-token", "istiod-ca-cert":
+		case "istio-ca-crl", "istio-podinfo", "istio-token", "istiod-ca-cert":
 			w.refuse(reasonProxyVolumeForbidden(), w.field(fmt.Sprintf("spec.volumes[%d]", i)),
 				fmt.Sprintf("volume %q will be merged with Istio's own of this name, in which the proxy finds what it trusts; must have another name", name), "rename the volume")
-		case "istio-data", "istio-envoy", "workload-certs", "workload-socket":
+		case "credential-socket", "istio-data", "istio-envoy", "workload-certs", "workload-socket":
 			w.judgeSharedVolume(name)
 		}
 	}
@@ -127,6 +136,18 @@ func trustKinds(at string) []string {
 		return []string{"csi"}
 	}
 	return nil
+}
+
+// trustDrivers are those of Istio's integrations with SPIRE and GKE; others hand out
+// certificates and roots of whoever asks them.
+func trustDrivers() []string {
+	return []string{"csi.spiffe.io", "workloadcertificates.security.cloud.google.com"}
+}
+
+// meshCertificates reports whether a mount is there because the whole mesh has its
+// certificates in Secrets, by global.mountMtlsCerts.
+func (w *workload) meshCertificates(m *corev1.VolumeMount) bool {
+	return w.complete && w.injector().MountsCertificates && m.Name == "istio-certs" && path.Clean(m.MountPath) == certsPath
 }
 
 func renderedMount(at string) bool {

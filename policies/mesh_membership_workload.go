@@ -161,11 +161,13 @@ func podFindings(c *facts.Cluster, pod *corev1.Pod, ns *facts.Namespace, g *fact
 }
 
 // judgedPod leaves out pods that nothing said here can stop or change: a mirror
-// pod stands for one that the kubelet runs from a file, and is itself never run.
+// pod stands for one that the kubelet runs from a file, and is itself never run. A
+// pod that is being deleted runs on until its grace period is over, which may be
+// years.
 func judgedPod(pod *corev1.Pod) bool {
 	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
 	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-	return !mirror && !ended && pod.DeletionTimestamp == nil
+	return !mirror && !ended
 }
 
 func newWorkload(c *facts.Cluster, at string, meta *metav1.ObjectMeta, spec *corev1.PodSpec, ns *facts.Namespace, g *facts.Guard, final bool) *workload {

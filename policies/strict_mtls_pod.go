@@ -12,7 +12,8 @@ import (
 
 // judgePodMTLS judges a pod that enters a guarded namespace, and a pod in it
 // whose labels change: they decide which workload policy Istio applies to it,
-// also while it runs. The namespace as a whole must be STRICT too: a pod that is
+// also while it runs, be it on the way out: a grace period may take years. The
+// namespace as a whole must be STRICT too: a pod that is
 // STRICT only by its own labels would cease to be by an edit of them.
 func judgePodMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	old, pod, err := sides[corev1.Pod](r)
@@ -23,7 +24,7 @@ func judgePodMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	if ns == nil {
 		return nil, fmt.Errorf("%w: namespace %q of the pod", ErrMissingFact, r.Namespace)
 	}
-	if !r.Cluster.Selects(g, ns.Name, ns.Labels) || pod.DeletionTimestamp != nil {
+	if !r.Cluster.Selects(g, ns.Name, ns.Labels) {
 		return nil, nil
 	}
 	if old == nil {

@@ -45,6 +45,8 @@ type Injector struct {
 	CAAddress string
 	// RootConfigMap is global.trustBundleName, the ConfigMap with the roots that proxies trust, "" for the default.
 	RootConfigMap string
+	// MountsCertificates is global.mountMtlsCerts.
+	MountsCertificates bool
 	// Privileged is global.proxy.privileged.
 	Privileged bool
 	// What the mesh captures of every pod that says nothing, in the form of the annotations: global.proxy.*.

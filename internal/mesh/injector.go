@@ -153,6 +153,7 @@ type injectorValues struct {
 		Tag             any    `json:"tag"` // a number where somebody forgot the quotes
 		CAAddress       string `json:"caAddress"`
 		TrustBundleName string `json:"trustBundleName"`
+		MountMTLSCerts  bool   `json:"mountMtlsCerts"`
 		Proxy           struct {
 			Image                string `json:"image"`
 			StatusPort           any    `json:"statusPort"`
@@ -243,6 +244,7 @@ func (i *Injector) take(v *injectorValues) {
 		}
 	}
 	i.CNI = v.Pilot.CNI.Enabled
+	i.MountsCertificates = v.Global.MountMTLSCerts
 	i.CAAddress, i.RootConfigMap, i.Privileged = v.Global.CAAddress, v.Global.TrustBundleName, proxy.Privileged
 	if proxy.StatusPort != nil {
 		i.StatusPort = fmt.Sprint(proxy.StatusPort)

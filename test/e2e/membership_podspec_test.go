@@ -119,7 +119,7 @@ func podSpecTwins() []vector {
 		{name: "resources of the proxy", spec: "{containers: [{name: istio-proxy, image: auto, resources: {limits: {memory: 300Mi}}}]}"},
 		{name: "a proxy that waits", spec: "{containers: [{name: istio-proxy, image: auto, lifecycle: {preStop: {exec: {command: [sleep, '5']}}}}]}"},
 		{name: "a proxy with a harmless variable", spec: "{containers: [{name: istio-proxy, image: auto, env: [{name: MINIMUM_DRAIN_DURATION, value: 10s}]}]}"},
-		{name: "a proxy with files of the user's", spec: "{volumes: [{name: mine, configMap: {name: mine}}], containers: [{name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: /etc/certs}]}]}"},
+		{name: "a proxy with files of the user's", spec: "{volumes: [{name: mine, configMap: {name: mine}}], containers: [{name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: /mnt/certs}]}]}"},
 		{name: "nothing but a gateway", annotations: annotated("inject.istio.io/templates", "gateway"), spec: "{containers: [{name: istio-proxy, image: auto}, {name: app, $patch: delete}]}"},
 	}
 }
