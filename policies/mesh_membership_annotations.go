@@ -128,7 +128,11 @@ func (w *workload) judgeOutboundAnnotations() {
 			fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.ports of MeshGuard %q", w.guard.Name))
 	}
 	excluded, _ = w.annotation(excludeOutRangesKey)
-	if ranges := w.outboundRanges(excluded); len(ranges) > 0 {
+	if entry, all := onlyRanges(w.meta.Annotations[excludeOutRangesKey]); excluded != "" && !all && !w.complete {
+		w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutRangesKey),
+			fmt.Sprintf("%s is no range of addresses, and Istio's injector refuses the pod for it; must be in CIDR notation, without spaces", quote(entry)),
+			"add the length of the prefix, which is /32 for an address of IPv4 and /128 for one of IPv6")
+	} else if ranges := w.outboundRanges(excluded); len(ranges) > 0 {
 		w.refuse(reasonOutboundExcluded(), w.annotationField(excludeOutRangesKey),
 			fmt.Sprintf("%s sends traffic to %s past the proxy; must only name ranges that MeshGuard %q lets pass", quote(excluded), quote(strings.Join(ranges, ",")), w.guard.Name),
 			fmt.Sprintf("remove them, or have them added to spec.meshMembership.outbound.cidrs of MeshGuard %q", w.guard.Name))
@@ -154,6 +158,18 @@ func (w *workload) outboundRanges(list string) []string {
 	return slices.DeleteFunc(splitList(list), func(r string) bool {
 		return slices.ContainsFunc(passed, func(outer string) bool { return within(r, outer) })
 	})
+}
+
+// onlyRanges reports whether Istio takes every entry for a range, or else the first
+// that it does not: it wants the length of the prefix of a single address too, and
+// no spaces (pkg/kube/inject/validate.go).
+func onlyRanges(list string) (entry string, ok bool) {
+	for _, r := range strings.Split(list, ",") {
+		if _, err := netip.ParsePrefix(r); err != nil {
+			return r, false
+		}
+	}
+	return "", true
 }
 
 // within reports whether one address range lies in another. What is no range, which

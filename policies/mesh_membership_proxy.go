@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
 )
 
@@ -243,6 +244,11 @@ func (w *workload) judgeRenderedVariable(c container, e corev1.EnvVar) {
 	case "PROXY_CONFIG":
 		if w.meta.Annotations[proxyConfigKey] == "" || !w.has(reasonProxyConfigForbidden()) && !w.has(reasonInterceptionOff()) {
 			w.judgeProxyConfigText(cmp.Or(e.Value, "{}"), c.field+".env")
+		}
+	case "ISTIO_KUBE_APP_PROBERS":
+		if w.guard.MeshMembership.ProbeRewrite == v1alpha1.ProbeRewriteDeny && !w.has(reasonProbeRewrite()) {
+			w.refuse(reasonProbeRewrite(), c.field+".env",
+				fmt.Sprintf("%s of %s has the agent answer %s in plaintext, for everybody; must be absent by MeshGuard %q", e.Name, c.Name, quote(e.Value), w.guard.Name), "remove what sets it")
 		}
 	case "ISTIO_META_INTERCEPTION_MODE":
 		if strings.EqualFold(e.Value, "NONE") && !w.has(reasonInterceptionOff()) {

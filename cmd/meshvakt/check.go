@@ -45,7 +45,9 @@ the one before the request: on UPDATE and DELETE it holds the old object, unless
 Pods are judged as they are submitted: whether they will get a sidecar is
 predicted, from the MutatingWebhookConfigurations and ConfigMaps of Istio's
 injectors if they are given, else for a mesh with default settings. With --final
-they are judged as they come out of injection. Templates are always predicted.
+they are judged as they come out of injection, and so are pods that have been
+injected already, such as those read back from a cluster; the result says so.
+Templates are always predicted.
 
 With -f all manifests together are the state that a cluster is to have, and each
 object is judged as it would stand in it. Where the order of applying them would

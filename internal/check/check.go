@@ -50,7 +50,7 @@ func Decide(q Requests) (*Result, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	result.Notes = append(result.Notes, state.injectionNotes()...)
+	result.Notes = append(append(result.Notes, state.injectedNotes(q.Final)...), state.injectionNotes()...)
 	return result, nil
 }
 
@@ -79,7 +79,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 			errs = append(errs, err)
 			continue
 		}
-		r.Now, r.Submitted = now, !final
+		r.Now, r.Submitted = now, !final && !injected(r.Object)
 		state.predicts(r)
 		errs = append(errs, result.judge(d, r))
 	}
@@ -100,7 +100,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	result.Notes = append(result.Notes, state.injectionNotes()...)
+	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), state.injectionNotes()...)
 	return result, nil
 }
 

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,60 @@ data: {config: "policy: enabled", values: "{}"}
 			got := strings.Join(result.Notes, "\n")
 			if (tt.want == "") != (got == "") || !strings.HasSuffix(got, tt.want) {
 				t.Errorf("got notes %q; must end in %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestPodsReadBack: a pod as kubectl get shows it has been injected already.
+func TestPodsReadBack(t *testing.T) {
+	const namespace = `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: prod
+  labels: {istio-injection: enabled, meshvakt.io/guarded: "true"}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: prod}
+spec: {mtls: {mode: STRICT}}
+`
+	golden, err := os.ReadFile("../../policies/testdata/injected/native.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const note = "judged as they are, as with --final"
+	plain := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: prod}\nspec: {containers: [{name: web, image: registry.example/web}"
+	for _, tt := range []struct {
+		name, object string
+		final, noted bool
+		want         policies.Outcome
+	}{
+		{"read back", string(golden), false, true, policies.Allow},
+		{"read back, and said to be final", string(golden), true, false, policies.Allow},
+		{"without capture", strings.ReplaceAll(string(golden), "name: istio-init", "name: other"), false, true, policies.Deny},
+		{"never injected", plain + "]}", false, false, policies.Allow},
+		{"a proxy of the author's", plain + ", {name: istio-proxy, image: example.com/evil}]}", false, false, policies.Deny},
+		{"a status of the author's", strings.Replace(plain, "{name: web,", "{annotations: {sidecar.istio.io/status: '{}'}, name: web,", 1) + ", {name: istio-proxy, image: auto}]}", false, false, policies.Allow},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			decided, err := check.Decide(check.Requests{Objects: parse(t, tt.object), Cluster: parse(t, namespace), Final: tt.final})
+			if err != nil {
+				t.Fatal(err)
+			}
+			desired, err := check.Desired(parse(t, namespace+"\n---\n"+tt.object), tt.final, time.Time{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range []*check.Result{decided, desired} {
+				last := r.Results[len(r.Results)-1]
+				if last.Object.Kind != "Pod" || last.Decision != tt.want {
+					t.Errorf("got %+v; want %s", last, tt.want)
+				}
+				if noted := strings.Contains(strings.Join(r.Notes, "\n"), note); noted != tt.noted {
+					t.Errorf("got notes %q; said to be read back must be %t", r.Notes, tt.noted)
+				}
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -68,6 +69,22 @@ func (s *State) readInjection() error {
 	return errors.Join(errs...)
 }
 
+// injected reports whether an object is a pod that Istio's injector has evidently
+// been at: somebody read it back from a cluster. Istio's containers are judged as
+// they are then; as an author's they would be overrides.
+func injected(object any) bool {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return false
+	}
+	if _, ok := pod.Annotations["sidecar.istio.io/status"]; !ok {
+		return false
+	}
+	return slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), func(c corev1.Container) bool {
+		return c.Name == "istio-proxy" && c.Image != "" && c.Image != "auto"
+	})
+}
+
 // predicts counts what is judged by how its sidecar will be injected: pods and
 // templates in namespaces whose guard demands that they are in the mesh.
 func (s *State) predicts(r *facts.Review) {
@@ -81,7 +98,18 @@ func (s *State) predicts(r *facts.Review) {
 		return g.MeshMembership != nil && r.Cluster.Selects(&g, ns.Name, ns.Labels)
 	}) {
 		s.predicted++
+		if r.Operation == admissionv1.Create && injected(r.Object) {
+			s.readBack = append(s.readBack, r.Namespace+"/"+r.DisplayName())
+		}
 	}
+}
+
+// injectedNotes tells which pods were judged as they are without being asked to.
+func (s *State) injectedNotes(final bool) []string {
+	if final || len(s.readBack) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("judged as they are, as with --final, for they have Istio's annotation sidecar.istio.io/status and its proxy already: %s", strings.Join(s.readBack, ", "))}
 }
 
 // injectionNotes tells what the verdicts rest on that no manifest says.

@@ -30,7 +30,8 @@ type Request struct {
 	// MayUnguard says that the user may take namespaces out of guards.
 	MayUnguard bool
 	// Final says that a pod is as it is after all mutating webhooks, as the
-	// validating webhook sees it. Otherwise its injection is predicted.
+	// validating webhook sees it. Otherwise its injection is predicted, unless it
+	// has evidently been injected.
 	Final bool
 }
 
@@ -68,12 +69,12 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		Name:        d.Name,
 		Cluster:     s.cluster,
 	}
-	r.Submitted = !q.Final && op == admissionv1.Create
 	if op != admissionv1.Delete {
 		if r.Object, err = decode(d); err != nil {
 			return nil, err
 		}
 	}
+	r.Submitted = !q.Final && op == admissionv1.Create && !injected(r.Object)
 	if op == admissionv1.Create {
 		fresh(r.Object)
 	} else {

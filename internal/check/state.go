@@ -34,6 +34,8 @@ type State struct {
 	// many objects are judged by them all the same.
 	assumed   []string
 	predicted int
+	// readBack are the pods under review that have been injected already.
+	readBack []string
 }
 
 // NewState reads the state of a cluster. It errs on what it cannot decode, on an
