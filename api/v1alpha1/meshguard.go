@@ -122,7 +122,9 @@ type MeshGuardStatus struct {
 	Namespaces NamespaceCounts `json:"namespaces,omitempty"`
 
 	// Conditions: Enforcing (the API server has been told to ask Meshvakt about
-	// the namespaces of this guard) and Compliant (every one of them is STRICT).
+	// the namespaces of this guard), Compliant (every one of them is STRICT) and,
+	// of a guard with meshMembership, InjectionAvailable (in every one of them a
+	// pod that asks for nothing gets into the mesh).
 	//
 	// +optional
 	// +listType=map
@@ -144,6 +146,10 @@ type NamespaceCounts struct {
 const (
 	ConditionEnforcing = "Enforcing"
 	ConditionCompliant = "Compliant"
+	// ConditionInjectionAvailable is there if the guard has MeshMembership. The API
+	// server asks no webhook about webhook configurations, so nobody can be kept from
+	// deleting or relabelling those of Istio's injectors; it can be seen.
+	ConditionInjectionAvailable = "InjectionAvailable"
 )
 
 // MeshGuardList is a list of MeshGuards.

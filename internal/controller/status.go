@@ -25,12 +25,6 @@ import (
 // namedInStatus bounds how many namespaces a condition names.
 const namedInStatus = 10
 
-// conditionInjection is the type of the condition that a pod which says nothing gets
-// into the mesh in every namespace of the guard. The API server asks no webhook
-// about webhook configurations, so nobody can be kept from deleting or relabelling
-// those of Istio's injectors; it can be seen.
-const conditionInjection = "InjectionAvailable"
-
 // Standing keeps the status of a MeshGuard.
 type Standing struct {
 	Client client.Client
@@ -75,8 +69,8 @@ const longestNote = 1000
 
 // warn leaves an event when injection has ceased to be available, once.
 func (s *Standing) warn(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuardStatus) {
-	c := meta.FindStatusCondition(guard.Status.Conditions, conditionInjection)
-	if c == nil || c.Status != metav1.ConditionFalse || meta.IsStatusConditionFalse(before.Conditions, conditionInjection) {
+	c := meta.FindStatusCondition(guard.Status.Conditions, v1alpha1.ConditionInjectionAvailable)
+	if c == nil || c.Status != metav1.ConditionFalse || meta.IsStatusConditionFalse(before.Conditions, v1alpha1.ConditionInjectionAvailable) {
 		return
 	}
 	note := c.Message
@@ -101,7 +95,7 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 		status.Namespaces = v1alpha1.NamespaceCounts{}
 		set(v1alpha1.ConditionEnforcing, false, "InvalidSelector", err.Error())
 		set(v1alpha1.ConditionCompliant, false, "InvalidSelector", err.Error())
-		meta.RemoveStatusCondition(&status.Conditions, conditionInjection)
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionInjectionAvailable)
 		return
 	}
 	var counts v1alpha1.NamespaceCounts
@@ -126,11 +120,11 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 		set(v1alpha1.ConditionCompliant, false, "NamespaceNotStrict", fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
 	}
 	if g.MeshMembership == nil {
-		meta.RemoveStatusCondition(&status.Conditions, conditionInjection)
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionInjectionAvailable)
 	} else if missing := cluster.WithoutInjection(state, &g); len(missing) == 0 {
-		set(conditionInjection, true, "AllInjected", fmt.Sprintf("pods of all %d guarded namespaces get into the mesh without asking for it", counts.Guarded))
+		set(v1alpha1.ConditionInjectionAvailable, true, "AllInjected", fmt.Sprintf("pods of all %d guarded namespaces get into the mesh without asking for it", counts.Guarded))
 	} else {
-		set(conditionInjection, false, "NamespaceNotInjected", fmt.Sprintf("%d of %d guarded namespaces leave pods that do not ask for a sidecar without one: %s", len(missing), counts.Guarded, firstNames(missing)))
+		set(v1alpha1.ConditionInjectionAvailable, false, "NamespaceNotInjected", fmt.Sprintf("%d of %d guarded namespaces leave pods that do not ask for a sidecar without one: %s", len(missing), counts.Guarded, firstNames(missing)))
 	}
 	entry := slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
 		return w.Name == guard.Name+".guard.meshvakt.io"

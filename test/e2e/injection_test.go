@@ -37,7 +37,7 @@ func TestInjectorGoes(t *testing.T) {
 			if err := admin.Get(t.Context(), client.ObjectKey{Name: "default"}, &g); err != nil {
 				return err
 			}
-			c := meta.FindStatusCondition(g.Status.Conditions, "InjectionAvailable")
+			c := meta.FindStatusCondition(g.Status.Conditions, v1alpha1.ConditionInjectionAvailable)
 			if c == nil || c.Status != status || !strings.Contains(c.Message, message) {
 				return fmt.Errorf("condition %+v; want %s, %q", c, status, message)
 			}
