@@ -141,17 +141,27 @@ func uncalled(t *testing.T, o *unstructured.Unstructured) {
 	must(t, unstructured.SetNestedSlice(o.Object, webhooks, "webhooks"))
 }
 
-// createPod creates a pod and brings it into its phase, like a kubelet.
+// createPod creates a pod and brings it into its phase, like a kubelet. One that is
+// being deleted in the case stays because of its finalizers.
 func (y *corpusPlayer) createPod(t *testing.T, o *unstructured.Unstructured) {
 	t.Helper()
 	y.create(t, o)
-	phase, found, err := unstructured.NestedString(o.Object, "status", "phase")
-	must(t, err)
-	if !found {
-		return
-	}
 	pod := &corev1.Pod{}
 	must(t, y.admin.Get(t.Context(), client.ObjectKeyFromObject(o), pod))
-	pod.Status.Phase = corev1.PodPhase(phase)
-	must(t, y.admin.Status().Update(t.Context(), pod))
+	phase, found, err := unstructured.NestedString(o.Object, "status", "phase")
+	must(t, err)
+	if found {
+		pod.Status.Phase = corev1.PodPhase(phase)
+		must(t, y.admin.Status().Update(t.Context(), pod))
+	}
+	if o.GetDeletionTimestamp() == nil {
+		return
+	}
+	must(t, y.admin.Delete(t.Context(), pod))
+	t.Cleanup(func() {
+		unheld := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+		if err := y.admin.Patch(context.Background(), pod, unheld); err != nil {
+			t.Errorf("let pod %s go: %v", pod.Name, err)
+		}
+	})
 }

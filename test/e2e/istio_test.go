@@ -10,14 +10,12 @@ import (
 	"testing"
 	"time"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
-	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
@@ -26,7 +24,7 @@ import (
 // everybody deploys against false alarms.
 func TestWithIstio(t *testing.T) {
 	ownPlane(t, controlplane.Options{Istio: true, Log: t.Output()})
-	t.Run("prediction", predictionHolds)
+	t.Run("prediction", predictions)
 
 	admin := clientFor(t, controlplane.Admin)
 	create(t, admin, policy("istio-system", "default", "STRICT"))
@@ -45,74 +43,6 @@ func injectedNamespace(prefix string, guarded bool) *corev1.Namespace {
 	ns := namespace(unique(prefix), guarded)
 	ns.Labels["istio-injection"] = "enabled"
 	return ns
-}
-
-// liveInjection is how the control plane injects, as Meshvakt reads it.
-func liveInjection(t *testing.T) mesh.Injection {
-	t.Helper()
-	admin := clientFor(t, controlplane.Admin)
-	var configs admissionregistrationv1.MutatingWebhookConfigurationList
-	must(t, admin.List(t.Context(), &configs))
-	var injection mesh.Injection
-	for i := range configs.Items {
-		list, err := mesh.ParseInjectionWebhooks(&configs.Items[i])
-		must(t, err)
-		injection.Webhooks = append(injection.Webhooks, list...)
-	}
-	var cm corev1.ConfigMap
-	must(t, admin.Get(t.Context(), client.ObjectKey{Namespace: "istio-system", Name: "istio-sidecar-injector"}, &cm))
-	injector, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
-	must(t, err)
-	injection.Injectors = append(injection.Injectors, injector)
-	if len(injection.Webhooks) == 0 {
-		t.Fatal("no webhook of an injector")
-	}
-	return injection
-}
-
-// predictionHolds creates the product of namespaces and pods, and compares what
-// comes out with what internal/mesh says.
-func predictionHolds(t *testing.T) {
-	injection := liveInjection(t)
-	const inject, rev = "sidecar.istio.io/inject", "istio.io/rev"
-	cases := 0
-	for _, labels := range []map[string]string{
-		nil, {"istio-injection": "enabled"}, {"istio-injection": "disabled"}, {"istio-injection": "true"}, {rev: "default"}, {rev: "canary"},
-		{rev: "canary", "istio-injection": "enabled"}, {rev: "default", "istio-injection": "disabled"},
-		{"istio.io/dataplane-mode": "ambient"}, {"istio.io/dataplane-mode": "ambient", "istio-injection": "enabled"},
-	} {
-		ns := namespace(unique("matrix"), false)
-		maps.Copy(ns.Labels, labels)
-		create(t, clientFor(t, controlplane.Admin), ns)
-		serviceAccount(t, ns.Name)
-		for _, podLabels := range []map[string]string{
-			nil, {inject: "true"}, {inject: "false"}, {inject: "False"}, {inject: ""}, {rev: "default"}, {rev: "canary"},
-			{inject: "true", rev: "default"}, {inject: "true", rev: "canary"}, {"istio.io/dataplane-mode": "none"},
-		} {
-			for _, annotations := range []map[string]string{nil, {inject: "false"}, {inject: "true"}} {
-				for _, host := range []bool{false, true} {
-					predictedPod(t, &injection, ns, podLabels, annotations, host)
-					cases++
-				}
-			}
-		}
-	}
-	t.Logf("%d pods came out as predicted", cases)
-}
-
-func predictedPod(t *testing.T, injection *mesh.Injection, ns *corev1.Namespace, labels, annotations map[string]string, host bool) {
-	t.Helper()
-	p := pod(ns.Name, maps.Clone(labels))
-	p.Annotations, p.Spec.HostNetwork = maps.Clone(annotations), host
-	predicted := injection.Decide(mesh.Candidate{
-		Namespace: ns.Name, NamespaceLabels: ns.Labels, Labels: labels, Annotations: annotations, HostNetwork: host,
-	})
-	if err := client.NewDryRunClient(clientFor(t, controlplane.Admin)).Create(t.Context(), p); err != nil {
-		t.Fatalf("namespace %v, pod %v %v: %v", ns.Labels, labels, annotations, err)
-	}
-	if got := controlplane.HasSidecar(p); got != predicted.Injected() {
-		t.Errorf("namespace %v, pod %v %v, hostNetwork %t: injected %t, predicted %s", ns.Labels, labels, annotations, host, got, predicted.Cause)
-	}
 }
 
 // wayOut is a way out of the mesh and the code of what is said to it.

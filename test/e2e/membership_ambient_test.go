@@ -58,6 +58,18 @@ func ambientOperations(t *testing.T, namespace string) {
 	}
 	must(t, dev.Patch(t.Context(), running.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"tier":"web"}}}`))))
 
+	t.Run("on its way out", func(t *testing.T) {
+		// It runs on until its grace period is over; the finalizer stands in for the
+		// kubelet that waits for it.
+		late := podOf(namespace, (&vector{}).template(t))
+		late.SetFinalizers([]string{"example.com/keep"})
+		must(t, dev.Create(t.Context(), late))
+		must(t, dev.Delete(t.Context(), late, client.GracePeriodSeconds(1<<30)))
+		refused(t, dev.Patch(t.Context(), late.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"istio.io/dataplane-mode":"none"}}}`))), "[MV226]")
+		must(t, dev.Patch(t.Context(), late.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
+		gone(t, late)
+	})
+
 	t.Run("where the guard accepts no ambient", func(t *testing.T) {
 		other := meshNamespace(t, "no-ambient", sidecarLabels())
 		admin := clientFor(t, controlplane.Admin)

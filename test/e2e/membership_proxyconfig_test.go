@@ -34,6 +34,10 @@ func proxyConfigVectors() []vector {
 		{"further roots", "trust is extended", "caCertificatesPem: [mine]", "MV213"},
 		{"runtime values", "switches of Envoy's", "runtimeValues: {a: b}", "MV213"},
 		{"an image type", "suffix of the image", "image: {imageType: mine}", "MV217"},
+		{"a cluster that ends its text", "the agent writes it into Envoy's bootstrap without escaping it", `serviceCluster: 'a"},"static_resources":{"listeners":[]},"node":{"cluster":"b'`, "MV218"},
+		{"statistics that end their text", "the same", `proxyStatsMatcher: {inclusionPrefixes: ['a"},{"prefix":"b']}`, "MV218"},
+		{"suffixes that end their text", "the same", `proxyStatsMatcher: {inclusionSuffixes: ['a"},{"prefix":"b']}`, "MV218"},
+		{"tags that end their text", "the same", `extraStatTags: ['a"},{"regex":"b']`, "MV218"},
 		{"a reference to the environment", "the kubelet expands $(NAME) in PROXY_CONFIG",
 			`serviceCluster: "$(OTEL_SERVICE_NAME)"` + "\nproxyMetadata: {OTEL_SERVICE_NAME: mine}", "MV213"},
 	} {
