@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies/policytest"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
@@ -135,7 +136,7 @@ func (r *recorder) cases(t *testing.T, byCNI bool) (recorded int) {
 		if c.Policy != policy || byHand || c.Want.OfflineOnly != "" || !c.Submits(t) {
 			continue
 		}
-		namespace, usesCNI, ok := setting(t, &c)
+		namespace, usesCNI, ok := r.setting(t, &c)
 		if !ok || usesCNI != byCNI {
 			continue
 		}
@@ -165,7 +166,7 @@ func (r *recorder) cases(t *testing.T, byCNI bool) (recorded int) {
 
 // setting is the namespace of the pod, and whether istio-cni captures in it. Not
 // ok are states with settings of Istio that this control plane does not have.
-func setting(t *testing.T, c *policytest.Case) (namespace *metav1.ObjectMeta, usesCNI, ok bool) {
+func (r *recorder) setting(t *testing.T, c *policytest.Case) (namespace *metav1.ObjectMeta, usesCNI, ok bool) {
 	t.Helper()
 	in := c.ObjectDocument(t).Namespace
 	for _, d := range c.ClusterDocuments(t) {
@@ -184,7 +185,12 @@ func setting(t *testing.T, c *policytest.Case) (namespace *metav1.ObjectMeta, us
 			if err := json.Unmarshal(d.JSON, &cm); err != nil {
 				t.Fatal(err)
 			}
-			if usesCNI = enablesCNI(cm.Data["values"]); !usesCNI {
+			injector, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			usesCNI, injector.CNI = injector.CNI, false
+			if !reflect.DeepEqual(injector, r.injector(t)) {
 				return nil, false, false
 			}
 		case "MutatingWebhookConfiguration":
@@ -194,15 +200,20 @@ func setting(t *testing.T, c *policytest.Case) (namespace *metav1.ObjectMeta, us
 	return namespace, usesCNI, namespace != nil
 }
 
-func enablesCNI(values string) bool {
-	var v struct {
-		Pilot struct {
-			CNI struct {
-				Enabled bool `json:"enabled"`
-			} `json:"cni"`
-		} `json:"pilot"`
+// injector is what is read of the injector's configuration, apart from who captures.
+func (r *recorder) injector(t *testing.T) mesh.Injector {
+	t.Helper()
+	cm := &corev1.ConfigMap{}
+	key := client.ObjectKey{Namespace: controlplane.IstioNamespace, Name: "istio-sidecar-injector"}
+	if err := r.admin.Get(t.Context(), key, cm); err != nil {
+		t.Fatal(err)
 	}
-	return json.Unmarshal([]byte(values), &v) == nil && v.Pilot.CNI.Enabled
+	injector, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	injector.CNI = false
+	return injector
 }
 
 // submit returns what the API server makes of the pod in a namespace like this
