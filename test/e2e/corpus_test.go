@@ -328,7 +328,9 @@ func (y *corpusPlayer) label(t *testing.T, o *unstructured.Unstructured) {
 // judged: by a quota, like a namespace whose owner has run out of it.
 func (y *corpusPlayer) stopProvisioning(t *testing.T, c *playedCase) {
 	t.Helper()
-	if !slices.ContainsFunc(c.guards, func(g *v1alpha1.MeshGuard) bool { return g.Spec.StrictMTLS != nil && g.Spec.StrictMTLS.OnMissing == v1alpha1.OnMissingProvision }) {
+	if !slices.ContainsFunc(c.guards, func(g *v1alpha1.MeshGuard) bool {
+		return g.Spec.StrictMTLS != nil && g.Spec.StrictMTLS.OnMissing == v1alpha1.OnMissingProvision
+	}) {
 		return
 	}
 	const policies = "count/peerauthentications.security.istio.io"
