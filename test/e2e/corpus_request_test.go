@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,8 +52,8 @@ func change(t *testing.T, now, object *unstructured.Unstructured) {
 		}
 		labels[corev1.LabelMetadataName] = now.GetName()
 		now.SetLabels(labels)
-	case "PeerAuthentication":
-		now.Object["spec"] = object.Object["spec"]
+	case "ConfigMap":
+		now.Object["data"] = object.Object["data"]
 	case "Pod": // of which little can be changed
 		take("spec", "ephemeralContainers")
 		changeImages(t, now, object, "initContainers")
@@ -60,6 +61,10 @@ func change(t *testing.T, now, object *unstructured.Unstructured) {
 	case "CronJob":
 		take("spec", "jobTemplate")
 	default:
+		if strings.HasSuffix(object.GroupVersionKind().Group, ".istio.io") {
+			now.Object["spec"] = object.Object["spec"]
+			return
+		}
 		take("spec", "template")
 	}
 }
