@@ -82,21 +82,23 @@ func (p *playedCase) defaultInjection(t *testing.T) []*unstructured.Unstructured
 		}))
 	}
 	if !has("MutatingWebhookConfiguration", "istio-") {
-		list = append(list, unstructuredOf(t, defaultInjector(t)))
+		for _, plane := range p.Review(t).Cluster.ControlPlanes {
+			list = append(list, unstructuredOf(t, defaultInjector(t, plane.Revision)))
+		}
 	}
 	return list
 }
 
-// defaultInjector is the configuration with the selectors that other readers take
-// for granted.
-func defaultInjector(t *testing.T) *admissionregistrationv1.MutatingWebhookConfiguration {
+// defaultInjector is the configuration of a revision with the selectors that other
+// readers take for granted.
+func defaultInjector(t *testing.T, revision string) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
 	none, url := admissionregistrationv1.SideEffectClassNone, "https://127.0.0.1:1/inject"
 	config := &admissionregistrationv1.MutatingWebhookConfiguration{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "MutatingWebhookConfiguration"},
-		ObjectMeta: metav1.ObjectMeta{Name: "istio-sidecar-injector", Labels: map[string]string{"istio.io/rev": "default"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "istio-sidecar-injector-" + revision, Labels: map[string]string{"istio.io/rev": revision}},
 	}
-	for _, w := range mesh.DefaultInjection("default").Webhooks {
+	for _, w := range mesh.DefaultInjection(revision).Webhooks {
 		namespaces, err := metav1.ParseToLabelSelector(w.NamespaceSelector.String())
 		must(t, err)
 		objects, err := metav1.ParseToLabelSelector(w.ObjectSelector.String())
