@@ -82,6 +82,8 @@ func containerField(r *reader, name string, c *corev1.Container) {
 		list(r, &c.Env, envVar)
 	case "envFrom":
 		list(r, &c.EnvFrom, presence)
+	case "workingDir":
+		stringValue(r, &c.WorkingDir)
 	case "restartPolicy":
 		pointer(r, &c.RestartPolicy, stringValue)
 	case "volumeMounts":
@@ -199,11 +201,16 @@ func lifecycle(r *reader, l *corev1.Lifecycle) {
 
 func lifecycleHandler(r *reader, h *corev1.LifecycleHandler) {
 	for name := range r.fields() {
-		if name == "exec" {
+		switch name {
+		case "exec":
 			pointer(r, &h.Exec, execAction)
-			continue
+		case "httpGet":
+			pointer(r, &h.HTTPGet, presence)
+		case "tcpSocket":
+			pointer(r, &h.TCPSocket, presence)
+		default:
+			r.skip()
 		}
-		r.skip()
 	}
 }
 
@@ -256,7 +263,7 @@ func volume(r *reader, v *corev1.Volume) {
 		case "secret":
 			pointer(r, &v.Secret, presence)
 		case "csi":
-			pointer(r, &v.CSI, presence)
+			pointer(r, &v.CSI, csiVolume)
 		case "configMap":
 			pointer(r, &v.ConfigMap, configMapVolume)
 		case "downwardAPI":
@@ -319,6 +326,16 @@ func volumeProjection(r *reader, p *corev1.VolumeProjection) {
 	for name := range r.fields() {
 		if name == "clusterTrustBundle" {
 			pointer(r, &p.ClusterTrustBundle, presence)
+			continue
+		}
+		r.skip()
+	}
+}
+
+func csiVolume(r *reader, s *corev1.CSIVolumeSource) {
+	for name := range r.fields() {
+		if name == "driver" {
+			stringValue(r, &s.Driver)
 			continue
 		}
 		r.skip()
