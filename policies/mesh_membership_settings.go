@@ -51,8 +51,8 @@ type settingsChange struct {
 	// neither. Where there was none, it is what Istio does by default.
 	planeBefore, planeAfter       *mesh.ControlPlane
 	injectorBefore, injectorAfter *mesh.Injector
-	// unreadable is why istiod cannot use the new text, nil if it can.
-	unreadable error
+	// unreadable is why istiod cannot use the new text, "" if it can.
+	unreadable string
 }
 
 // newSettingsChange reads both sides. Old settings that istiod cannot use count as
@@ -92,7 +92,7 @@ func (s *settingsChange) readPlanes(old, cm *corev1.ConfigMap) {
 		return
 	}
 	plane, err := read(cm)
-	s.planeAfter, s.unreadable = &plane, err
+	s.planeAfter, s.unreadable = &plane, oneLine(err)
 	if s.planeBefore == nil {
 		usual := mesh.DefaultControlPlane()
 		s.planeBefore = &usual
@@ -135,7 +135,7 @@ func (s *settingsChange) readInjectors(old, cm *corev1.ConfigMap) {
 	}
 	injector, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
 	if err != nil {
-		s.unreadable, s.after.Injection = err, s.before.Injection
+		s.unreadable, s.after.Injection = oneLine(err), s.before.Injection
 		return
 	}
 	s.injectorAfter = &injector
@@ -155,8 +155,8 @@ func judgeMeshSettings(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return nil, err
 	}
 	j := &settingsReview{settingsChange: s, guard: g}
-	if s.unreadable != nil {
-		j.refuse("data", fmt.Sprintf("istiod cannot use this text (%s), and will run on its defaults once it starts anew; must be readable", oneLine(s.unreadable)), "mend the text")
+	if s.unreadable != "" {
+		j.refuse("data", fmt.Sprintf("istiod cannot use this text (%s), and will run on its defaults once it starts anew; must be readable", s.unreadable), "mend the text")
 		return j.found, nil
 	}
 	if s.planeAfter != nil {
@@ -259,6 +259,11 @@ func (j *settingsReview) judgeInjected() {
 	}
 }
 
-// oneLine is the text of an error with single spaces. The protobuf library varies
-// the kind of space in its errors from build to build.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// oneLine is the text of an error with single spaces, "" for none. The protobuf
+// library varies the kind of space in its errors from build to build.
+func oneLine(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.Join(strings.Fields(err.Error()), " ")
+}

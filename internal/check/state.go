@@ -253,7 +253,8 @@ func (s *State) readPods() {
 		if pod, ok := s.objects[k].(*corev1.Pod); ok && s.cluster.Namespaces[pod.Namespace] != nil {
 			ns := s.cluster.Namespaces[pod.Namespace]
 			list, _ := ns.Pods.(facts.PodList)
-			ns.Pods = append(list, pod)
+			list = append(list, pod)
+			ns.Pods = list
 		}
 	}
 }

@@ -128,7 +128,7 @@ func runningPod(recorded []corev1.Pod, n int) *corev1.Pod {
 }
 
 func answerOthers(w http.ResponseWriter, r *http.Request) {
-	kind, version := "", "v1"
+	var kind, version string
 	name := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/meshguards"):

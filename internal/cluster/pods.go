@@ -6,6 +6,7 @@ import (
 	"compress/flate"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -122,7 +123,7 @@ func (p packedPods) All() iter.Seq[*corev1.Pod] {
 		var text []byte
 		for {
 			size, err := binary.ReadUvarint(stream)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err == nil {
