@@ -12,6 +12,8 @@ import (
 )
 
 // Head is what an object says of itself: its type, and what is read of metadata.
+//
+// +kubebuilder:object:generate=false
 type Head struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
