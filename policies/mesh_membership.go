@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"slices"
+
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -39,7 +41,7 @@ func MeshMembership() Policy {
 			"https://istio.io/latest/docs/ambient/usage/add-workloads/",
 		},
 		Reasons: membershipReasons(),
-		Matches: append(append(workloadMatches(), istioMatches()...), settingsMatch()),
+		Matches: slices.Concat(workloadMatches(), istioMatches(), []Match{settingsMatch(), rootsMatch()}),
 		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
 			if g.MeshMembership == nil {
 				return nil
@@ -95,5 +97,9 @@ func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	case *facts.IstioObject:
 		return judgeIstioObject(r, g)
 	}
-	return judgeMeshSettings(r, g) // of a ConfigMap, which may be going, or an error
+	// Of a ConfigMap, which may be going, or an error.
+	if slices.Contains(RootsConfigMaps(), r.Name) {
+		return judgeRoots(r, g)
+	}
+	return judgeMeshSettings(r, g)
 }

@@ -162,6 +162,10 @@ func reasonMeshSettingsWeakened() Reason {
 	return Reason{"MeshSettingsWeakened", "MV240", "A change of istiod's settings takes protection from guarded namespaces"}
 }
 
+func reasonRootsFrozen() Reason {
+	return Reason{"RootsFrozen", "MV241", "The roots that proxies trust are made immutable in a guarded namespace"}
+}
+
 func membershipReasons() []Reason {
 	return []Reason{
 		reasonNotInMesh(), reasonInjectionOptOut(), reasonNamespaceNotInjected(), reasonDeadRevision(),
@@ -174,5 +178,6 @@ func membershipReasons() []Reason {
 		reasonProbeRewrite(), reasonStillOutOfMesh(), reasonNamespaceLeavesMesh(), reasonPodsOutOfMesh(),
 		reasonCaptureTampered(), reasonClientTLSOff(), reasonMeshIdentityReplaced(), reasonEnvoyFilterForbidden(),
 		reasonServiceImpersonated(), reasonPlaintextEndpoint(), reasonSidecarLoosens(), reasonMeshSettingsWeakened(),
+		reasonRootsFrozen(),
 	}
 }

@@ -82,6 +82,8 @@ type Match struct {
 	// labels be changed through "status" of namespaces and pods, for one.
 	Subresources []string
 	Scope        Scope
+	// Names are those of the only objects that matter; empty: all do.
+	Names []string
 	// OnlyIfChanged are the CEL expressions, over object and oldObject, of which
 	// at least one must differ for an UPDATE to matter; empty: every UPDATE does.
 	OnlyIfChanged []string

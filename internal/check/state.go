@@ -101,7 +101,7 @@ func clusterScoped(kind schema.GroupKind) bool { return kind == namespaceKind() 
 func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
 
 // reads reports whether any policy reads the object. Of ConfigMaps those alone that
-// are the settings of istiod: a chart has many others.
+// are the settings of istiod, or what proxies trust: a chart has many others.
 func reads(d *Document) bool {
 	k := keyOf(d)
 	if !judged(k.kind) {
@@ -114,8 +114,7 @@ func reads(d *Document) bool {
 	if err := json.Unmarshal(d.JSON, &m); err != nil {
 		return true // and the error is told
 	}
-	_, settings := m.Data["mesh"]
-	return isMeshConfig(k) && settings || mesh.IsInjector(m.Name, m.Data)
+	return mesh.IsControlPlane(m.Name, m.Data) || mesh.IsInjector(m.Name, m.Data) || slices.Contains(policies.RootsConfigMaps(), m.Name)
 }
 
 // decode reads an object of a kind that policies judge, and settles what the API

@@ -185,6 +185,12 @@ func (r *Registration) entry(name string, matches []policies.Match, scope admiss
 	for _, same := range alikeInChange(matches) {
 		w.WithMatchConditions(acadmission.MatchCondition().WithName(same[0].Resource + "-changed").WithExpression(changedCEL(same)))
 	}
+	for _, m := range matches {
+		if len(m.Names) > 0 {
+			w.WithMatchConditions(acadmission.MatchCondition().WithName(m.Resource + "-named").
+				WithExpression(fmt.Sprintf("request.resource.resource != %s || request.name in %s", celString(m.Resource), celList(m.Names))))
+		}
+	}
 	if slices.ContainsFunc(matches, func(m policies.Match) bool { return slices.Contains(m.Operations, admissionv1.Delete) }) {
 		w.WithMatchConditions(acadmission.MatchCondition().WithName("not-namespace-cleanup").
 			WithExpression(fmt.Sprintf("request.operation != 'DELETE' || request.userInfo.username != '%s'", namespaceController)))
@@ -224,14 +230,19 @@ func merge(list []policies.Match, m policies.Match) []policies.Match {
 		have.Versions = union(have.Versions, m.Versions)
 		have.Operations = union(have.Operations, m.Operations)
 		have.Subresources = union(have.Subresources, m.Subresources)
-		if len(have.OnlyIfChanged) == 0 || len(m.OnlyIfChanged) == 0 {
-			have.OnlyIfChanged = nil
-		} else {
-			have.OnlyIfChanged = union(have.OnlyIfChanged, m.OnlyIfChanged)
-		}
+		have.OnlyIfChanged = unionUnlessAll(have.OnlyIfChanged, m.OnlyIfChanged)
+		have.Names = unionUnlessAll(have.Names, m.Names)
 		return list
 	}
 	return append(list, m)
+}
+
+// unionUnlessAll is union for lists that stand for everything when they are empty.
+func unionUnlessAll(a, b []string) []string {
+	if len(a) == 0 || len(b) == 0 {
+		return nil
+	}
+	return union(a, b)
 }
 
 // union returns a new list of what is in either, in the order of first mention.

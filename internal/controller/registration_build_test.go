@@ -216,8 +216,12 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 			if got["pods-changed"] != c.podsMustBeChanged {
 				t.Errorf("pods: %s", got["pods-changed"])
 			}
-			if (got["replicationcontrollers-changed"] == templates && got["cronjobs-changed"] == cronjobs) != c.templates || len(got) > 6 {
+			if (got["replicationcontrollers-changed"] == templates && got["cronjobs-changed"] == cronjobs) != c.templates || len(got) > 8 {
 				t.Errorf("conditions %v", got)
+			}
+			// Of the ConfigMaps in a namespace we are asked about two.
+			if named := "request.resource.resource != 'configmaps' || request.name in ['istio-ca-crl', 'istio-ca-root-cert']"; (got["configmaps-named"] == named) != c.templates {
+				t.Errorf("ConfigMaps: %s", got["configmaps-named"])
 			}
 			// Entries of no guard serve all guards there are or will be.
 			if others := conditions(entryOf(t, list, "everywhere.mesh.meshvakt.io")); others["peerauthentications-changed"] == "" {

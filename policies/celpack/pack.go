@@ -73,8 +73,8 @@ func resourceRules() []admissionregistrationv1.NamedRuleWithOperations {
 	scope := admissionregistrationv1.NamespacedScope
 	var list []admissionregistrationv1.NamedRuleWithOperations
 	for _, m := range policies.MeshMembership().Matches {
-		if m.Scope != policies.ScopeGuarded {
-			continue
+		if m.Scope != policies.ScopeGuarded || len(m.Names) > 0 {
+			continue // or no workload
 		}
 		resources := []string{m.Resource}
 		for _, s := range m.Subresources {

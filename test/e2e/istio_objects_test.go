@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,6 +108,7 @@ func TestIstioObjects(t *testing.T) {
 		})
 	}
 	t.Run("settings", func(t *testing.T) { settingsOfIstiod(t, inside.Name) })
+	t.Run("roots", func(t *testing.T) { rootsStay(t, inside.Name) })
 	t.Run("what Istio does itself", func(t *testing.T) { istiodGoesOn(t, r) })
 }
 
@@ -185,6 +188,30 @@ func withoutKey(t *testing.T, text, added string) string {
 	out, err := yaml.Marshal(settings)
 	must(t, err)
 	return string(out)
+}
+
+// rootsStay: what somebody writes into a namespace's copy of the mesh's roots istiod
+// puts back, unless it is frozen.
+func rootsStay(t *testing.T, guarded string) {
+	dev := clientFor(t, controlplane.Developer)
+	var cm corev1.ConfigMap
+	key := client.ObjectKey{Namespace: guarded, Name: "istio-ca-root-cert"}
+	eventually(t, 20*time.Second, func() error { return dev.Get(t.Context(), key, &cm) })
+	roots := cm.Data["root-cert.pem"]
+	write := func(patch string) error {
+		return dev.Patch(t.Context(), cm.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(patch)))
+	}
+	t.Log(refused(t, write(`{"immutable":true,"data":{"root-cert.pem":"mine"}}`), "immutable", "[MV241]"))
+	must(t, write(`{"data":{"root-cert.pem":"mine"}}`))
+	eventually(t, 20*time.Second, func() error {
+		if err := dev.Get(t.Context(), key, &cm); err != nil {
+			return err
+		}
+		if cm.Data["root-cert.pem"] != roots {
+			return errors.New("istiod has not put the roots back")
+		}
+		return nil
+	})
 }
 
 // istiodGoesOn: ConfigMaps of Istio's that are no settings do not wait for us, and
