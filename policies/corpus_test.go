@@ -170,10 +170,9 @@ func TestJudgingIsPure(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, c := range policytest.Load(t, "testdata") {
 		first := evaluate(t, c.Review(t))
+		r, untouched := c.Review(t), c.Review(t)
 		for range 20 {
-			r := c.Review(t)
 			shuffleFacts(random, &r.Cluster)
-			untouched := c.Review(t)
 			untouched.Cluster = copyCluster(&r.Cluster)
 			list := policies.All()
 			random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
