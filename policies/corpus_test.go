@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
@@ -221,25 +219,6 @@ func copyCluster(c *facts.Cluster) facts.Cluster {
 		out.Namespaces[name] = &one
 	}
 	return out
-}
-
-// TestInjectorLosesItsSettings empties the ConfigMap of an injector, so that by the
-// new object alone nobody would take it for one; no file of a case can say that.
-func TestInjectorLosesItsSettings(t *testing.T) {
-	for _, c := range policytest.Load(t, "testdata") {
-		if c.Name != "deny-injector-unreadable" {
-			continue
-		}
-		r := c.Review(t)
-		emptied := r.Object.(*corev1.ConfigMap).DeepCopy()
-		emptied.Data = nil
-		r.Object = emptied
-		if d := evaluate(t, r); d.Outcome != policies.Deny {
-			t.Errorf("%s: %s; must be denied", c.Name, d.Outcome)
-		}
-		return
-	}
-	t.Error("there is no case deny-injector-unreadable")
 }
 
 // TestVariants judges what the files of cases cannot say. What cannot be judged is

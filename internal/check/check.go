@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -34,7 +35,7 @@ func Decide(q Requests) (*Result, error) {
 	result := newResult()
 	var errs []error
 	for _, d := range q.Objects {
-		if !reads(&d) {
+		if old := cmp.Or(olds[keyOf(&d)], state.docs[keyOf(&d)]); !reads(&d) && (old == nil || !reads(old)) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
