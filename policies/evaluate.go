@@ -50,7 +50,7 @@ func (p *Policy) judges(r *facts.Review) bool {
 	return slices.ContainsFunc(p.Matches, func(m Match) bool {
 		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && m.Covers(r.SubResource) && slices.Contains(m.Operations, r.Operation) &&
 			(len(m.Names) == 0 || slices.Contains(m.Names, r.Name)) &&
-			(m.Scope != ScopeIstioSettings || isSettings(r.Object) || isSettings(r.OldObject))
+			(m.Scope != ScopeIstioSettings || !otherConfigMap(r))
 	})
 }
 

@@ -38,10 +38,15 @@ func settingsMatch() Match {
 	}
 }
 
-// isSettings tells the settings of istiod from other ConfigMaps, Istio's own too.
-func isSettings(object any) bool {
-	cm, ok := object.(*corev1.ConfigMap)
-	return ok && (mesh.IsControlPlane(cm.Name, cm.Data) || mesh.IsInjector(cm.Name, cm.Data))
+// otherConfigMap tells other ConfigMaps, Istio's own too, from the settings of istiod,
+// before and after the request. A side that is not there although it must be does not
+// make it another one.
+func otherConfigMap(r *facts.Review) bool {
+	other := func(object any) bool {
+		cm, ok := object.(*corev1.ConfigMap)
+		return ok && !mesh.IsControlPlane(cm.Name, cm.Data) && !mesh.IsInjector(cm.Name, cm.Data)
+	}
+	return (r.Operation == admissionv1.Delete || other(r.Object)) && (r.Operation == admissionv1.Create || other(r.OldObject))
 }
 
 // settingsChange is the state before and after a change of a ConfigMap of istiod.
