@@ -39,7 +39,7 @@ type injectionCase struct {
 
 // Values are odd on purpose: what is no word that Istio knows must be taken as Istio takes it.
 var (
-	injectValues    = []string{"true", "true", "false", "false", "false", "True", "False", "TRUE", "0", "1", "f", "yes", "no", "", "enabled"}
+	injectValues    = []string{"true", "true", "false", "false", "false", "True", "False", "TRUE", "0", "1", "f", "yes", "no", "", "", "", "enabled"}
 	injectionValues = []string{"enabled", "enabled", "enabled", "disabled", "Enabled", "true", ""}
 	revisionValues  = []string{"default", "default", "canary", "prod", "gone", ""}
 	dataplaneValues = []string{"ambient", "none", "Ambient", ""}
@@ -475,7 +475,7 @@ func TestInjectionMutantsAreDetected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			detected, tried := false, 0
-			eachInjection(t, seed(t), 300, func(c injectionCase, istios map[string]*injector) bool {
+			eachInjection(t, seed(t), 5000, func(c injectionCase, istios map[string]*injector) bool {
 				injection := ourInjection(t, c)
 				for _, pod := range c.pods {
 					tried++
@@ -489,7 +489,7 @@ func TestInjectionMutantsAreDetected(t *testing.T) {
 				return true
 			})
 			if !detected {
-				t.Errorf("not detected by %d pods", tried)
+				t.Fatalf("not detected by %d pods", tried)
 			}
 			t.Logf("detected by pod %d", tried)
 		})
