@@ -48,10 +48,18 @@ harness: ## Tests of the control plane itself
 	@echo '== control plane tests'
 	@cd test/controlplane && go test ./...
 
-.PHONY: e2e
+# Tests that boot control planes of their own, most with istiod. They spend their time
+# waiting, so they run beside the others.
+OWN_PLANE := ^(TestAdmissionPolicy|TestInjectorGoes|TestIstioObjects|TestMembership|TestSamples|TestWithIstio)
+
+.PHONY: e2e e2e-own e2e-shared
 e2e: ## The real binary, built with the race detector, against a real control plane
 	@echo '== end-to-end tests'
-	@cd test/e2e && E2E_RACE=1 go test -timeout 30m ./...
+	@$(MAKE) --no-print-directory -j2 e2e-own e2e-shared
+e2e-own:
+	@cd test/e2e && E2E_RACE=1 go test -timeout 45m -run '$(OWN_PLANE)' .
+e2e-shared:
+	@cd test/e2e && E2E_RACE=1 go test -timeout 45m -skip '$(OWN_PLANE)' ./...
 
 .PHONY: bench
 bench: ## Speed of the webhook against two baselines in the same run

@@ -19,6 +19,7 @@ import (
 	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/policies/policytest"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/e2e/admissionpolicy"
 )
 
 // packCase is a case of the corpus that creates a pod or template, in a namespace
@@ -119,6 +120,10 @@ func TestAdmissionPolicyCorpus(t *testing.T) {
 	var open []string
 	admitted, refused, invalid := 0, 0, 0
 	for _, c := range cases {
+		if why := admissionpolicy.Apart()[c.Name]; why != "" {
+			t.Logf("%s is not compared: %s", c.Name, why)
+			continue
+		}
 		err := dryRun.Create(t.Context(), c.object(t, namespaces[c.state]))
 		switch {
 		case err == nil && c.Want.Decision == policies.Deny:

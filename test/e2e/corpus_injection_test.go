@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
@@ -43,18 +44,15 @@ func (y *corpusPlayer) prepare(t *testing.T) {
 	_, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=60s")
 	must(t, err)
 
-	bindings := &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{}
-	must(t, y.admin.List(t.Context(), bindings, client.MatchingLabels{"app.kubernetes.io/instance": "meshvakt"}))
-	for i := range bindings.Items {
-		b := &bindings.Items[i]
-		must(t, y.admin.Delete(t.Context(), b.DeepCopy()))
-		t.Cleanup(func() {
-			b.ResourceVersion, b.UID = "", ""
-			if err := y.admin.Create(context.Background(), b); err != nil {
-				t.Errorf("put ValidatingAdmissionPolicyBinding %s back: %v", b.Name, err)
-			}
-		})
-	}
+	pack := &admissionregistrationv1.ValidatingAdmissionPolicy{}
+	must(t, y.admin.Get(t.Context(), client.ObjectKey{Name: celpack.PolicyName}, pack))
+	webhookAlone(t)
+	t.Cleanup(func() {
+		pack.ResourceVersion, pack.UID = "", ""
+		if err := y.admin.Create(context.Background(), pack); err != nil {
+			t.Errorf("put ValidatingAdmissionPolicy %s back: %v", pack.Name, err)
+		}
+	})
 }
 
 // injectorSettings is what the chart writes with its default values, of what is
@@ -73,16 +71,21 @@ func (p *playedCase) defaultInjection(t *testing.T) []*unstructured.Unstructured
 			return o.GetKind() == kind && strings.HasPrefix(o.GetName(), prefix)
 		})
 	}
+	settings, webhooks := has("ConfigMap", "istio-sidecar-injector"), has("MutatingWebhookConfiguration", "istio-")
 	var list []*unstructured.Unstructured
-	if !has("ConfigMap", "istio-sidecar-injector") {
-		list = append(list, unstructuredOf(t, &corev1.ConfigMap{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
-			ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio-sidecar-injector"},
-			Data:       map[string]string{"config": "policy: enabled", "values": injectorSettings},
-		}))
-	}
-	if !has("MutatingWebhookConfiguration", "istio-") {
-		for _, plane := range p.Review(t).Cluster.ControlPlanes {
+	for _, plane := range p.Review(t).Cluster.ControlPlanes {
+		if !settings {
+			name := "istio-sidecar-injector"
+			if plane.Revision != "default" {
+				name += "-" + plane.Revision
+			}
+			list = append(list, unstructuredOf(t, &corev1.ConfigMap{
+				TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: name},
+				Data:       map[string]string{"config": "policy: enabled", "values": injectorSettings},
+			}))
+		}
+		if !webhooks {
 			list = append(list, unstructuredOf(t, defaultInjector(t, plane.Revision)))
 		}
 	}

@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -218,14 +216,13 @@ func rootsStay(t *testing.T, guarded string) {
 // a new one of a generated name is nobody's settings.
 func istiodGoesOn(t *testing.T, r *replica) {
 	admin := clientFor(t, controlplane.Admin)
-	var cm corev1.ConfigMap
-	must(t, admin.Get(t.Context(), client.ObjectKey{Namespace: "istio-system", Name: "istio-ca-root-cert"}, &cm))
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{"touched": "yes"}}})
-	must(t, err)
-	must(t, admin.Patch(t.Context(), &cm, client.RawPatch("application/merge-patch+json", patch)))
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: unique("istio-leader")}, Data: map[string]string{"a": "b"}}
+	must(t, admin.Create(t.Context(), cm))
+	must(t, admin.Patch(t.Context(), cm, client.RawPatch("application/merge-patch+json", []byte(`{"data":{"a":"c"}}`))))
+	must(t, admin.Delete(t.Context(), cm))
 	generated := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", GenerateName: "istio-"}, Data: map[string]string{"a": "b"}}
 	must(t, admin.Create(t.Context(), generated))
-	must(t, admin.Delete(context.Background(), generated))
+	must(t, admin.Delete(t.Context(), generated))
 	if r.decidedOn([]string{cm.Name, generated.Name, "istio-"}) {
 		t.Error("Meshvakt was asked about ConfigMaps that are no settings")
 	}
