@@ -123,19 +123,13 @@ func slimConfigMap(in any) (any, error) {
 			cm.Data = map[string]string{"config": config, "values": values}
 			return in, nil
 		}
-		if meshText, is := cm.Data["mesh"]; is && isMeshConfig(cm.Name) {
-			cm.Data = map[string]string{"mesh": meshText}
+		if mesh.IsControlPlane(cm.Name, cm.Data) {
+			cm.Data = map[string]string{"mesh": cm.Data["mesh"]}
 		} else {
 			cm.Data = nil
 		}
 	}
 	return in, nil
-}
-
-// isMeshConfig reports whether a ConfigMap of this name can hold the settings of
-// a control plane: "istio" or "istio-<revision>".
-func isMeshConfig(name string) bool {
-	return name == "istio" || strings.HasPrefix(name, "istio-")
 }
 
 // unwrap returns the object of an informer event, also where the informer

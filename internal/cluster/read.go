@@ -228,7 +228,7 @@ func (l *liveRead) configMaps(ctx context.Context, f *found, names []string) err
 
 // planeIn returns the settings of the control plane in a ConfigMap, if there are any.
 func (s *Source) planeIn(cm *corev1.ConfigMap) (plane mesh.ControlPlane, has bool, err error) {
-	if _, has = cm.Data["mesh"]; !has || !isMeshConfig(cm.Name) {
+	if !mesh.IsControlPlane(cm.Name, cm.Data) {
 		return mesh.ControlPlane{}, false, nil
 	}
 	if plane, err = mesh.ParseControlPlane(cm.Name, cm.Labels, cm.Data); err != nil {

@@ -46,15 +46,7 @@ func packKinds(t *testing.T, namespace string) {
 		{overlay: "{spec: {hostNetwork: true}}", code: "MV205"},
 		{overlay: "{spec: {containers: [{name: web, securityContext: {privileged: true}}]}}", code: "MV222"},
 	}
-	for _, kind := range []struct{ apiVersion, kind, at string }{
-		{"apps/v1", "DaemonSet", "spec.template."},
-		{"apps/v1", "ReplicaSet", "spec.template."},
-		{"apps/v1", "StatefulSet", "spec.template."},
-		{"argoproj.io/v1alpha1", "Rollout", "spec.template."},
-		{"batch/v1", "CronJob", "spec.jobTemplate.spec.template."},
-		{"batch/v1", "Job", "spec.template."},
-		{"v1", "ReplicationController", "spec.template."},
-	} {
+	for _, kind := range templateKinds() {
 		t.Run(kind.kind, func(t *testing.T) {
 			must(t, dev.Create(t.Context(), workloadOf(kind.apiVersion, kind.kind, namespace, (&packVector{overlay: "{}"}).templateOf(t)), client.DryRunAll))
 			for _, v := range vectors {

@@ -342,6 +342,22 @@ func noRefusals(t testing.TB, namespace string) {
 	}
 }
 
+// templateKind is a kind that makes pods, and where its template is.
+type templateKind struct{ apiVersion, kind, at string }
+
+// templateKinds are all but Deployment, with which everything is tried.
+func templateKinds() []templateKind {
+	return []templateKind{
+		{"apps/v1", "DaemonSet", "spec.template."},
+		{"apps/v1", "ReplicaSet", "spec.template."},
+		{"apps/v1", "StatefulSet", "spec.template."},
+		{"argoproj.io/v1alpha1", "Rollout", "spec.template."},
+		{"batch/v1", "CronJob", "spec.jobTemplate.spec.template."},
+		{"batch/v1", "Job", "spec.template."},
+		{"v1", "ReplicationController", "spec.template."},
+	}
+}
+
 // membershipKinds tries a few vectors in everything that makes pods.
 func membershipKinds(t *testing.T, namespace string) {
 	dev := clientFor(t, controlplane.Developer)
@@ -352,15 +368,7 @@ func membershipKinds(t *testing.T, namespace string) {
 		{spec: "{hostNetwork: true}", code: "MV205"},
 		{spec: "{containers: [{name: app, securityContext: {privileged: true}}]}", code: "MV222"},
 	}
-	for _, kind := range []struct{ apiVersion, kind, at string }{
-		{"apps/v1", "DaemonSet", "spec.template."},
-		{"apps/v1", "ReplicaSet", "spec.template."},
-		{"apps/v1", "StatefulSet", "spec.template."},
-		{"argoproj.io/v1alpha1", "Rollout", "spec.template."},
-		{"batch/v1", "CronJob", "spec.jobTemplate.spec.template."},
-		{"batch/v1", "Job", "spec.template."},
-		{"v1", "ReplicationController", "spec.template."},
-	} {
+	for _, kind := range templateKinds() {
 		t.Run(kind.kind, func(t *testing.T) {
 			must(t, dev.Create(t.Context(), workloadOf(kind.apiVersion, kind.kind, namespace, (&vector{}).template(t)), client.DryRunAll))
 			for _, v := range vectors {
