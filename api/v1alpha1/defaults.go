@@ -1,6 +1,11 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"cmp"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // DefaultGuard is the guard that applies where none is given: every policy
 // that exists, Deny, default parameters, on namespaces labelled
@@ -13,6 +18,7 @@ func DefaultGuard() *MeshGuard {
 			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{GuardedLabel: GuardedValue}},
 			StrictMTLS:        &StrictMTLS{},
 			MeshMembership:    &MeshMembership{},
+			SidecarResources:  &SidecarResources{},
 		},
 	}
 	SetDefaults(g)
@@ -41,4 +47,23 @@ func SetDefaults(g *MeshGuard) {
 			m.ProbeRewrite = ProbeRewriteAllow
 		}
 	}
+	if s := g.Spec.SidecarResources; s != nil {
+		if len(s.ValidationActions) == 0 {
+			s.ValidationActions = []ValidationAction{Deny}
+		}
+		s.Mode = cmp.Or(s.Mode, ModeFill)
+		s.QoS = cmp.Or(s.QoS, QoSAllow)
+		s.Requests.CPU = orQuantity(s.Requests.CPU, "100m")
+		s.Requests.Memory = orQuantity(s.Requests.Memory, "128Mi")
+		s.Limits.CPU = orQuantity(s.Limits.CPU, "2000m")
+		s.Limits.Memory = orQuantity(s.Limits.Memory, "1024Mi")
+	}
+}
+
+func orQuantity(q *resource.Quantity, text string) *resource.Quantity {
+	if q != nil {
+		return q
+	}
+	other := resource.MustParse(text)
+	return &other
 }

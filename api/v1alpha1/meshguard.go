@@ -36,7 +36,7 @@ type MeshGuard struct {
 // MeshGuardSpec is what a guard selects and demands. A policy whose block is
 // absent is not enforced by this guard.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS) || has(self.meshMembership)",message="at least one policy block must be set: meshMembership, strictMTLS"
+// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS) || has(self.meshMembership) || has(self.sidecarResources)",message="at least one policy block must be set: meshMembership, sidecarResources, strictMTLS"
 type MeshGuardSpec struct {
 	// NamespaceSelector selects the guarded namespaces by their labels; the
 	// empty selector selects every namespace. kube-system, kube-public,
@@ -58,6 +58,12 @@ type MeshGuardSpec struct {
 	//
 	// +optional
 	MeshMembership *MeshMembership `json:"meshMembership,omitempty"`
+
+	// SidecarResources demands that every proxy of a guarded namespace has requests
+	// and limits of CPU and memory, and supplies them.
+	//
+	// +optional
+	SidecarResources *SidecarResources `json:"sidecarResources,omitempty"`
 }
 
 // StrictMTLS are the parameters of the policy strict-mtls.

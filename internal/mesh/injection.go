@@ -49,6 +49,9 @@ type Injector struct {
 	MountsCertificates bool
 	// Privileged is global.proxy.privileged.
 	Privileged bool
+	// Resources are global.proxy.resources, what the template "sidecar" gives its containers if no annotation
+	// says anything about them.
+	Resources Resources
 	// What the mesh captures of every pod that says nothing, in the form of the annotations: global.proxy.*.
 	IncludeInboundPorts, ExcludeInboundPorts, ExcludeOutboundPorts, IncludeIPRanges, ExcludeIPRanges string
 }

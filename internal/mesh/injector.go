@@ -135,6 +135,7 @@ func defaultInjector(revision string) Injector {
 		Templates:           []string{"sidecar"},
 		IncludeInboundPorts: "*",
 		IncludeIPRanges:     "*",
+		Resources:           defaultResources(),
 	}
 }
 
@@ -163,6 +164,8 @@ type injectorValues struct {
 			IncludeInboundPorts  string `json:"includeInboundPorts"`
 			ExcludeInboundPorts  string `json:"excludeInboundPorts"`
 			ExcludeOutboundPorts string `json:"excludeOutboundPorts"`
+			// As it stands: a value that is no quantity keeps nothing else from being read.
+			Resources map[string]map[string]any `json:"resources,omitempty"`
 		} `json:"proxy"`
 		ProxyInit struct {
 			Image string `json:"image"`
@@ -252,6 +255,7 @@ func (i *Injector) take(v *injectorValues) {
 	i.IncludeInboundPorts, i.ExcludeInboundPorts = proxy.IncludeInboundPorts, proxy.ExcludeInboundPorts
 	i.IncludeIPRanges, i.ExcludeIPRanges = proxy.IncludeIPRanges, proxy.ExcludeIPRanges
 	i.ExcludeOutboundPorts = proxy.ExcludeOutboundPorts
+	i.Resources = resourcesOf(proxy.Resources)
 }
 
 // selectorsOf leaves out what cannot be read, and what is empty: Istio does not take that for everything.
