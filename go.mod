@@ -16,6 +16,7 @@ require (
 	k8s.io/api v0.37.2 // Pod, Namespace, AdmissionReview and the other built-in kinds
 	k8s.io/apimachinery v0.37.2 // metadata, label selectors, errors of the API
 	k8s.io/client-go v0.37.2 // REST configuration, authorization reviews, events
+	k8s.io/component-helpers v0.37.2 // what the containers of a pod request together
 	k8s.io/klog/v2 v2.140.0 // sends client-go's log through ours
 	sigs.k8s.io/controller-runtime v0.25.2 // caches, controllers, leader election
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // strict decoding of MeshGuards in files

@@ -46,8 +46,10 @@ type Ruling struct {
 var ErrPanic = errors.New("policy panicked")
 
 // judges reports whether the policy judges requests of this kind.
-func (p *Policy) judges(r *facts.Review) bool {
-	return slices.ContainsFunc(p.Matches, func(m Match) bool {
+func (p *Policy) judges(r *facts.Review) bool { return matches(p.Matches, r) }
+
+func matches(list []Match, r *facts.Review) bool {
+	return slices.ContainsFunc(list, func(m Match) bool {
 		return m.Kind == r.Kind.Kind && m.Group == r.Kind.Group && m.Covers(r.SubResource) && slices.Contains(m.Operations, r.Operation) &&
 			(len(m.Names) == 0 || slices.Contains(m.Names, r.Name)) &&
 			(m.Scope != ScopeIstioSettings || !otherConfigMap(r))

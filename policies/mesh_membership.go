@@ -68,6 +68,13 @@ func workloadMatches() []Match {
 			Scope: ScopeGuarded, OnlyIfChanged: []string{"metadata.?labels", "metadata.?annotations", "spec"},
 		},
 	}
+	return append(matches, templateMatches()...)
+}
+
+// templateMatches are the kinds that make pods, by their templates and by whatever
+// else of an UPDATE matters.
+func templateMatches(more ...string) []Match {
+	var matches []Match
 	for _, w := range []struct {
 		group, version, resource, kind, template string
 	}{
@@ -82,7 +89,8 @@ func workloadMatches() []Match {
 	} {
 		matches = append(matches, Match{
 			Group: w.group, Resource: w.resource, Versions: []string{w.version}, Kind: w.kind,
-			Operations: createUpdate, Scope: ScopeGuarded, OnlyIfChanged: []string{w.template},
+			Operations: []admissionv1.Operation{admissionv1.Create, admissionv1.Update}, Scope: ScopeGuarded,
+			OnlyIfChanged: append([]string{w.template}, more...),
 		})
 	}
 	return matches

@@ -76,7 +76,7 @@ func judgeIstioObject(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return onlyNew(before, after), nil
+	return onlyNew(before, after, reasonStillOutOfMesh()), nil
 }
 
 func istioFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {

@@ -41,7 +41,7 @@ func judgeNamespaceMembership(r *facts.Review, g *facts.Guard) ([]Finding, error
 		return append(found, podsOutOfMesh(c, nil, after, g)...), nil
 	}
 	before := judgedNamespace(c, old.Name, old.Labels)
-	found = onlyNew(namespaceInjection(c, before, g), found)
+	found = onlyNew(namespaceInjection(c, before, g), found, reasonStillOutOfMesh())
 	if enrolled(c, before, g) && !enrolled(c, after, g) && worstBreach(found) == "" {
 		found = append(found[:0], Finding{
 			Reason: reasonNamespaceLeavesMesh(), Type: metav1.CauseTypeForbidden, Field: "metadata.labels",

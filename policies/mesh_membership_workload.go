@@ -73,13 +73,13 @@ func judgeWorkload(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return onlyNew(before, after), nil
+	return onlyNew(before, after, reasonStillOutOfMesh()), nil
 }
 
 // onlyNew leaves out of the findings those that were there before, and tells of
 // them in one notice. A finding is the same wherever in a list it stands, for what
 // stands before it may have been taken out; but each counts for one only.
-func onlyNew(before, after []Finding) []Finding {
+func onlyNew(before, after []Finding, still Reason) []Finding {
 	type same struct {
 		reason         Reason
 		field, message string
@@ -102,7 +102,7 @@ func onlyNew(before, after []Finding) []Finding {
 	if len(codes) > 0 {
 		slices.Sort(codes)
 		found = append(found, Finding{
-			Reason:   reasonStillOutOfMesh(),
+			Reason:   still,
 			Severity: Notice,
 			Type:     metav1.CauseTypeForbidden,
 			Message:  "not changed by this request, and would be refused if it were new: " + strings.Join(slices.Compact(codes), ", "),

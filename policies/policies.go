@@ -45,6 +45,22 @@ type Policy struct {
 	// and deterministic. An error means that the facts do not suffice to
 	// judge, never that the request is bad.
 	Judge func(*facts.Review, *facts.Guard) ([]Finding, error)
+
+	// Mutation is nil for a policy that only judges.
+	Mutation *Mutation
+}
+
+// Mutation is how a policy changes objects before they are judged. It may fail to
+// happen, for its webhook fails open; Judge does not rely on it.
+type Mutation struct {
+	// Matches are the requests whose objects are changed.
+	Matches []Match
+	// Enforced reports whether the guard wants the changes.
+	Enforced func(*facts.Guard) bool
+	// Changes returns what is to be changed under the guards, which are sorted by name.
+	// It is total and deterministic, and has nothing to change in what it has changed.
+	// An error is as with Judge.
+	Changes func(*facts.Review, []*facts.Guard) ([]facts.Change, error)
 }
 
 // Reason is a kind of finding. Name is the metric label, log field, test key
@@ -142,6 +158,7 @@ func (m *Match) Covers(subresource string) bool {
 func All() []Policy {
 	return []Policy{
 		MeshMembership(),
+		SidecarResources(),
 		StrictMTLS(),
 	}
 }
@@ -162,7 +179,8 @@ func Check(list []Policy) error {
 	for i := range list {
 		p := &list[i]
 		once("ID", p.ID, p.ID)
-		if p.Title == "" || p.Rationale == "" || len(p.Citations) == 0 || len(p.Matches) == 0 || p.Judge == nil || p.Actions == nil {
+		if p.Title == "" || p.Rationale == "" || len(p.Citations) == 0 || len(p.Matches) == 0 || p.Judge == nil || p.Actions == nil ||
+			p.Mutation != nil && (len(p.Mutation.Matches) == 0 || p.Mutation.Enforced == nil || p.Mutation.Changes == nil) {
 			errs = append(errs, fmt.Errorf("policy %s: incomplete", p.ID))
 		}
 		for _, r := range p.Reasons {

@@ -42,8 +42,28 @@ func (k ResourceKey) String() string {
 	return list + "." + string(name)
 }
 
+// What is what the number is of: "CPU" or "memory".
+func (k ResourceKey) What() string {
+	if k == RequestCPU || k == LimitCPU {
+		return "CPU"
+	}
+	return "memory"
+}
+
 // IsLimit reports whether the number is a limit.
 func (k ResourceKey) IsLimit() bool { return k == LimitCPU || k == LimitMemory }
+
+// Limit is the limit that belongs to a request; a limit is its own.
+func (k ResourceKey) Limit() ResourceKey {
+	switch k {
+	case RequestCPU:
+		return LimitCPU
+	case RequestMemory:
+		return LimitMemory
+	default:
+		return k
+	}
+}
 
 // Annotation is the annotation of a pod by which it states the number for its proxy.
 func (k ResourceKey) Annotation() string {
@@ -63,6 +83,24 @@ func ResourcesOf(r *corev1.ResourceRequirements) Resources {
 		RequestCPU: r.Requests[corev1.ResourceCPU], RequestMemory: r.Requests[corev1.ResourceMemory],
 		LimitCPU: r.Limits[corev1.ResourceCPU], LimitMemory: r.Limits[corev1.ResourceMemory],
 	}
+}
+
+// DeepCopy returns a copy to reckon with: quantities that do not fit 64 bits are shared otherwise.
+func (r Resources) DeepCopy() Resources {
+	for k := range r {
+		r[k] = r[k].DeepCopy()
+	}
+	return r
+}
+
+// Equal reports whether the numbers are the same, in whatever way they are written.
+func (r Resources) Equal(others Resources) bool {
+	for k := range r {
+		if r[k].Cmp(others[k]) != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Over returns the numbers that are there, and those of others in place of the rest.
@@ -85,14 +123,19 @@ func AnnotatedResources(annotations map[string]string) (stated Resources, any bo
 			continue
 		}
 		any = true
-		q, parseErr := resource.ParseQuantity(text)
-		if parseErr != nil || q.Sign() < 0 {
+		if !ReadableResource(text) {
 			err = fmt.Errorf("%s: %q is no quantity that Kubernetes takes", k.Annotation(), text)
 			continue
 		}
-		stated[k] = q
+		stated[k] = resource.MustParse(text)
 	}
 	return stated, any, err
+}
+
+// ReadableResource reports whether a pod can be created with the value of such an annotation.
+func ReadableResource(text string) bool {
+	q, err := resource.ParseQuantity(text)
+	return err == nil && q.Sign() >= 0
 }
 
 // RendersResources reports whether injection by these templates gives the proxy the resources that annotations or

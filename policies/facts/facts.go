@@ -135,6 +135,10 @@ type Namespace struct {
 	// ProxyUID is the user that proxies run as, 0 for Istio's default, 1337. On
 	// OpenShift it comes from the namespace's range.
 	ProxyUID int64
+	// LimitRanges and Quotas are read for requests by authors of pods (see
+	// Review.AuthorsPods) under a guard of their resources, and nil otherwise.
+	LimitRanges []corev1.LimitRange
+	Quotas      []corev1.ResourceQuota
 	// Pods are those that run in the namespace. They are read for requests that
 	// put the namespace under a guard or change its labels, and nil otherwise.
 	Pods Pods

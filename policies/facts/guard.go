@@ -17,8 +17,9 @@ type Guard struct {
 	Name     string
 	Selector labels.Selector
 	// A policy whose parameters are nil is not enforced.
-	StrictMTLS     *v1alpha1.StrictMTLS
-	MeshMembership *v1alpha1.MeshMembership
+	StrictMTLS       *v1alpha1.StrictMTLS
+	MeshMembership   *v1alpha1.MeshMembership
+	SidecarResources *v1alpha1.SidecarResources
 }
 
 // NewGuard reads a MeshGuard. It errs when the namespace selector cannot be
@@ -29,10 +30,11 @@ func NewGuard(g *v1alpha1.MeshGuard) (Guard, error) {
 		return Guard{}, fmt.Errorf("parse spec.namespaceSelector of MeshGuard %q: %w", g.Name, err)
 	}
 	return Guard{
-		Name:           g.Name,
-		Selector:       selector,
-		StrictMTLS:     g.Spec.StrictMTLS,
-		MeshMembership: g.Spec.MeshMembership,
+		Name:             g.Name,
+		Selector:         selector,
+		StrictMTLS:       g.Spec.StrictMTLS,
+		MeshMembership:   g.Spec.MeshMembership,
+		SidecarResources: g.Spec.SidecarResources,
 	}, nil
 }
 

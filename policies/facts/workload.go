@@ -13,6 +13,25 @@ type Workload struct {
 	Template *corev1.PodTemplateSpec
 	// Path is where the template stands: "spec.template".
 	Path string
+	// Pods is how many pods of the template run at a time; 1 where the object does not
+	// say, as of a DaemonSet.
+	Pods int32
+}
+
+// AuthorsPods reports whether the request creates or changes a pod or a template of
+// pods in somebody's own name. Those that controllers make answer to nobody, and come
+// by the thousand.
+func (r *Review) AuthorsPods() bool {
+	var meta *metav1.ObjectMeta
+	switch o := r.Object.(type) {
+	case *corev1.Pod:
+		meta = &o.ObjectMeta
+	case *Workload:
+		meta = &o.ObjectMeta
+	default:
+		return false
+	}
+	return metav1.GetControllerOfNoCopy(meta) == nil
 }
 
 // IstioObject is an object of Istio's networking API.
