@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"github.com/meshvakt/meshvakt/policies"
@@ -41,6 +42,8 @@ type Recorder interface {
 	Begin(path string) (end func())
 	// Decided notes a decision that is being answered.
 	Decided(kind, operation string, d policies.Decision)
+	// Changed notes that a mutation is being answered, and whether with a patch.
+	Changed(kind string, patched bool)
 	// Failed notes a request that was not judged, by the stage it failed in.
 	Failed(stage string)
 }
@@ -120,24 +123,23 @@ func New(c Config) (*Handler, error) {
 	return h, nil
 }
 
-// answer judges one decoded request.
-type answer func(context.Context, *facts.Review) (policies.Decision, error)
+// answer answers one decoded request.
+type answer func(context.Context, *request) (*admissionv1.AdmissionResponse, error)
 
 // validate serves PathValidate.
 func (h *Handler) validate(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, h.decide)
+	h.serve(w, r, h.judge)
 }
 
-// mutate serves PathMutate. No policy changes objects today, so the answer is
-// always "allowed, no patch" once the review is known to be one that Meshvakt
-// deals with: mutation never refuses, the final object is judged by validate.
+// mutate serves PathMutate. Mutation never refuses: the final object is judged by
+// validate.
 func (h *Handler) mutate(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, nil)
+	h.serve(w, r, h.change)
 }
 
 // serve takes a request its whole way. The body is read before a slot is taken,
 // so that clients that dribble their bodies cannot occupy the slots.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, judge answer) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, answer answer) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), timeToAnswer(r))
 	defer cancel()
@@ -156,26 +158,55 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, judge answer) {
 		h.fail(ctx, w, nil, failf(StageOverload, http.StatusServiceUnavailable, "%d requests are being judged already", cap(h.slots)))
 		return
 	}
-	review, err := h.decode(body.Bytes())
+	q, err := h.decode(body.Bytes())
 	if err != nil {
-		h.fail(ctx, w, review, err)
+		h.fail(ctx, w, q.review, err)
 		return
 	}
-	if judge == nil {
-		h.write(ctx, w, review, unchanged(review))
-		return
-	}
-	decision, err := judge(ctx, review)
+	q.received = start
+	response, err := answer(ctx, q)
 	if err == nil {
 		err = ctx.Err() // nobody is waiting for this answer any more
 	}
 	if err != nil {
-		h.fail(ctx, w, review, err)
+		h.fail(ctx, w, q.review, err)
 		return
 	}
-	h.recorder.Decided(review.Kind.Kind, string(review.Operation), decision)
-	h.logDecision(ctx, review, decision, time.Since(start))
-	h.write(ctx, w, review, respond(review, decision))
+	h.write(ctx, w, q.review, response)
+}
+
+// judge answers by the decision of the policies.
+func (h *Handler) judge(ctx context.Context, q *request) (*admissionv1.AdmissionResponse, error) {
+	d, err := h.decide(ctx, q.review)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	h.recorder.Decided(q.review.Kind.Kind, string(q.review.Operation), d)
+	h.logDecision(ctx, q.review, d, time.Since(q.received))
+	return respond(q.review, d), nil
+}
+
+// change answers with what the policies change. The facts may come from a cache: what
+// they do not suffice for is found by the judgement that follows.
+func (h *Handler) change(ctx context.Context, q *request) (*admissionv1.AdmissionResponse, error) {
+	var err error
+	if q.review.Cluster, err = h.facts.Read(ctx, q.review); err != nil {
+		return nil, failed(StageFacts, http.StatusServiceUnavailable, fmt.Errorf("read facts: %w", err))
+	}
+	changes, err := policies.Mutate(h.policies, q.review)
+	if err != nil {
+		return nil, evaluationFailed(err)
+	}
+	response, err := respondChanged(q, changes)
+	if err != nil {
+		return nil, failed(StageRespond, http.StatusInternalServerError, err)
+	}
+	h.recorder.Changed(q.review.Kind.Kind, len(changes) > 0)
+	h.logChanges(ctx, q.review, changes, time.Since(q.received))
+	return response, nil
 }
 
 // decide judges a request by the facts at hand, and once more by a live read
@@ -214,15 +245,21 @@ func (h *Handler) evaluate(ctx context.Context, r *facts.Review, c facts.Cluster
 		r.MayUnguard[guard] = may
 	}
 	d, err := policies.Evaluate(h.policies, r)
-	switch {
-	case errors.Is(err, policies.ErrPanic):
-		return policies.Decision{}, failed(StagePanic, http.StatusInternalServerError, err)
-	case errors.Is(err, policies.ErrMissingFact):
-		return policies.Decision{}, failed(StageFacts, http.StatusServiceUnavailable, err)
-	case err != nil:
-		return policies.Decision{}, failed(StageEvaluate, http.StatusInternalServerError, err)
+	if err != nil {
+		return policies.Decision{}, evaluationFailed(err)
 	}
 	return d, nil
+}
+
+// evaluationFailed is what it means that policies could not say.
+func evaluationFailed(err error) error {
+	switch {
+	case errors.Is(err, policies.ErrPanic):
+		return failed(StagePanic, http.StatusInternalServerError, err)
+	case errors.Is(err, policies.ErrMissingFact):
+		return failed(StageFacts, http.StatusServiceUnavailable, err)
+	}
+	return failed(StageEvaluate, http.StatusInternalServerError, err)
 }
 
 // noRecorder is the Recorder of those who want none.
@@ -230,4 +267,5 @@ type noRecorder struct{}
 
 func (noRecorder) Begin(string) func()                       { return func() {} }
 func (noRecorder) Decided(string, string, policies.Decision) {}
+func (noRecorder) Changed(string, bool)                      {}
 func (noRecorder) Failed(string)                             {}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -31,6 +32,24 @@ const (
 // unchanged is the answer of a mutation that has nothing to change.
 func unchanged(r *facts.Review) *admissionv1.AdmissionResponse {
 	return &admissionv1.AdmissionResponse{UID: types.UID(r.UID), Allowed: true}
+}
+
+// respondChanged turns changes into a JSON patch.
+func respondChanged(q *request, changes []facts.Change) (*admissionv1.AdmissionResponse, error) {
+	out := unchanged(q.review)
+	if len(changes) == 0 {
+		return out, nil
+	}
+	operations, err := objects.Patch(q.object, changes)
+	if err != nil {
+		return nil, err
+	}
+	if out.Patch, err = json.Marshal(operations); err != nil {
+		return nil, fmt.Errorf("encode the patch: %w", err)
+	}
+	patchType := admissionv1.PatchTypeJSONPatch
+	out.PatchType = &patchType
+	return out, nil
 }
 
 // respond turns a decision into an answer. Every call makes its own: the UID
@@ -142,4 +161,16 @@ func (h *Handler) logDecision(ctx context.Context, r *facts.Review, d policies.D
 		slog.Duration("duration", took),
 	)
 	h.log.LogAttrs(ctx, level, "decision", attrs...)
+}
+
+func (h *Handler) logChanges(ctx context.Context, r *facts.Review, changes []facts.Change, took time.Duration) {
+	if !h.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	paths := make([]string, 0, len(changes))
+	for _, c := range changes {
+		paths = append(paths, strings.Join(c.Path, "."))
+	}
+	attrs := append(reviewAttrs(r), slog.Bool("dryRun", r.DryRun), slog.Any("changes", paths), slog.Duration("duration", took))
+	h.log.LogAttrs(ctx, slog.LevelDebug, "mutation", attrs...)
 }

@@ -127,23 +127,31 @@ func checkMediaType(h http.Header) error {
 	return nil
 }
 
+// request is a review that has been decoded.
+type request struct {
+	review *facts.Review
+	// object is the JSON of the new object, empty on DELETE. It lies in the body.
+	object   []byte
+	received time.Time
+}
+
 // decode reads a review and holds it against itself: what the request says of
-// its objects must be what the objects are. The review returned with an error is
-// nil as long as there is no UID. The decoder refuses names that stand twice in
+// its objects must be what the objects are. The review of what is returned with an
+// error is nil as long as there is no UID. The decoder refuses names that stand twice in
 // one JSON object, at any depth, and anything after the review.
-func (h *Handler) decode(raw []byte) (*facts.Review, error) {
+func (h *Handler) decode(raw []byte) (*request, error) {
 	var in admissionReview
 	if err := json.Unmarshal(raw, &in); err != nil {
-		return nil, failed(StageDecode, http.StatusBadRequest, fmt.Errorf("decode AdmissionReview: %w", err))
+		return &request{}, failed(StageDecode, http.StatusBadRequest, fmt.Errorf("decode AdmissionReview: %w", err))
 	}
 	q := in.Request
 	switch {
 	case in.Kind != "AdmissionReview" || in.APIVersion != admissionv1.SchemeGroupVersion.String():
-		return nil, failf(StageDecode, http.StatusBadRequest, "body is %s %s; must be %s AdmissionReview", in.APIVersion, in.Kind, admissionv1.SchemeGroupVersion)
+		return &request{}, failf(StageDecode, http.StatusBadRequest, "body is %s %s; must be %s AdmissionReview", in.APIVersion, in.Kind, admissionv1.SchemeGroupVersion)
 	case q == nil:
-		return nil, failf(StageDecode, http.StatusBadRequest, "AdmissionReview has no request")
+		return &request{}, failf(StageDecode, http.StatusBadRequest, "AdmissionReview has no request")
 	case q.UID == "":
-		return nil, failf(StageDecode, http.StatusBadRequest, "request.uid is empty")
+		return &request{}, failf(StageDecode, http.StatusBadRequest, "request.uid is empty")
 	}
 	r := &facts.Review{
 		UID:         q.UID,
@@ -159,12 +167,12 @@ func (h *Handler) decode(raw []byte) (*facts.Review, error) {
 	}
 	rule, err := h.rules.check(r)
 	if err != nil {
-		return r, err
+		return &request{review: r}, err
 	}
 	if err := readObjects(r, rule, q, raw); err != nil {
-		return r, failed(StageDecode, http.StatusBadRequest, err)
+		return &request{review: r}, failed(StageDecode, http.StatusBadRequest, err)
 	}
-	return r, nil
+	return &request{review: r, object: raw[q.Object.start:q.Object.end]}, nil
 }
 
 // readObjects fills Object and OldObject.

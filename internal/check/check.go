@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -67,6 +68,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 		return nil, err
 	}
 	result := newResult()
+	sum := newOverheads()
 	result.Notes = append(orderNotes(state), state.provision()...)
 	var errs []error
 	for _, k := range state.order {
@@ -82,6 +84,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 		}
 		r.Now, r.Submitted = now, !final && !injected(r.Object)
 		state.predicts(r)
+		sum.add(r)
 		errs = append(errs, result.judge(d, r))
 	}
 	for _, d := range generated {
@@ -96,11 +99,14 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 		}
 		r.Now = now
 		state.predicts(r)
+		sum.add(r)
 		errs = append(errs, result.judge(&d, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	result.Overhead = sum.list()
+	result.Notes = append(result.Notes, sum.notes()...)
 	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), state.injectionNotes()...)
 	return result, nil
 }
@@ -164,7 +170,9 @@ type Result struct {
 	APIVersion string         `json:"apiVersion"`
 	Kind       string         `json:"kind"`
 	Results    []ObjectResult `json:"results"`
-	Notes      []string       `json:"notes"`
+	// Overhead is what sidecars cost by namespace; only of a desired state.
+	Overhead []Overhead `json:"overhead,omitempty"`
+	Notes    []string   `json:"notes"`
 	Summary    Summary        `json:"summary"`
 }
 
@@ -173,8 +181,8 @@ type ObjectResult struct {
 	Object   ObjectReference  `json:"object"`
 	Decision policies.Outcome `json:"decision"`
 	Findings []Finding        `json:"findings"`
-	// Patch is what the webhook would change, as RFC 6902 operations.
-	Patch []PatchOperation `json:"patch"`
+	// Patch is what the webhook would change in a pod as submitted.
+	Patch []objects.Operation `json:"patch"`
 
 	operation admissionv1.Operation
 }
@@ -196,13 +204,6 @@ type Finding struct {
 	Field   string                    `json:"field"`
 	Message string                    `json:"message"`
 	Remedy  string                    `json:"remedy"`
-}
-
-// PatchOperation is one operation of an RFC 6902 patch.
-type PatchOperation struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value,omitempty"`
 }
 
 // Summary counts the objects under review. Skipped are those of kinds that no
@@ -250,11 +251,22 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 		},
 		Decision:  decision.Outcome,
 		Findings:  []Finding{},
-		Patch:     []PatchOperation{},
+		Patch:     []objects.Operation{},
 		operation: r.Operation,
 	}
 	if d.Name == "" {
 		one.Object.Name = d.GenerateName + "*"
+	}
+	if r.Submitted {
+		changes, err := policies.Mutate(policies.All(), r)
+		if err != nil {
+			return d.errorf("%w", err)
+		}
+		patch, err := objects.Patch(d.JSON, changes)
+		if err != nil {
+			return d.errorf("%w", err)
+		}
+		one.Patch = append(one.Patch, patch...)
 	}
 	for _, f := range decision.Findings {
 		one.Findings = append(one.Findings, Finding{

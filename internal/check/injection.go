@@ -86,7 +86,7 @@ func injected(object any) bool {
 }
 
 // predicts counts what is judged by how its sidecar will be injected: pods and
-// templates in namespaces whose guard demands that they are in the mesh.
+// templates in namespaces whose guard asks for it.
 func (s *State) predicts(r *facts.Review) {
 	switch r.Object.(type) {
 	case *corev1.Pod, *facts.Workload:
@@ -95,7 +95,7 @@ func (s *State) predicts(r *facts.Review) {
 	}
 	ns := r.Cluster.Namespaces[r.Namespace]
 	if ns != nil && slices.ContainsFunc(r.Cluster.Guards, func(g facts.Guard) bool {
-		return g.MeshMembership != nil && r.Cluster.Selects(&g, ns.Name, ns.Labels)
+		return (g.MeshMembership != nil || g.SidecarResources != nil) && r.Cluster.Selects(&g, ns.Name, ns.Labels)
 	}) {
 		s.predicted++
 		if r.Operation == admissionv1.Create && injected(r.Object) {

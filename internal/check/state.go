@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -214,6 +215,7 @@ func (s *State) readNamespaces() error {
 		}
 	}
 	s.readPods()
+	errs = append(errs, s.readQuotas())
 	for _, k := range s.order {
 		p, ok := s.objects[k].(*mesh.PeerAuthentication)
 		if !ok {
@@ -256,6 +258,34 @@ func (s *State) readPods() {
 			ns.Pods = list
 		}
 	}
+}
+
+// readQuotas puts LimitRanges and ResourceQuotas into their namespaces.
+func (s *State) readQuotas() error {
+	var errs []error
+	for _, k := range s.order {
+		d := s.docs[k]
+		ns := s.cluster.Namespaces[cmp.Or(k.namespace, metav1.NamespaceDefault)]
+		if ns == nil || k.kind.Group != "" {
+			continue
+		}
+		switch k.kind.Kind {
+		case "LimitRange":
+			ns.LimitRanges = append(ns.LimitRanges, corev1.LimitRange{})
+			errs = append(errs, decodeInto(d, &ns.LimitRanges[len(ns.LimitRanges)-1]))
+		case "ResourceQuota":
+			ns.Quotas = append(ns.Quotas, corev1.ResourceQuota{})
+			errs = append(errs, decodeInto(d, &ns.Quotas[len(ns.Quotas)-1]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func decodeInto(d *Document, object any) error {
+	if err := json.Unmarshal(d.JSON, object); err != nil {
+		return d.errorf("decode %s: %w", d.Kind.Kind, err)
+	}
+	return nil
 }
 
 // next is a time that is later than all creations in the state. When it is, does

@@ -28,6 +28,12 @@ func (t *Result) WriteTable(w io.Writer) error {
 	if len(t.Results) > 0 {
 		b.WriteString("\n")
 	}
+	if len(t.Overhead) > 0 {
+		if err := writeOverhead(&b, t.Overhead); err != nil {
+			return err
+		}
+		b.WriteString("\n")
+	}
 	for _, n := range t.Notes {
 		fmt.Fprintf(&b, "note: %s\n", n)
 	}
@@ -55,6 +61,18 @@ func (o *ObjectResult) write(b *strings.Builder, kinds int) {
 			fmt.Fprintf(b, "       fix: %s\n", f.Remedy)
 		}
 	}
+	for _, p := range o.Patch {
+		fmt.Fprintf(b, "       Meshvakt sets %s: %s\n", p.Path, valueText(p.Value))
+	}
+}
+
+// valueText is a value of a patch as JSON.
+func valueText(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
 }
 
 func (s Summary) text() string {

@@ -27,10 +27,10 @@ type Head struct {
 func Checked(kind schema.GroupKind, text []byte) (Head, any, error) {
 	r := &reader{text: string(text)}
 	var (
-		head     Head
-		pod      corev1.Pod
-		template *corev1.PodTemplateSpec
+		head Head
+		pod  corev1.Pod
 	)
+	workload := facts.Workload{Pods: 1}
 	path := templatePath(kind)
 	isPod := kind == schema.GroupKind{Kind: "Pod"}
 	for name := range r.fields() {
@@ -44,7 +44,7 @@ func Checked(kind schema.GroupKind, text []byte) (Head, any, error) {
 		case name == "spec" && isPod:
 			podSpec(r, &pod.Spec)
 		case name == "spec" && path != "":
-			template = templateIn(r, kind)
+			workloadSpec(r, kind, &workload)
 		case name == "status" && isPod:
 			podStatus(r, &pod.Status)
 		default:
@@ -59,23 +59,26 @@ func Checked(kind schema.GroupKind, text []byte) (Head, any, error) {
 		pod.ObjectMeta = head.ObjectMeta
 		return head, &pod, nil
 	case path != "":
-		return head, &facts.Workload{ObjectMeta: head.ObjectMeta, Template: template, Path: path}, nil
+		workload.ObjectMeta, workload.Path = head.ObjectMeta, path
+		return head, &workload, nil
 	case kind == schema.GroupKind{Kind: "Namespace"}:
 		return head, &corev1.Namespace{ObjectMeta: head.ObjectMeta}, nil
 	}
 	return head, nil, nil
 }
 
-// templateIn reads the pod template in the spec of an object.
-func templateIn(r *reader, kind schema.GroupKind) (template *corev1.PodTemplateSpec) {
+// workloadSpec reads the spec of an object that makes pods.
+func workloadSpec(r *reader, kind schema.GroupKind, w *facts.Workload) {
 	for name := range r.fields() {
 		switch {
 		case name == "template" && kind.Kind != "CronJob":
-			pointer(r, &template, podTemplate)
+			pointer(r, &w.Template, podTemplate)
+		case name == "replicas" && runsReplicas(kind), name == "parallelism" && kind.Kind == "Job":
+			integer(r, &w.Pods)
 		case name == "jobTemplate" && kind.Kind == "CronJob":
 			for name := range r.fields() {
 				if name == "spec" {
-					template = templateIn(r, schema.GroupKind{Group: kind.Group, Kind: "Job"})
+					workloadSpec(r, schema.GroupKind{Group: kind.Group, Kind: "Job"}, w)
 					continue
 				}
 				r.skip()
@@ -84,7 +87,6 @@ func templateIn(r *reader, kind schema.GroupKind) (template *corev1.PodTemplateS
 			r.skip()
 		}
 	}
-	return template
 }
 
 func podTemplate(r *reader, t *corev1.PodTemplateSpec) {
@@ -125,9 +127,22 @@ func objectMeta(r *reader, m *metav1.ObjectMeta) {
 			stringMap(r, &m.Annotations)
 		case "deletionTimestamp":
 			pointer(r, &m.DeletionTimestamp, timestamp)
+		case "ownerReferences":
+			list(r, &m.OwnerReferences, ownerReference)
 		default:
 			r.skip()
 		}
+	}
+}
+
+// ownerReference reads whether a controller owns the object.
+func ownerReference(r *reader, o *metav1.OwnerReference) {
+	for name := range r.fields() {
+		if name == "controller" {
+			pointer(r, &o.Controller, boolean)
+			continue
+		}
+		r.skip()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -103,6 +104,9 @@ func fill(v reflect.Value) {
 		if v.Type() == reflect.TypeFor[map[string]string]() {
 			v.Set(reflect.ValueOf(map[string]string{"a": "b", "\n": ""}))
 		}
+		if v.Type() == reflect.TypeFor[corev1.ResourceList]() {
+			v.Set(reflect.ValueOf(corev1.ResourceList{"cpu": resource.MustParse("1500m"), "memory": resource.MustParse("0")}))
+		}
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[metav1.Time]() {
 			v.Set(reflect.ValueOf(metav1.Unix(1_700_000_000, 0)))
@@ -162,6 +166,8 @@ func TestCheckedErrors(t *testing.T) {
 		`{"containers":[{"image":{"a":[]}}]}`, `{"hostNetwork":"true"}`, `{"hostNetwork":1}`, `{"volumes":[{"emptyDir":[]}]}`,
 		`{"containers":[{"ports":[{"containerPort":2147483648}]}]}`, `{"securityContext":{"runAsUser":1.5}}`,
 		`{"securityContext":{"runAsUser":9223372036854775808}}`, `{"securityContext":{"runAsUser":"1337"}}`, `{"securityContext":{"runAsUser":1e3}}`,
+		`{"containers":[{"resources":[]}]}`, `{"containers":[{"resources":{"limits":{"cpu":"lots"}}}]}`, `{"containers":[{"resources":{"limits":{"cpu":true}}}]}`,
+		`{"resources":{"requests":{"cpu":{}}}}`, `{"resources":{"requests":{"cpu":""}}}`,
 		// What no checked text is.
 		``, ` `, `{`, `{"`, `{"containers"`, `{"containers":[`, `{"containers":[{"name":"\`, `{"x":[`, `{"hostNetwork"true}`,
 	} {
@@ -230,6 +236,8 @@ func FuzzChecked(f *testing.F) {
 	for _, spec := range []string{
 		`{ "containers" : [ null , { } ] , "volumes" : [ ] }`, `{"containers":null,"hostPID":null,"securityContext":{"runAsUser":null}}`,
 		`{"c\u006fntainers":[{"name":"\ud83d\ude00\/\n","image":"\"\\","args":["",null]}]}`, `{"securityContext":{"runAsUser":-0,"supplementalGroups":[1337,0]}}`,
+		`{"containers":[{"resources":{"limits":{"cpu":2,"memory":"0.5Gi","x":1e3},"requests":null,"claims":[1]}}],"resources":{"limits":{}}}`,
+		`{"containers":[{"resources":{"limits":{"cpu":null,"memory":" 1 "}}}],"resources":null,"priorityClassName":"high","activeDeadlineSeconds":60}`,
 		`{"ephemeralContainers":[{"name":"d","targetContainerName":"istio-proxy","envFrom":[{},null]}],"Containers":[{"name":"x"}]}`,
 	} {
 		f.Add(0, []byte(`{"spec":`+spec+`}`))

@@ -2,6 +2,7 @@ package objects
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // What policies read of the spec of a pod, and nothing else: pods come by the
@@ -27,10 +28,42 @@ func podSpec(r *reader, s *corev1.PodSpec) {
 			pointer(r, &s.ShareProcessNamespace, boolean)
 		case "securityContext":
 			pointer(r, &s.SecurityContext, podSecurityContext)
+		case "resources":
+			pointer(r, &s.Resources, resources)
+		case "priorityClassName":
+			stringValue(r, &s.PriorityClassName)
+		case "activeDeadlineSeconds":
+			pointer(r, &s.ActiveDeadlineSeconds, integer)
 		default:
 			r.skip()
 		}
 	}
+}
+
+func resources(r *reader, q *corev1.ResourceRequirements) {
+	for name := range r.fields() {
+		switch name {
+		case "limits":
+			resourceList(r, &q.Limits)
+		case "requests":
+			resourceList(r, &q.Requests)
+		default:
+			r.skip()
+		}
+	}
+}
+
+func resourceList(r *reader, into *corev1.ResourceList) {
+	if r.null() {
+		return
+	}
+	list := corev1.ResourceList{}
+	for name := range r.fields() {
+		var q resource.Quantity
+		quantity(r, &q)
+		list[corev1.ResourceName(name)] = q
+	}
+	*into = list
 }
 
 func podSecurityContext(r *reader, s *corev1.PodSecurityContext) {
@@ -84,6 +117,8 @@ func containerField(r *reader, name string, c *corev1.Container) {
 		list(r, &c.EnvFrom, presence)
 	case "workingDir":
 		stringValue(r, &c.WorkingDir)
+	case "resources":
+		resources(r, &c.Resources)
 	case "restartPolicy":
 		pointer(r, &c.RestartPolicy, stringValue)
 	case "volumeMounts":

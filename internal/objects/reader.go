@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // reader goes through JSON that has been checked: it is well formed and in UTF-8,
@@ -163,6 +165,32 @@ func boolean(r *reader, into *bool) {
 		r.at = start
 		r.fail("boolean")
 	}
+}
+
+// quantity reads a quantity, which is written as a string or as a number.
+func quantity(r *reader, into *resource.Quantity) {
+	if r.null() {
+		return
+	}
+	r.next()
+	start := r.at
+	text := ""
+	if r.next() == '"' {
+		text = r.quoted()
+	} else {
+		r.literal()
+		text = r.text[start:r.at]
+	}
+	q, err := resource.ParseQuantity(strings.TrimSpace(text)) // as its UnmarshalJSON does
+	if r.err != nil {
+		return
+	}
+	if err != nil {
+		r.at = start
+		r.fail("quantity")
+		return
+	}
+	*into = q
 }
 
 // quoted reads a string that is there.

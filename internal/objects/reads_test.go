@@ -43,7 +43,7 @@ func fieldsRead(t testing.TB, packages ...string) map[string]bool {
 
 // ofPods reports whether a type belongs to pods, and is not just a number or a time.
 func ofPods(pkg, name string) bool {
-	return pkg == "k8s.io/api/core/v1" || pkg == "k8s.io/apimachinery/pkg/apis/meta/v1" && name == "ObjectMeta"
+	return pkg == "k8s.io/api/core/v1" || pkg == "k8s.io/apimachinery/pkg/apis/meta/v1" && (name == "ObjectMeta" || name == "OwnerReference")
 }
 
 // note adds the fields on the way of a selection: those of embedded structs are

@@ -33,13 +33,21 @@ func templatePath(kind schema.GroupKind) string {
 type workload struct {
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              struct {
+		Replicas    *int32                  `json:"replicas"`
 		Template    *corev1.PodTemplateSpec `json:"template"`
+		Parallelism *int32                  `json:"parallelism"`
 		JobTemplate struct {
 			Spec struct {
-				Template *corev1.PodTemplateSpec `json:"template"`
+				Parallelism *int32                  `json:"parallelism"`
+				Template    *corev1.PodTemplateSpec `json:"template"`
 			} `json:"spec"`
 		} `json:"jobTemplate"`
 	} `json:"spec"`
+}
+
+// runsReplicas reports whether spec.replicas says how many pods run.
+func runsReplicas(kind schema.GroupKind) bool {
+	return kind.Kind != "DaemonSet" && kind.Kind != "Job" && kind.Kind != "CronJob"
 }
 
 func decodeWorkload(kind schema.GroupKind, raw []byte) (any, error) {
@@ -47,9 +55,19 @@ func decodeWorkload(kind schema.GroupKind, raw []byte) (any, error) {
 	if err := json.Unmarshal(raw, &w); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", kind.Kind, err)
 	}
-	f := &facts.Workload{ObjectMeta: w.ObjectMeta, Template: w.Spec.Template, Path: templatePath(kind)}
-	if kind.Kind == "CronJob" {
-		f.Template = w.Spec.JobTemplate.Spec.Template
+	f := &facts.Workload{ObjectMeta: w.ObjectMeta, Template: w.Spec.Template, Path: templatePath(kind), Pods: 1}
+	pods := w.Spec.Parallelism
+	switch {
+	case kind.Kind == "CronJob":
+		f.Template, pods = w.Spec.JobTemplate.Spec.Template, w.Spec.JobTemplate.Spec.Parallelism
+	case kind.Kind != "Job":
+		pods = nil
+	}
+	if runsReplicas(kind) {
+		pods = w.Spec.Replicas
+	}
+	if pods != nil {
+		f.Pods = *pods
 	}
 	return f, nil
 }

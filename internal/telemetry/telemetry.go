@@ -35,6 +35,7 @@ type Metrics struct {
 	findingsOf                       map[string]set // reasons by policy ID
 
 	decisions *prometheus.CounterVec
+	mutations *prometheus.CounterVec
 	findings  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	errors    *prometheus.CounterVec
@@ -51,6 +52,10 @@ func New(registerer prometheus.Registerer, known Known) (*Metrics, error) {
 			Name: "meshvakt_admission_decisions_total",
 			Help: "Admission requests that were judged and answered, by decision. Requests that could not be judged are in meshvakt_errors_total.",
 		}, []string{"decision", "operation", "kind"}),
+		mutations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshvakt_admission_mutations_total",
+			Help: "Admission requests that were answered with a patch, or without one because nothing had to change, reinvocations and dry runs included.",
+		}, []string{"outcome", "kind"}),
 		findings: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshvakt_policy_findings_total",
 			Help: "Findings of policies in answered admission requests, dry runs included, by what they did to the request.",
@@ -70,7 +75,7 @@ func New(registerer prometheus.Registerer, known Known) (*Metrics, error) {
 		}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.decisions, m.findings, m.duration, m.errors, m.inFlight} {
+	for _, c := range []prometheus.Collector{m.decisions, m.mutations, m.findings, m.duration, m.errors, m.inFlight} {
 		errs = append(errs, registerer.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -90,6 +95,13 @@ func (m *Metrics) initialise(list []policies.Policy) {
 				m.operations.add(string(o))
 				for _, d := range decisions() {
 					m.decisions.WithLabelValues(d, string(o), match.Kind)
+				}
+			}
+		}
+		if p.Mutation != nil {
+			for _, match := range p.Mutation.Matches {
+				for _, o := range mutations() {
+					m.mutations.WithLabelValues(o, match.Kind)
 				}
 			}
 		}
@@ -151,6 +163,15 @@ func (m *Metrics) Decided(kind, operation string, d policies.Decision) {
 	}
 }
 
+// Changed counts a mutation.
+func (m *Metrics) Changed(kind string, patched bool) {
+	outcome := unchanged
+	if patched {
+		outcome = changed
+	}
+	m.mutations.WithLabelValues(outcome, m.kinds.bound(kind)).Inc()
+}
+
 // Failed counts a failure in a stage.
 func (m *Metrics) Failed(stage string) {
 	m.errors.WithLabelValues(m.stages.bound(stage)).Inc()
@@ -159,6 +180,10 @@ func (m *Metrics) Failed(stage string) {
 func decisions() set {
 	return set{"allow", "deny", "warn"}
 }
+
+const changed, unchanged = "patched", "unchanged"
+
+func mutations() set { return set{changed, unchanged} }
 
 func actions() set {
 	return set{string(v1alpha1.Audit), string(v1alpha1.Deny), string(v1alpha1.Warn)}

@@ -1,6 +1,8 @@
 package facts
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,7 +33,7 @@ func (r *Review) AuthorsPods() bool {
 	default:
 		return false
 	}
-	return metav1.GetControllerOfNoCopy(meta) == nil
+	return !slices.ContainsFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
 }
 
 // IstioObject is an object of Istio's networking API.

@@ -1,0 +1,99 @@
+package objects
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// Operation is one operation of a JSON patch (RFC 6902).
+type Operation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
+// Patch returns the operations that make the changes in the JSON of an object. They
+// are made from the text and not from types, so that nothing that the types do not
+// know is lost, and they touch nothing but what changes: where something on the way to
+// a value is missing, or null, it is added together with all that changes below it.
+func Patch(object []byte, changes []facts.Change) ([]Operation, error) {
+	if len(changes) == 0 {
+		return nil, nil
+	}
+	var root any
+	if err := json.Unmarshal(object, &root); err != nil {
+		return nil, fmt.Errorf("patch: %w", err)
+	}
+	var operations []Operation
+	added := map[string]map[string]any{} // what operations add that more can go into
+	for _, c := range changes {
+		path, rest, op, err := reach(root, c.Path)
+		if err != nil {
+			return nil, err
+		}
+		if len(rest) == 0 {
+			operations = append(operations, Operation{op, path, c.Value})
+			continue
+		}
+		if into := added[path]; into != nil {
+			put(into, rest, c.Value)
+			continue
+		}
+		added[path] = map[string]any{}
+		put(added[path], rest, c.Value)
+		operations = append(operations, Operation{"add", path, added[path]})
+	}
+	return operations, nil
+}
+
+// reach follows a path as far as there is something, and returns the pointer to where
+// it ends, or to the first field that is missing, with the rest of the path.
+func reach(at any, path []string) (pointer string, rest []string, op string, err error) {
+	var b strings.Builder
+	for i, name := range path {
+		b.WriteString("/" + escape(name))
+		last := i == len(path)-1
+		switch in := at.(type) {
+		case map[string]any:
+			value, ok := in[name]
+			if !ok || value == nil {
+				return b.String(), path[i+1:], "add", nil
+			}
+			at = value
+		case []any:
+			n, err := strconv.Atoi(name)
+			if err != nil || n < 0 || n >= len(in) {
+				return "", nil, "", fmt.Errorf("patch: there is no element %s in the list at %s", name, strings.Join(path[:i], "."))
+			}
+			at = in[n]
+		default:
+			return "", nil, "", fmt.Errorf("patch: there is nothing that could hold %s at %s", name, strings.Join(path[:i], "."))
+		}
+		if last {
+			return b.String(), nil, "replace", nil
+		}
+	}
+	return "", nil, "", fmt.Errorf("patch: empty path")
+}
+
+// put sets a value below a new object.
+func put(into map[string]any, path []string, value string) {
+	for _, name := range path[:len(path)-1] {
+		next, ok := into[name].(map[string]any)
+		if !ok {
+			next = map[string]any{}
+			into[name] = next
+		}
+		into = next
+	}
+	into[path[len(path)-1]] = value
+}
+
+// escape writes a name as a token of a JSON pointer (RFC 6901).
+func escape(name string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}
