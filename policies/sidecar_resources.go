@@ -70,6 +70,9 @@ func SidecarResources() Policy {
 // judgeSidecarResources judges a pod or a template before and after the request. As
 // with mesh-membership, what was amiss before does not refuse the change.
 func judgeSidecarResources(r *facts.Review, g *facts.Guard) ([]Finding, error) {
+	if !makesPods(r.Object) || r.Operation == admissionv1.Update && !makesPods(r.OldObject) {
+		return nil, errWrongObject(r)
+	}
 	ns := r.Cluster.Namespaces[r.Namespace]
 	if ns == nil {
 		return nil, fmt.Errorf("%w: namespace %q of the %s", ErrMissingFact, r.Namespace, r.Kind.Kind)
@@ -77,37 +80,29 @@ func judgeSidecarResources(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	if !r.Cluster.Selects(g, ns.Name, ns.Labels) {
 		return nil, nil
 	}
-	after, err := resourcesFindings(r, r.Object, ns, g)
-	if err != nil {
-		return nil, err
-	}
+	after := resourcesFindings(r, r.Object, ns, g)
 	if r.Operation == admissionv1.Update && len(after) > 0 {
-		before, err := resourcesFindings(r, r.OldObject, ns, g)
-		if err != nil {
-			return nil, err
-		}
-		after = onlyNew(before, after, reasonSidecarStillAmiss())
+		after = onlyNew(resourcesFindings(r, r.OldObject, ns, g), after, reasonSidecarStillAmiss())
 	}
 	return append(after, refusedElsewhere(r, ns, g)...), nil
 }
 
-// resourcesFindings judges one side of a request.
-func resourcesFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
-	switch o := object.(type) {
-	case *corev1.Pod:
-		if !judgedPod(o) {
-			return nil, nil
-		}
-		s := newSidecars(&r.Cluster, ns, "", &o.ObjectMeta, &o.Spec)
-		if r.Submitted {
-			return s.judgeComing(g), nil
-		}
-		return s.final().judge(g, r.SubResource == "resize"), nil
-	case *facts.Workload:
-		if o.Template == nil || o.DeletionTimestamp != nil {
-			return nil, nil
-		}
-		return newSidecars(&r.Cluster, ns, o.Path, &o.Template.ObjectMeta, &o.Template.Spec).judgeComing(g), nil
+func makesPods(object any) bool {
+	switch object.(type) {
+	case *corev1.Pod, *facts.Workload:
+		return true
 	}
-	return nil, errWrongObject(r)
+	return false
+}
+
+// resourcesFindings judges one side of a request.
+func resourcesFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) []Finding {
+	s, _ := podsOf(r, ns, object)
+	switch {
+	case s == nil:
+		return nil
+	case s.isFinal:
+		return s.judge(g, r.SubResource == "resize")
+	}
+	return s.judgeComing(g)
 }

@@ -131,3 +131,15 @@ func (s *sidecars) judgeConcurrency(g *facts.Guard) []Finding {
 	return []Finding{resourcesBreach(reasonProxyConcurrency(), s.inPod("metadata.annotations["+proxyConfigKey+"]"),
 		fmt.Sprintf("the proxy states no concurrency; must be %d by MeshGuard %q", *want, g.Name), againText)}
 }
+
+// replacedConcurrency remarks on a number of worker threads that pods will not have.
+func (s *sidecars) replacedConcurrency(g *facts.Guard) []Finding {
+	want := g.SidecarResources.Concurrency
+	stated, ok := s.concurrency()
+	if want == nil || !ok || stated == *want || g.SidecarResources.Mode != v1alpha1.ModeExact {
+		return nil
+	}
+	return []Finding{resourcesRemark(reasonSidecarNumbersReplaced(), s.inPod("metadata.annotations["+proxyConfigKey+"]"),
+		fmt.Sprintf("concurrency of the proxy is %d in pods, and not %d: spec.sidecarResources.mode Exact by MeshGuard %q", *want, stated, g.Name),
+		"take concurrency out of the annotation")}
+}

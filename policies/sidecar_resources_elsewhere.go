@@ -253,14 +253,15 @@ func (s *sidecars) exceedsQuota(one, before Cost, pods int32, quotas []corev1.Re
 			}
 			left, used := hard.DeepCopy(), q.Status.Used[name]
 			left.Sub(used)
-			needs := total.Total[k].DeepCopy()
+			needs, proxies := total.Total[k].DeepCopy(), total.Sidecars[k].DeepCopy()
 			needs.Sub(before.Total[k])
+			proxies.Sub(before.Sidecars[k])
 			if needs.Sign() <= 0 || needs.Cmp(left) <= 0 {
 				continue
 			}
 			found = append(found, resourcesRemark(reasonQuotaExceeded(), s.field(&s.containers[0], k),
 				fmt.Sprintf("ResourceQuota %q leaves %s of %s (%s of %s is used), and %s %s more, %s of it for proxies: some of them will be refused",
-					q.Name, quoted(atLeastZero(left)), name, quoted(used), quoted(hard), podsNeed(pods), quoted(needs), quoted(total.Sidecars[k])),
+					q.Name, quoted(atLeastZero(left)), name, quoted(used), quoted(hard), podsNeed(pods), quoted(needs), quoted(atLeastZero(proxies))),
 				fmt.Sprintf("have the quota raised, run fewer pods, or state less for the proxy by annotation %s", k.Annotation())))
 		}
 	}

@@ -61,7 +61,7 @@ func (s *sidecars) judgeComing(g *facts.Guard) []Finding {
 		j.numbers(&s.containers[i], want)
 		j.replaced(&s.containers[i], want)
 	}
-	return j.found
+	return append(j.found, s.replacedConcurrency(g)...)
 }
 
 // judgement holds the numbers of containers against a guard.
@@ -126,7 +126,7 @@ func (j *judgement) boundRemedy(k mesh.ResourceKey, value, bound resource.Quanti
 	if j.rendered && value.Cmp(j.annotated[k]) == 0 {
 		return fmt.Sprintf("set annotation %s to %s or %s, or leave it out", k.Annotation(), quoted(bound), direction)
 	}
-	return fmt.Sprintf("set it to %s or %s, or have the bounds of the guard changed", quoted(bound), direction)
+	return fmt.Sprintf("let what sets it, be it an autoscaler, state %s or %s, or have the bounds of the guard changed", quoted(bound), direction)
 }
 
 // replaced remarks on what the workload states and its pods will not have.
@@ -138,25 +138,25 @@ func (j *judgement) replaced(c *sidecar, want mesh.Resources) {
 			continue
 		}
 		j.found = append(j.found, resourcesRemark(reasonSidecarNumbersReplaced(), j.field(c, k),
-			fmt.Sprintf("%s of %s is %s in pods, and not %s: %s of MeshGuard %q", k, c.name, quoted(want[k]), quoted(c.stated[k]), j.why(k, c.stated[k], want), j.guard),
+			fmt.Sprintf("%s of %s is %s in pods, and not %s by MeshGuard %q", k, c.name, quoted(want[k]), j.why(k, c.stated[k], want), j.guard),
 			fmt.Sprintf("state %s, or nothing", quoted(want[k]))))
 	}
 }
 
-// why says what of the guard moves a number.
+// why says what is replaced, and by what of the guard.
 func (j *judgement) why(k mesh.ResourceKey, stated resource.Quantity, want mesh.Resources) string {
+	because := "spec.sidecarResources.maximum"
 	switch {
 	case stated.IsZero():
-		return "0 is none, for which there is spec.sidecarResources." + k.String()
+		return quoted(stated) + ", which is none: spec.sidecarResources." + k.String()
 	case j.mode == v1alpha1.ModeExact:
-		return "spec.sidecarResources.mode Exact"
+		because = "spec.sidecarResources.mode Exact"
 	case j.preserve && !k.IsLimit() && want[k].Cmp(want[k.Limit()]) == 0 && j.guaranteed():
-		return "spec.sidecarResources.qos Preserve"
+		because = "spec.sidecarResources.qos Preserve"
 	case stated.Cmp(want[k]) < 0:
-		return "spec.sidecarResources.minimum"
-	default:
-		return "spec.sidecarResources.maximum"
+		because = "spec.sidecarResources.minimum"
 	}
+	return quoted(stated) + ": " + because
 }
 
 func quoted(q resource.Quantity) string { return quote(q.String()) }

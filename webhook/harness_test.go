@@ -106,6 +106,8 @@ func (r *recorder) Begin(path string) func() {
 	}
 }
 
+func (r *recorder) Changed(string, bool) {}
+
 func (r *recorder) Decided(_, _ string, d policies.Decision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

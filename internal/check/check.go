@@ -173,7 +173,7 @@ type Result struct {
 	// Overhead is what sidecars cost by namespace; only of a desired state.
 	Overhead []Overhead `json:"overhead,omitempty"`
 	Notes    []string   `json:"notes"`
-	Summary    Summary        `json:"summary"`
+	Summary  Summary    `json:"summary"`
 }
 
 // ObjectResult is the decision about one object.

@@ -32,7 +32,8 @@
 // submitted.
 //
 // want.yaml states the decision on the final object. Where the one on the pod as
-// submitted is another, it stands beside it under "submitted".
+// submitted is another, it stands beside it under "submitted"; and what the mutating
+// webhook changes in that pod stands under "patch", in the final one under "patchFinal".
 //
 // The name of a case begins with the verdict on the final object: deny-, warn-,
 // pass- or na-, the last when no policy has anything to judge.
@@ -54,6 +55,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/check"
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -91,6 +93,10 @@ type Want struct {
 	Answer      `json:",inline"`
 	// Submitted is the answer to the pod as submitted; nil where it is the same.
 	Submitted *Answer `json:"submitted,omitempty"`
+	// Patch is what the mutating webhook changes in the pod as submitted, PatchFinal
+	// what it changes in the final one, which it sees when it is asked after Istio.
+	Patch      []objects.Operation `json:"patch,omitempty"`
+	PatchFinal []objects.Operation `json:"patchFinal,omitempty"`
 }
 
 // Answer is a decision with its reasons.
@@ -293,7 +299,25 @@ func (c *Case) Got(tb testing.TB, final, submitted *policies.Decision) Want {
 	if as := answer(submitted); c.Submits(tb) && !reflect.DeepEqual(as, w.Answer) {
 		w.Submitted = &as
 	}
+	w.Patch, w.PatchFinal = nil, patch(tb, c.Review(tb), c.FinalDocument(tb))
+	if c.Submits(tb) {
+		w.Patch = patch(tb, c.ReviewSubmitted(tb), c.ObjectDocument(tb))
+	}
 	return w
+}
+
+// patch is what the policies change in an object.
+func patch(tb testing.TB, r *facts.Review, d check.Document) []objects.Operation {
+	tb.Helper()
+	changes, err := policies.Mutate(policies.All(), r)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	patch, err := objects.Patch(d.JSON, changes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return patch
 }
 
 func answer(d *policies.Decision) Answer {

@@ -28,6 +28,10 @@ type trial struct {
 	review *facts.Review
 	want   policies.Decision
 	failed bool
+	// changes are what the mutating webhook would change, and changesFailed whether it
+	// could not say.
+	changes       []facts.Change
+	changesFailed bool
 	// reached are the mutants that have a say in it.
 	reached []bool
 }
@@ -85,7 +89,8 @@ func try(t *testing.T, name string, r *facts.Review) trial {
 	if errors.Is(err, policies.ErrPanic) {
 		t.Fatalf("%s: %v", name, err)
 	}
-	return trial{name: name, review: r, want: d, failed: err != nil, reached: reached}
+	changes, errChanges := policies.Mutate(policies.All(), r)
+	return trial{name: name, review: r, want: d, failed: err != nil, changes: changes, changesFailed: errChanges != nil, reached: reached}
 }
 
 func killer(mutant int, list []trial) string {
@@ -108,6 +113,10 @@ func (c *trial) survives(all []policies.Policy) (same bool) {
 			same = false
 		}
 	}()
+	changes, err := policies.Mutate(all, c.review)
+	if (err != nil) != c.changesFailed || errors.Is(err, policies.ErrPanic) || !reflect.DeepEqual(changes, c.changes) {
+		return false
+	}
 	got, err := policies.Evaluate(all, c.review)
 	if err != nil || c.failed {
 		return c.failed && err != nil && !errors.Is(err, policies.ErrPanic)
