@@ -80,11 +80,8 @@ func judgeSidecarResources(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	if !r.Cluster.Selects(g, ns.Name, ns.Labels) {
 		return nil, nil
 	}
-	after := resourcesFindings(r, r.Object, ns, g)
-	if r.Operation == admissionv1.Update && len(after) > 0 {
-		after = onlyNew(resourcesFindings(r, r.OldObject, ns, g), after, reasonSidecarStillAmiss())
-	}
-	return append(after, refusedElsewhere(r, ns, g)...), nil
+	found := onlyNew(resourcesFindings(r, r.OldObject, ns, g), resourcesFindings(r, r.Object, ns, g), reasonSidecarStillAmiss())
+	return append(found, refusedElsewhere(r, ns, g)...), nil
 }
 
 func makesPods(object any) bool {
@@ -95,7 +92,7 @@ func makesPods(object any) bool {
 	return false
 }
 
-// resourcesFindings judges one side of a request.
+// resourcesFindings judges one side of a request, which may not be there.
 func resourcesFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) []Finding {
 	s, _ := podsOf(r, ns, object)
 	switch {

@@ -3,6 +3,7 @@ package policies
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -38,8 +39,8 @@ func (s *sidecars) concurrencyChanges(guards []*facts.Guard) []facts.Change {
 		if stated, ok := s.concurrency(); ok && (stated == *want || !replace) {
 			continue
 		}
-		merged, ok := withConcurrency(annotation, *want)
-		if !ok {
+		merged, err := withConcurrency(annotation, *want)
+		if err != nil {
 			return nil // mesh-membership refuses what cannot be read
 		}
 		changes = []facts.Change{annotationChange(proxyConfigKey, merged)}
@@ -47,7 +48,7 @@ func (s *sidecars) concurrencyChanges(guards []*facts.Guard) []facts.Change {
 			continue
 		}
 		proxy := &s.containers[0]
-		if merged, ok = withConcurrency(proxy.declared.Env[i].Value, *want); ok {
+		if merged, err = withConcurrency(proxy.declared.Env[i].Value, *want); err == nil {
 			changes = append(changes, facts.Change{
 				Path: []string{"spec", proxy.list, strconv.Itoa(proxy.index), "env", strconv.Itoa(i), "value"}, Value: merged,
 			})
@@ -72,11 +73,10 @@ func (s *sidecars) concurrency() (int32, bool) {
 		texts = append(texts, s.containers[0].declared.Env[i].Value)
 	}
 	for _, text := range texts {
-		config, ok := proxyConfigFields(text)
-		if !ok {
-			continue
-		}
-		if n, err := strconv.ParseInt(strings.Trim(string(config[concurrencyField]), `"`), 10, 32); err == nil {
+		config := map[string]json.RawMessage{}
+		errText := yaml.Unmarshal([]byte(text), &config)
+		n, errNumber := strconv.ParseInt(strings.Trim(string(config[concurrencyField]), `"`), 10, 32)
+		if errors.Join(errText, errNumber) == nil {
 			return int32(n), true
 		}
 	}
@@ -85,32 +85,18 @@ func (s *sidecars) concurrency() (int32, bool) {
 
 // withConcurrency returns a ProxyConfig with this number of worker threads and all else
 // as it was, as JSON, which YAML is a superset of.
-func withConcurrency(text string, n int32) (string, bool) {
-	config, ok := proxyConfigFields(text)
-	if !ok {
-		return "", false
-	}
-	if config == nil {
-		config = map[string]json.RawMessage{}
+func withConcurrency(text string, n int32) (string, error) {
+	config := map[string]json.RawMessage{}
+	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
+		return "", err
 	}
 	config[concurrencyField] = json.RawMessage(strconv.Itoa(int(n)))
 	// Not json.Marshal, which would escape what reads better as it is.
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(config); err != nil {
-		return "", false
-	}
-	return strings.TrimSpace(b.String()), true
-}
-
-func proxyConfigFields(text string) (map[string]json.RawMessage, bool) {
-	raw, err := yaml.YAMLToJSON([]byte(text))
-	if err != nil {
-		return nil, false
-	}
-	var fields map[string]json.RawMessage
-	return fields, json.Unmarshal(raw, &fields) == nil
+	err := enc.Encode(config)
+	return strings.TrimSpace(b.String()), err
 }
 
 // judgeConcurrency judges the proxy that is to be stored.

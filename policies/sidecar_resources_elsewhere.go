@@ -22,20 +22,17 @@ import (
 
 // refusedElsewhere remarks on what the pods of a request will run into.
 func refusedElsewhere(r *facts.Review, ns *facts.Namespace, g *facts.Guard) []Finding {
-	updates := r.Operation == admissionv1.Update
-	if !r.AuthorsPods() || updates && r.Kind.Kind == "Pod" { // which is counted already
+	if !r.AuthorsPods() || r.Operation == admissionv1.Update && r.Kind.Kind == "Pod" { // which is counted already
 		return nil
 	}
 	s, pods := podsOf(r, ns, r.Object)
-	if s == nil || s.unreadable != nil && s.coming {
+	if s == nil || s.refused() {
 		return nil
 	}
 	guards := []*facts.Guard{g}
 	cost, before := s.cost(guards), Cost{}
-	if updates {
-		if was, had := podsOf(r, ns, r.OldObject); was != nil {
-			before = was.cost(guards).Times(had)
-		}
+	if was, had := podsOf(r, ns, r.OldObject); was != nil {
+		before = was.cost(guards).Times(had)
 	}
 	return slices.Concat(s.exceedsWholePod(cost), s.exceedsLimitRange(cost, ns.LimitRanges), s.exceedsQuota(cost, before, pods, ns.Quotas))
 }
@@ -64,37 +61,6 @@ func podsOf(r *facts.Review, ns *facts.Namespace, object any) (*sidecars, int32)
 		return nil, 0
 	}
 	return s, pods
-}
-
-// PodCost is what one pod of the object under review is counted for, with the sidecar
-// that it has or will have under the guards, and how many pods there are; ok is false
-// for objects that make no pods.
-func PodCost(r *facts.Review) (one Cost, pods int32, ok bool) {
-	ns := r.Cluster.Namespaces[r.Namespace]
-	if ns == nil {
-		return Cost{}, 0, false
-	}
-	var spec *corev1.PodSpec
-	switch o := r.Object.(type) {
-	case *corev1.Pod:
-		spec, pods = &o.Spec, 1
-	case *facts.Workload:
-		if o.Template == nil {
-			return Cost{}, 0, false
-		}
-		spec, pods = &o.Template.Spec, o.Pods
-	default:
-		return Cost{}, 0, false
-	}
-	s, _ := podsOf(r, ns, r.Object)
-	if s == nil || s.unreadable != nil && s.coming {
-		return Cost{Total: counted(&corev1.Pod{Spec: *spec.DeepCopy()})}, pods, true
-	}
-	guards, err := SidecarResources().Mutation.guards(r)
-	if err != nil {
-		return Cost{}, 0, false
-	}
-	return s.cost(guards), pods, true
 }
 
 // Cost is what a pod, or several, are counted for by scheduler and quota.
@@ -145,7 +111,7 @@ func (s *sidecars) cost(guards []*facts.Guard) Cost {
 }
 
 func (s *sidecars) indexOf(list string, index int) int {
-	return slices.IndexFunc(s.containers, func(c sidecar) bool { return c.declared != nil && c.list == list && c.index == index })
+	return slices.IndexFunc(s.containers, func(c sidecar) bool { return c.list == list && c.index == index })
 }
 
 func requirements(r mesh.Resources) corev1.ResourceRequirements {
@@ -227,7 +193,7 @@ func (s *sidecars) exceedsLimitRange(c Cost, ranges []corev1.LimitRange) []Findi
 				case k.IsLimit() && !maximum.IsZero() && have[k].Cmp(maximum) > 0:
 					remark(&ranges[i], k, fmt.Sprintf("%s of %s is %s, its maximum per %s %s", k, what, quoted(have[k]), item.Type, quoted(maximum)))
 				}
-				if limit := k.Limit(); k != limit && !ratio.IsZero() && have[k].AsApproximateFloat64()*ratio.AsApproximateFloat64() < have[limit].AsApproximateFloat64() {
+				if limit := k.Limit(); !ratio.IsZero() && have[k].AsApproximateFloat64()*ratio.AsApproximateFloat64() < have[limit].AsApproximateFloat64() {
 					remark(&ranges[i], k, fmt.Sprintf("limit and request of %s of %s are %s and %s, its maxLimitRequestRatio %s", k.What(), what, quoted(have[limit]), quoted(have[k]), quoted(ratio)))
 				}
 			}
@@ -288,11 +254,7 @@ func hardLimit(q *corev1.ResourceQuota, k mesh.ResourceKey) (corev1.ResourceName
 	if hard == nil {
 		hard = q.Spec.Hard
 	}
-	names := []string{k.String()}
-	if !k.IsLimit() {
-		names = append(names, strings.TrimPrefix(k.String(), "requests."))
-	}
-	for _, n := range names {
+	for _, n := range [...]string{k.String(), strings.TrimPrefix(k.String(), "requests.")} {
 		if v, ok := hard[corev1.ResourceName(n)]; ok {
 			return corev1.ResourceName(n), v, true
 		}

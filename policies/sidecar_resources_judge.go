@@ -36,9 +36,6 @@ func (s *sidecars) final() *sidecars {
 
 // judge judges the numbers that are to be stored.
 func (s *sidecars) judge(g *facts.Guard, resized bool) []Finding {
-	if len(s.containers) == 0 {
-		return nil
-	}
 	j := judgement{sidecars: s, guardNumbers: numbersOf(g), guard: g.Name, resized: resized}
 	for i := range s.containers {
 		j.numbers(&s.containers[i], mesh.ResourcesOf(&s.containers[i].declared.Resources))
@@ -49,11 +46,8 @@ func (s *sidecars) judge(g *facts.Guard, resized bool) []Finding {
 // judgeComing judges what will come of a template, or of a pod that is still to be
 // injected, and remarks on what is replaced on the way.
 func (s *sidecars) judgeComing(g *facts.Guard) []Finding {
-	if len(s.containers) == 0 {
-		return nil
-	}
 	j := judgement{sidecars: s, guardNumbers: numbersOf(g), guard: g.Name}
-	if s.unreadable != nil && s.rendered {
+	if s.refused() {
 		j.unreadable()
 		return j.found
 	}
@@ -79,6 +73,9 @@ func (j *judgement) refuse(reason Reason, field, message, remedy string) {
 	}
 	j.found = append(j.found, resourcesBreach(reason, field, message+fmt.Sprintf(" by MeshGuard %q", j.guard), remedy))
 }
+
+// refused reports whether the injector refuses the pods, whatever else is in them.
+func (s *sidecars) refused() bool { return s.unreadable != nil && s.coming && s.rendered }
 
 // unreadable: the injector parses what it renders, and the API server what comes out.
 func (j *judgement) unreadable() {
@@ -110,7 +107,7 @@ func (j *judgement) numbers(c *sidecar, have mesh.Resources) {
 			j.refuse(reasonProxyAboveMaximum(), field, fmt.Sprintf("%s of %s is %s; must be at most %s", k, c.name, quoted(value), quoted(j.maximum[k])), j.boundRemedy(k, value, j.maximum[k], "less"))
 		}
 		limit := have[k.Limit()]
-		if k.IsLimit() || value.IsZero() || limit.IsZero() || value.Cmp(limit) == 0 {
+		if value.IsZero() || limit.IsZero() || value.Cmp(limit) == 0 {
 			continue
 		}
 		if value.Cmp(limit) > 0 {
@@ -138,22 +135,22 @@ func (j *judgement) replaced(c *sidecar, want mesh.Resources) {
 			continue
 		}
 		j.found = append(j.found, resourcesRemark(reasonSidecarNumbersReplaced(), j.field(c, k),
-			fmt.Sprintf("%s of %s is %s in pods, and not %s by MeshGuard %q", k, c.name, quoted(want[k]), j.why(k, c.stated[k], want), j.guard),
+			fmt.Sprintf("%s of %s is %s in pods, and not %s by MeshGuard %q", k, c.name, quoted(want[k]), j.why(k, c.stated[k], want[k]), j.guard),
 			fmt.Sprintf("state %s, or nothing", quoted(want[k]))))
 	}
 }
 
 // why says what is replaced, and by what of the guard.
-func (j *judgement) why(k mesh.ResourceKey, stated resource.Quantity, want mesh.Resources) string {
+func (j *judgement) why(k mesh.ResourceKey, stated, want resource.Quantity) string {
 	because := "spec.sidecarResources.maximum"
 	switch {
 	case stated.IsZero():
 		return quoted(stated) + ", which is none: spec.sidecarResources." + k.String()
 	case j.mode == v1alpha1.ModeExact:
 		because = "spec.sidecarResources.mode Exact"
-	case j.preserve && !k.IsLimit() && want[k].Cmp(want[k.Limit()]) == 0 && j.guaranteed():
+	case j.preserve && !k.IsLimit() && j.guaranteed():
 		because = "spec.sidecarResources.qos Preserve"
-	case stated.Cmp(want[k]) < 0:
+	case stated.Cmp(want) < 0:
 		because = "spec.sidecarResources.minimum"
 	}
 	return quoted(stated) + ": " + because

@@ -26,8 +26,8 @@ func sidecarChanges(r *facts.Review, guards []*facts.Guard) ([]facts.Change, err
 		return nil, nil
 	}
 	s := newSidecars(&r.Cluster, r.Cluster.Namespaces[r.Namespace], "", &pod.ObjectMeta, &pod.Spec)
-	if len(s.containers) == 0 || s.unreadable != nil && s.coming {
-		return nil, nil // the injector refuses the pod and says why
+	if len(s.containers) == 0 || s.refused() {
+		return nil, nil // the injector says why
 	}
 	want := s.settled(guards)
 	var changes []facts.Change

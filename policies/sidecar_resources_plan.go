@@ -66,7 +66,7 @@ func newSidecars(c *facts.Cluster, ns *facts.Namespace, at string, meta *metav1.
 		Namespace: ns.Name, NamespaceLabels: ns.Labels, Labels: meta.Labels, Annotations: meta.Annotations, HostNetwork: spec.HostNetwork,
 	})
 	_, status := meta.Annotations[statusKey]
-	s.injected = status && s.hasProxy() && s.containers[0].declared.Image != "" && s.containers[0].declared.Image != autoImage
+	s.injected = status && s.hasProxy()
 	s.coming = decision.Injected() && !s.injected
 	switch {
 	case s.coming && !s.hasProxy():
@@ -83,9 +83,6 @@ func newSidecars(c *facts.Cluster, ns *facts.Namespace, at string, meta *metav1.
 	}
 	return s
 }
-
-// autoImage stands for the image that the template renders.
-const autoImage = "auto"
 
 func (s *sidecars) declare(list string, containers []corev1.Container) {
 	for i := range containers {
@@ -167,7 +164,7 @@ func (s *sidecars) fromMesh(c *sidecar, k mesh.ResourceKey) bool {
 		return s.injector != nil && value[k].Cmp(s.injector.Resources[k]) == 0
 	}
 	limit := k.Limit()
-	return k != limit && s.annotated[k].IsZero() && !s.annotated[limit].IsZero() && value[k].Cmp(value[limit]) == 0
+	return s.annotated[k].IsZero() && !s.annotated[limit].IsZero() && value[k].Cmp(value[limit]) == 0
 }
 
 // field is the path of a number of a container: where it is stated, or would be.

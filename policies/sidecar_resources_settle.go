@@ -103,23 +103,12 @@ func (s *sidecars) wholePodLimits() mesh.Resources {
 }
 
 // settled returns the numbers that every container of Istio's gets under the guards,
-// one after the other. Those of a final pod are what they are; without a guard they are
-// what Istio makes of them.
+// one after the other.
 func (s *sidecars) settled(guards []*facts.Guard) []mesh.Resources {
 	guaranteed, whole := s.guaranteed(), s.wholePodLimits()
 	want := make([]mesh.Resources, len(s.containers))
 	for i := range s.containers {
-		c := &s.containers[i]
-		want[i] = c.stated
-		switch {
-		case s.isFinal:
-			want[i] = mesh.ResourcesOf(&c.declared.Resources)
-		case len(guards) == 0 && s.rendered && !s.anyAnnotated && s.injector != nil:
-			want[i] = c.stated.Over(s.injector.Resources)
-		}
-	}
-	if s.isFinal {
-		return want
+		want[i] = s.containers[i].stated
 	}
 	for _, g := range guards {
 		n := numbersOf(g)
