@@ -12,12 +12,14 @@ require (
 	golang.org/x/sync v0.23.0 // groups of goroutines that end together
 	golang.org/x/term v0.47.0 // tells a terminal from a pipe
 	google.golang.org/protobuf v1.36.12 // reads Istio's MeshConfig as Istio does
+	gopkg.in/evanphx/json-patch.v4 v4.13.0 // in tests: patches as the API server applies them
 	istio.io/api v1.31.1 // the types of MeshConfig
 	k8s.io/api v0.37.2 // Pod, Namespace, AdmissionReview and the other built-in kinds
 	k8s.io/apimachinery v0.37.2 // metadata, label selectors, errors of the API
 	k8s.io/client-go v0.37.2 // REST configuration, authorization reviews, events
 	k8s.io/component-helpers v0.37.2 // what the containers of a pod request together
 	k8s.io/klog/v2 v2.140.0 // sends client-go's log through ours
+	k8s.io/kubectl v0.37.2 // in tests: QoS classes as Kubernetes reckons them
 	sigs.k8s.io/controller-runtime v0.25.2 // caches, controllers, leader election
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // strict decoding of MeshGuards in files
 	sigs.k8s.io/yaml v1.6.0 // YAML as the API server reads it
@@ -79,10 +81,9 @@ require (
 	golang.org/x/time v0.15.0 // indirect
 	gomodules.xyz/jsonpatch/v2 v2.5.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260526163538-3dc84a4a5aaa // indirect
-	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	k8s.io/apiextensions-apiserver v0.37.0 // indirect
-	k8s.io/component-base v0.37.0 // indirect
+	k8s.io/component-base v0.37.2 // indirect
 	k8s.io/kube-openapi v0.0.0-20260721132016-d427ff9ee9ad // indirect
 	k8s.io/utils v0.0.0-20260626114624-be93311217bd // indirect
 	sigs.k8s.io/gateway-api v1.6.0 // indirect

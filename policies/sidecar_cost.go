@@ -34,9 +34,9 @@ func PodCost(r *facts.Review) (one Cost, pods int32, ok bool) {
 	if err != nil {
 		return Cost{}, 0, false
 	}
-	if len(guards) == 0 && s.rendered && !s.anyAnnotated && s.injector != nil {
-		for i := range s.containers { // as the mesh has it
-			s.containers[i].stated = s.containers[i].stated.Over(s.injector.Resources)
+	if len(guards) == 0 && s.rendered && !s.anyAnnotated {
+		for i := range s.containers {
+			s.containers[i].stated = s.containers[i].stated.Over(s.meshNumbers())
 		}
 	}
 	return s.cost(guards), pods, true

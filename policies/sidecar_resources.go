@@ -99,7 +99,7 @@ func resourcesFindings(r *facts.Review, object any, ns *facts.Namespace, g *fact
 	case s == nil:
 		return nil
 	case s.isFinal:
-		return s.judge(g, r.SubResource == "resize")
+		return s.judge(g, r.Operation == admissionv1.Update) // running pods change by resize only
 	}
 	return s.judgeComing(g)
 }

@@ -45,7 +45,7 @@ func (s *sidecars) rendersAlready(want mesh.Resources) bool {
 	if s.anyAnnotated {
 		return s.annotated.Equal(want)
 	}
-	return s.injector != nil && s.injector.Resources.Equal(want)
+	return s.meshNumbers().Equal(want)
 }
 
 // containerChanges sets the numbers of a container that differ. As long as annotations

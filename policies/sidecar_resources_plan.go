@@ -130,7 +130,8 @@ func (s *sidecars) readOverrides() {
 	}
 }
 
-// statedFor returns what the workload states for a container.
+// statedFor returns what the workload states for a container. Of an init container
+// that is what is said of it alone; the rest is as with the proxy.
 func (s *sidecars) statedFor(c *sidecar) mesh.Resources {
 	var stated mesh.Resources
 	if c.declared != nil {
@@ -145,26 +146,34 @@ func (s *sidecars) statedFor(c *sidecar) mesh.Resources {
 				stated[k] = resource.Quantity{}
 			}
 		}
+		// Istio forgets them when it is asked again.
+		stated = stated.Over(s.overrides[c.name])
 	}
-	if s.rendered {
+	if s.rendered && c.name == proxyContainer {
 		stated = stated.Over(s.annotated)
 	}
 	return stated
 }
 
-// fromMesh reports whether a number of an injected container comes from the settings
-// of the mesh, or is a request that the API server has copied from the limit because
-// annotations state none.
+// fromMesh reports whether a number of an injected container is just what the template
+// has made of it: the annotations or, without any, the settings of the mesh; or a
+// request that the API server has copied from the limit because the template has none.
 func (s *sidecars) fromMesh(c *sidecar, k mesh.ResourceKey) bool {
 	value := mesh.ResourcesOf(&c.declared.Resources)
-	if over := s.overrides[c.name]; !over[k].IsZero() {
-		return false
-	}
+	rendered, limit := s.annotated, k.Limit()
 	if !s.anyAnnotated {
-		return s.injector != nil && value[k].Cmp(s.injector.Resources[k]) == 0
+		rendered = s.meshNumbers()
 	}
-	limit := k.Limit()
-	return s.annotated[k].IsZero() && !s.annotated[limit].IsZero() && value[k].Cmp(value[limit]) == 0
+	copied := rendered[k].IsZero() && !rendered[limit].IsZero() && value[k].Cmp(value[limit]) == 0
+	return copied || value[k].Cmp(rendered[k]) == 0
+}
+
+// meshNumbers are what the template has where no annotation says anything.
+func (s *sidecars) meshNumbers() mesh.Resources {
+	if s.injector == nil {
+		return mesh.Resources{}
+	}
+	return s.injector.Resources
 }
 
 // field is the path of a number of a container: where it is stated, or would be.

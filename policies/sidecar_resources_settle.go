@@ -103,16 +103,15 @@ func (s *sidecars) wholePodLimits() mesh.Resources {
 }
 
 // settled returns the numbers that every container of Istio's gets under the guards,
-// one after the other.
+// one after the other. The template renders init containers with the numbers of the
+// proxy.
 func (s *sidecars) settled(guards []*facts.Guard) []mesh.Resources {
 	guaranteed, whole := s.guaranteed(), s.wholePodLimits()
 	want := make([]mesh.Resources, len(s.containers))
 	for i := range s.containers {
-		want[i] = s.containers[i].stated
-	}
-	for _, g := range guards {
-		n := numbersOf(g)
-		for i := range want {
+		want[i] = s.containers[i].stated.Over(want[0])
+		for _, g := range guards {
+			n := numbersOf(g)
 			want[i] = n.settle(want[i], whole, guaranteed)
 		}
 	}

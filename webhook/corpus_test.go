@@ -25,6 +25,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 	"github.com/meshvakt/meshvakt/policies/policytest"
@@ -108,6 +109,60 @@ func TestCorpusOverHTTP(t *testing.T) {
 	}
 }
 
+// TestCorpusOverHTTPMutates is the same reader on the other path: what is changed in a
+// pod as its author submits it, and what in one that has been injected.
+func TestCorpusOverHTTPMutates(t *testing.T) {
+	cases := policytest.Load(t, "../policies/testdata")
+	known := clusters{}
+	for i := range cases {
+		known[cases[i].Name] = cases[i].Review(t).Cluster
+	}
+	h, err := webhook.New(webhook.Config{Policies: policies.All(), Facts: known, Authorizer: byUserName{}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewTLSServer(webhook.Routes(h))
+	defer server.Close()
+	changed := 0
+	for i := range cases {
+		c := &cases[i]
+		if c.ObjectDocument(t).Kind != corev1.SchemeGroupVersion.WithKind("Pod") || c.Want.Operation != admissionv1.Create {
+			continue
+		}
+		t.Run(c.Policy+"/"+c.Name, func(t *testing.T) {
+			changed += mutates(t, server, wireReview(t, c), c.Want.PatchFinal)
+			if c.Submits(t) {
+				review := wireReview(t, c)
+				review.Request.Object.Raw = stored(t, c.ReviewSubmitted(t), c.ObjectDocument(t).JSON, c.ReviewSubmitted(t).Object)
+				changed += mutates(t, server, review, c.Want.Patch)
+			}
+		})
+	}
+	if changed < 30 {
+		t.Errorf("only %d pods are changed", changed)
+	}
+}
+
+// mutates sends the review and compares the patch; it returns 1 if there is one.
+func mutates(t *testing.T, server *httptest.Server, review *admissionv1.AdmissionReview, want []objects.Operation) int {
+	t.Helper()
+	code, body := sendTo(t, server, webhook.PathMutate, review)
+	var got admissionv1.AdmissionReview
+	if err := json.Unmarshal(body, &got); err != nil || code != http.StatusOK || got.Response == nil || !got.Response.Allowed {
+		t.Fatalf("HTTP %d %s, want an answer that allows", code, body)
+	}
+	if len(want) == 0 {
+		if got.Response.Patch != nil || got.Response.PatchType != nil {
+			t.Errorf("patch %s, want none", got.Response.Patch)
+		}
+		return 0
+	}
+	if got.Response.PatchType == nil || *got.Response.PatchType != admissionv1.PatchTypeJSONPatch || string(got.Response.Patch) != asJSON(t, want) {
+		t.Errorf("patch %s, want %s", got.Response.Patch, asJSON(t, want))
+	}
+	return 1
+}
+
 // asked reports whether the API server would ask about the request at all.
 func asked(c *policytest.Case, tb testing.TB) bool {
 	kind := c.ObjectDocument(tb).Kind
@@ -123,7 +178,12 @@ func asked(c *policytest.Case, tb testing.TB) bool {
 
 func send(t *testing.T, server *httptest.Server, review *admissionv1.AdmissionReview) (int, []byte) {
 	t.Helper()
-	resp, err := server.Client().Post(server.URL+webhook.PathValidate+"?timeout=10s", "application/json", strings.NewReader(asJSON(t, review)))
+	return sendTo(t, server, webhook.PathValidate, review)
+}
+
+func sendTo(t *testing.T, server *httptest.Server, path string, review *admissionv1.AdmissionReview) (int, []byte) {
+	t.Helper()
+	resp, err := server.Client().Post(server.URL+path+"?timeout=10s", "application/json", strings.NewReader(asJSON(t, review)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func guarded(t testing.TB) facts.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.MeshMembership = nil // of strict-mtls alone
+	g.MeshMembership, g.SidecarResources = nil, nil // of strict-mtls alone
 	g.Name = "production"
 	return facts.Cluster{
 		ControlPlanes: []mesh.ControlPlane{mesh.DefaultControlPlane()},
@@ -93,6 +93,7 @@ type recorder struct {
 	ended    int
 	outcomes []policies.Outcome
 	stages   []string
+	patched  []bool
 }
 
 func (r *recorder) Begin(path string) func() {
@@ -106,7 +107,11 @@ func (r *recorder) Begin(path string) func() {
 	}
 }
 
-func (r *recorder) Changed(string, bool) {}
+func (r *recorder) Changed(_ string, patched bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.patched = append(r.patched, patched)
+}
 
 func (r *recorder) Decided(_, _ string, d policies.Decision) {
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
@@ -18,7 +19,9 @@ func TestValidate(t *testing.T) {
 		{"default guard", func(*v1alpha1.MeshGuard) {}, nil},
 		{"no name", func(g *v1alpha1.MeshGuard) { g.Name = "" }, []string{"metadata.name"}},
 		{"bad name", func(g *v1alpha1.MeshGuard) { g.Name = "Production" }, []string{"metadata.name"}},
-		{"no policy", func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS, g.Spec.MeshMembership = nil, nil }, []string{"spec"}},
+		{"no policy", func(g *v1alpha1.MeshGuard) {
+			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil, nil
+		}, []string{"spec"}},
 		{"one policy", func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS = nil }, nil},
 		{"unknown data plane", func(g *v1alpha1.MeshGuard) { g.Spec.MeshMembership.DataPlanes = []v1alpha1.DataPlane{"Proxyless"} }, []string{"spec.meshMembership.dataPlanes[0]"}},
 		{"unknown probe rewrite", func(g *v1alpha1.MeshGuard) { g.Spec.MeshMembership.ProbeRewrite = "Refuse" }, []string{"spec.meshMembership.probeRewrite"}},
@@ -36,6 +39,24 @@ func TestValidate(t *testing.T) {
 		{"In without values", expression("In"), []string{"spec.namespaceSelector.matchExpressions[0].values"}},
 		{"Exists with values", expression("Exists", "a"), []string{"spec.namespaceSelector.matchExpressions[0].values"}},
 		{"NotIn with values", expression("NotIn", "a"), nil},
+		{"unknown mode", resources(func(s *v1alpha1.SidecarResources) { s.Mode = "fill" }), []string{"spec.sidecarResources.mode"}},
+		{"unknown treatment", resources(func(s *v1alpha1.SidecarResources) { s.QoS = "Keep" }), []string{"spec.sidecarResources.qos"}},
+		{"no action of resources", resources(func(s *v1alpha1.SidecarResources) { s.ValidationActions = nil }), []string{"spec.sidecarResources.validationActions"}},
+		{"request over limit", resources(func(s *v1alpha1.SidecarResources) { s.Requests.CPU = quantity("2001m") }), []string{"spec.sidecarResources.limits.cpu"}},
+		{"request at limit", resources(func(s *v1alpha1.SidecarResources) { s.Requests.CPU, s.Requests.Memory = quantity("2"), quantity("1Gi") }), nil},
+		{"zero", resources(func(s *v1alpha1.SidecarResources) { s.Requests.Memory = quantity("0") }), []string{"spec.sidecarResources.requests.memory"}},
+		{"negative", resources(func(s *v1alpha1.SidecarResources) { s.Limits.CPU = quantity("-1") }), []string{"spec.sidecarResources.limits.cpu"}},
+		{"minimum over request", resources(func(s *v1alpha1.SidecarResources) { s.Minimum = &v1alpha1.ProxyBound{CPU: quantity("101m")} }), []string{"spec.sidecarResources.requests.cpu"}},
+		{"maximum under limit", resources(func(s *v1alpha1.SidecarResources) { s.Maximum = &v1alpha1.ProxyBound{Memory: quantity("1Mi")} }), []string{"spec.sidecarResources.maximum.memory"}},
+		{"empty minimum", resources(func(s *v1alpha1.SidecarResources) { s.Minimum = &v1alpha1.ProxyBound{} }), []string{"spec.sidecarResources.minimum"}},
+		{"Clamp without bounds", resources(func(s *v1alpha1.SidecarResources) { s.Mode = v1alpha1.ModeClamp }), []string{"spec.sidecarResources.maximum"}},
+		{"Clamp with a bound", resources(func(s *v1alpha1.SidecarResources) {
+			s.Mode, s.Minimum = v1alpha1.ModeClamp, &v1alpha1.ProxyBound{CPU: quantity("100m")}
+		}), nil},
+		{"Exact with a bound", resources(func(s *v1alpha1.SidecarResources) {
+			s.Mode, s.Maximum = v1alpha1.ModeExact, &v1alpha1.ProxyBound{CPU: quantity("2")}
+		}), []string{"spec.sidecarResources.mode"}},
+		{"no thread", resources(func(s *v1alpha1.SidecarResources) { s.Concurrency = new(int32) }), []string{"spec.sidecarResources.concurrency"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -54,6 +75,15 @@ func TestValidate(t *testing.T) {
 
 func actions(list ...v1alpha1.ValidationAction) func(*v1alpha1.MeshGuard) {
 	return func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS.ValidationActions = list }
+}
+
+func resources(change func(*v1alpha1.SidecarResources)) func(*v1alpha1.MeshGuard) {
+	return func(g *v1alpha1.MeshGuard) { change(g.Spec.SidecarResources) }
+}
+
+func quantity(text string) *resource.Quantity {
+	q := resource.MustParse(text)
+	return &q
 }
 
 func expression(operator metav1.LabelSelectorOperator, values ...string) func(*v1alpha1.MeshGuard) {

@@ -271,7 +271,9 @@ func TestGuardValidation(t *testing.T) {
 		edit func(*v1alpha1.MeshGuard)
 		want string
 	}{
-		"no policy block": {func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS, g.Spec.MeshMembership = nil, nil }, "at least one policy block"},
+		"no policy block": {func(g *v1alpha1.MeshGuard) {
+			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil, nil
+		}, "at least one policy block"},
 		"deny and warn": {func(g *v1alpha1.MeshGuard) {
 			g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Deny, v1alpha1.Warn}
 		}, "Deny and Warn must not be used together"},
