@@ -40,7 +40,7 @@ With --object it decides a request against the state of a cluster given with
 --cluster. Several objects are several requests, each on its own. The state is
 the one before the request: on UPDATE and DELETE it holds the old object, unless
 --old gives it. A state can be taken from a cluster by
-  kubectl get namespaces,configmaps,peerauthentications,meshguards,mutatingwebhookconfigurations -A -o yaml
+  kubectl get namespaces,configmaps,peerauthentications,meshguards,mutatingwebhookconfigurations,limitranges,resourcequotas -A -o yaml
 
 Pods are judged as they are submitted: whether they will get a sidecar is
 predicted, from the MutatingWebhookConfigurations and ConfigMaps of Istio's
