@@ -121,8 +121,11 @@ func (s *sidecars) judgeConcurrency(g *facts.Guard) []Finding {
 // replacedConcurrency remarks on a number of worker threads that pods will not have.
 func (s *sidecars) replacedConcurrency(g *facts.Guard) []Finding {
 	want := g.SidecarResources.Concurrency
+	if want == nil || g.SidecarResources.Mode != v1alpha1.ModeExact {
+		return nil
+	}
 	stated, ok := s.concurrency()
-	if want == nil || !ok || stated == *want || g.SidecarResources.Mode != v1alpha1.ModeExact {
+	if !ok || stated == *want {
 		return nil
 	}
 	return []Finding{resourcesRemark(reasonSidecarNumbersReplaced(), s.inPod("metadata.annotations["+proxyConfigKey+"]"),

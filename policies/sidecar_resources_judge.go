@@ -67,11 +67,11 @@ type judgement struct {
 	found   []Finding
 }
 
-func (j *judgement) refuse(reason Reason, field, message, remedy string) {
+func (j *judgement) refuse(reason Reason, c *sidecar, k mesh.ResourceKey, message, remedy string) {
 	if j.resized {
 		remedy = "resize the container to what the guard allows"
 	}
-	j.found = append(j.found, resourcesBreach(reason, field, message+fmt.Sprintf(" by MeshGuard %q", j.guard), remedy))
+	j.found = append(j.found, resourcesBreach(reason, j.field(c, k), message+fmt.Sprintf(" by MeshGuard %q", j.guard), remedy))
 }
 
 // refused reports whether the injector refuses the pods, whatever else is in them.
@@ -92,28 +92,28 @@ func (j *judgement) unreadable() {
 func (j *judgement) numbers(c *sidecar, have mesh.Resources) {
 	guaranteed := j.preserve && j.guaranteed()
 	for _, k := range mesh.ResourceKeys() {
-		value, field := have[k], j.field(c, k)
+		value := have[k]
 		raised := guaranteed && !k.IsLimit()
 		switch {
 		case value.IsZero() && k.IsLimit():
-			j.refuse(reasonProxyLimitMissing(), field, fmt.Sprintf("%s has no limit of %s, or one of 0, which is none; must have one", c.name, k.What()), againText)
+			j.refuse(reasonProxyLimitMissing(), c, k, fmt.Sprintf("%s has no limit of %s, or one of 0, which is none; must have one", c.name, k.What()), againText)
 		case value.IsZero():
-			j.refuse(reasonProxyRequestMissing(), field, fmt.Sprintf("%s requests no %s; must request some", c.name, k.What()), againText)
+			j.refuse(reasonProxyRequestMissing(), c, k, fmt.Sprintf("%s requests no %s; must request some", c.name, k.What()), againText)
 		case j.mode == v1alpha1.ModeExact && !raised && value.Cmp(j.guardNumbers.numbers[k]) != 0:
-			j.refuse(reasonProxyNotExact(), field, fmt.Sprintf("%s of %s is %s; must be %s", k, c.name, quoted(value), quoted(j.guardNumbers.numbers[k])), againText)
+			j.refuse(reasonProxyNotExact(), c, k, fmt.Sprintf("%s of %s is %s; must be %s", k, c.name, quoted(value), quoted(j.guardNumbers.numbers[k])), againText)
 		case value.Cmp(j.minimum[k]) < 0:
-			j.refuse(reasonProxyBelowMinimum(), field, fmt.Sprintf("%s of %s is %s; must be at least %s", k, c.name, quoted(value), quoted(j.minimum[k])), j.boundRemedy(k, value, j.minimum[k], "more"))
+			j.refuse(reasonProxyBelowMinimum(), c, k, fmt.Sprintf("%s of %s is %s; must be at least %s", k, c.name, quoted(value), quoted(j.minimum[k])), j.boundRemedy(k, value, j.minimum[k], "more"))
 		case !j.maximum[k].IsZero() && value.Cmp(j.maximum[k]) > 0:
-			j.refuse(reasonProxyAboveMaximum(), field, fmt.Sprintf("%s of %s is %s; must be at most %s", k, c.name, quoted(value), quoted(j.maximum[k])), j.boundRemedy(k, value, j.maximum[k], "less"))
+			j.refuse(reasonProxyAboveMaximum(), c, k, fmt.Sprintf("%s of %s is %s; must be at most %s", k, c.name, quoted(value), quoted(j.maximum[k])), j.boundRemedy(k, value, j.maximum[k], "less"))
 		}
 		limit := have[k.Limit()]
 		if value.IsZero() || limit.IsZero() || value.Cmp(limit) == 0 {
 			continue
 		}
 		if value.Cmp(limit) > 0 {
-			j.refuse(reasonRequestOverLimit(), field, fmt.Sprintf("%s of %s is %s, with which no pod can be created; must not be more than its limit %s", k, c.name, quoted(value), quoted(limit)), "lower the request, or raise the limit")
+			j.refuse(reasonRequestOverLimit(), c, k, fmt.Sprintf("%s of %s is %s, with which no pod can be created; must not be more than its limit %s", k, c.name, quoted(value), quoted(limit)), "lower the request, or raise the limit")
 		} else if guaranteed {
-			j.refuse(reasonGuaranteedLost(), field, fmt.Sprintf("%s of %s is %s, which makes a pod Burstable that is Guaranteed without the proxy; must be its limit %s", k, c.name, quoted(value), quoted(limit)), againText)
+			j.refuse(reasonGuaranteedLost(), c, k, fmt.Sprintf("%s of %s is %s, which makes a pod Burstable that is Guaranteed without the proxy; must be its limit %s", k, c.name, quoted(value), quoted(limit)), againText)
 		}
 	}
 }
