@@ -26,7 +26,10 @@ func refusedElsewhere(r *facts.Review, ns *facts.Namespace, g *facts.Guard) []Fi
 		return nil
 	}
 	s, pods := podsOf(r, ns, r.Object)
-	if s == nil || s.refused() || s.spec.Resources == nil && len(ns.LimitRanges)+len(ns.Quotas) == 0 {
+	if s == nil || s.refused() {
+		return nil
+	}
+	if s.spec.Resources == nil && len(ns.LimitRanges)+len(ns.Quotas) == 0 {
 		return nil
 	}
 	guards := []*facts.Guard{g}
