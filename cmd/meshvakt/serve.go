@@ -279,6 +279,7 @@ func (p *process) addControllers(context.Context) error {
 			},
 			Policies: policies.All(),
 			Timeout:  o.webhookTimeout,
+			Mutation: o.mutation,
 			Log:      p.log,
 			Now:      time.Now,
 		},

@@ -31,12 +31,13 @@ func newUninstall() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Stop the replicas and remove the webhook configuration and bindings, in this order",
-		Long: `Stop the replicas and remove the webhook configuration and the bindings of the
+		Short: "Stop the replicas and remove the webhook configurations and bindings, in this order",
+		Long: `Stop the replicas and remove the webhook configurations and the bindings of the
 ValidatingAdmissionPolicy, in this order.
 
 Removed the other way round, the replicas would put them back; left behind, the
-configuration would refuse every change it is about, since nobody answers any more.
+validating configuration would refuse every change it is about, since nobody answers
+any more.
 The Helm chart runs this before it deletes anything.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -68,7 +69,7 @@ The Helm chart runs this before it deletes anything.`,
 }
 
 // uninstall scales the Deployment to nothing, waits for its last pod, and deletes
-// the webhook configuration and the bindings. Each step may have been done already. Pods are waited
+// the webhook configurations and the bindings. Each step may have been done already. Pods are waited
 // for, not the Deployment's count of replicas: that leaves out the ones that are
 // still draining, and one of them may lead and put the configuration back.
 func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out io.Writer) error {
@@ -88,6 +89,11 @@ func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out i
 		return fmt.Errorf("delete ValidatingWebhookConfiguration %s: %w", controller.WebhookName, err)
 	}
 	fmt.Fprintf(out, "removed ValidatingWebhookConfiguration %s\n", controller.WebhookName)
+	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: controller.MutatingName}}
+	if err := c.Delete(ctx, mutating); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete MutatingWebhookConfiguration %s: %w", controller.MutatingName, err)
+	}
+	fmt.Fprintf(out, "removed MutatingWebhookConfiguration %s\n", controller.MutatingName)
 	if err := controller.DeleteBindings(ctx, c); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Package controller holds the loops that only the leading replica runs: the
-// registration of the webhook, the bindings of the admission policy, the provisioning
+// registration of the webhooks, the bindings of the admission policy, the provisioning
 // of STRICT policies, the status of the guards.
 package controller
 
@@ -43,6 +43,14 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	always := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return []reconcile.Request{one} })
 	for _, src := range []source.Source{
 		source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{}, always),
+		// Those of injectors come by the Source.
+		source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.MutatingWebhookConfiguration{},
+			handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+				if o.GetName() != MutatingName {
+					return nil
+				}
+				return []reconcile.Request{one}
+			})),
 		source.Kind[client.Object](m.GetCache(), &corev1.Secret{}, always),
 		feed(s, func(namespace string, q queue) {
 			if namespace == "" {

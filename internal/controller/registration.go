@@ -10,6 +10,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -28,8 +29,8 @@ const FieldOwner = client.FieldOwner("meshvakt")
 // and an error while there are none yet.
 type CASource func(context.Context) ([]byte, error)
 
-// Registrar keeps the ValidatingWebhookConfiguration as policies and guards
-// demand it, and puts back whatever else changes it.
+// Registrar keeps the two webhook configurations as policies and guards demand them,
+// and puts back whatever else changes them.
 type Registrar struct {
 	Client client.Client // reads from the cache
 	Live   client.Reader
@@ -43,6 +44,8 @@ type Registrar struct {
 	Endpoint Endpoint
 	Policies []policies.Policy
 	Timeout  time.Duration
+	// Mutation says whether objects are changed, and not just judged.
+	Mutation bool
 	Log      *slog.Logger
 	Now      func() time.Time
 }
@@ -54,7 +57,7 @@ const retryAfter = 200 * time.Millisecond
 // file changes without one.
 const resync = time.Minute
 
-// Reconcile applies the configuration.
+// Reconcile applies the configurations.
 func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
 	if !r.Source.Synced() {
 		return reconcile.Result{RequeueAfter: retryAfter}, nil
@@ -81,7 +84,11 @@ func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: resync}, r.apply(ctx, registration.Build())
+	// The mutating one first: that the bundle has been published is read off the other.
+	if err := r.applyMutating(ctx, registration.BuildMutating()); err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: resync}, r.applyValidating(ctx, registration.Build())
 }
 
 func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registration, error) {
@@ -112,44 +119,70 @@ func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registrat
 		IstioNamespace: r.Source.IstioNamespace(),
 		Unguardable:    state.Unguardable,
 		TimeoutSeconds: int32(r.Timeout / time.Second),
+		Mutation:       r.Mutation,
 	}, nil
 }
 
-func (r *Registrar) apply(ctx context.Context, config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) error {
-	want, err := webhooksOf(config) // before Apply, which writes the answer into config
+func (r *Registrar) applyValidating(ctx context.Context, config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) error {
+	want, err := webhooksOf[admissionregistrationv1.ValidatingWebhook](config) // before it is applied, which writes the answer into config
 	if err != nil {
 		return err
 	}
+	var applied admissionregistrationv1.ValidatingWebhookConfiguration
+	return apply(ctx, r, WebhookName, config, want, &applied, &applied.Webhooks)
+}
+
+// applyMutating does not create a configuration in which nothing is.
+func (r *Registrar) applyMutating(ctx context.Context, config *acadmission.MutatingWebhookConfigurationApplyConfiguration) error {
+	want, err := webhooksOf[admissionregistrationv1.MutatingWebhook](config)
+	if err != nil {
+		return err
+	}
+	var applied admissionregistrationv1.MutatingWebhookConfiguration
+	if len(want) == 0 {
+		switch err := r.Live.Get(ctx, client.ObjectKey{Name: MutatingName}, &applied); {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("get MutatingWebhookConfiguration: %w", err)
+		}
+	}
+	return apply(ctx, r, MutatingName, config, want, &applied, &applied.Webhooks)
+}
+
+// apply puts a webhook configuration in place. webhooks is where its entries are once
+// it has been read into applied.
+func apply[W any](ctx context.Context, r *Registrar, name string, config runtime.ApplyConfiguration, want []W, applied client.Object, webhooks *[]W) error {
 	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
-		return fmt.Errorf("apply ValidatingWebhookConfiguration: %w", err)
+		return fmt.Errorf("apply webhook configuration %s: %w", name, err)
 	}
 	// Apply leaves alone what others have added to lists: entries, or conditions
 	// that an entry must meet. Whatever still differs is replaced.
-	var applied admissionregistrationv1.ValidatingWebhookConfiguration
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: WebhookName}, &applied); err != nil {
-		return fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, applied); err != nil {
+		return fmt.Errorf("get webhook configuration %s: %w", name, err)
 	}
-	if equality.Semantic.DeepEqual(want, applied.Webhooks) {
+	if equality.Semantic.DeepEqual(want, *webhooks) {
 		return nil
 	}
-	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration")
-	applied.Webhooks = want
-	if err := r.Client.Update(ctx, &applied, FieldOwner); err != nil {
-		return fmt.Errorf("replace ValidatingWebhookConfiguration: %w", err)
+	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
+	*webhooks = want
+	if err := r.Client.Update(ctx, applied, FieldOwner); err != nil {
+		return fmt.Errorf("replace webhook configuration %s: %w", name, err)
 	}
 	return nil
 }
 
-// webhooksOf returns the entries of the configuration as the API server stores
-// them.
-func webhooksOf(config *acadmission.ValidatingWebhookConfigurationApplyConfiguration) ([]admissionregistrationv1.ValidatingWebhook, error) {
+// webhooksOf returns the entries of a configuration as the API server stores them.
+func webhooksOf[W any](config any) ([]W, error) {
 	text, err := json.Marshal(config)
 	if err != nil {
-		return nil, fmt.Errorf("encode ValidatingWebhookConfiguration: %w", err)
+		return nil, fmt.Errorf("encode webhook configuration: %w", err)
 	}
-	var typed admissionregistrationv1.ValidatingWebhookConfiguration
+	var typed struct {
+		Webhooks []W `json:"webhooks"`
+	}
 	if err := json.Unmarshal(text, &typed); err != nil {
-		return nil, fmt.Errorf("decode ValidatingWebhookConfiguration: %w", err)
+		return nil, fmt.Errorf("decode webhook configuration: %w", err)
 	}
 	return typed.Webhooks, nil
 }

@@ -44,6 +44,8 @@ type Registration struct {
 	Unguardable    []string
 	// TimeoutSeconds is how long the API server waits for an answer, 1 to 30.
 	TimeoutSeconds int32
+	// Mutation says whether objects are changed, and not just judged.
+	Mutation bool
 }
 
 // Build returns the webhook configuration that lets the API server ask about
@@ -53,10 +55,7 @@ type Registration struct {
 // namespace, one for namespaces themselves. Every field is stated, also where it has the default, so that
 // server-side apply puts back what somebody else has changed.
 func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
-	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(map[string]string{
-		"app.kubernetes.io/name":       "meshvakt",
-		"app.kubernetes.io/managed-by": "meshvakt",
-	})
+	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(ownLabels())
 	if len(r.Guards) == 0 {
 		return config
 	}
@@ -73,6 +72,10 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	}
 	config.WithWebhooks(r.everywhereEntry())
 	return config.WithWebhooks(r.namespaceEntry(guards))
+}
+
+func ownLabels() map[string]string {
+	return map[string]string{"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/managed-by": "meshvakt"}
 }
 
 func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
@@ -166,22 +169,14 @@ func (r *Registration) namespaceEntry(guards []v1alpha1.MeshGuard) *acadmission.
 func (r *Registration) entry(name string, matches []policies.Match, scope admissionregistrationv1.ScopeType) *acadmission.ValidatingWebhookApplyConfiguration {
 	w := acadmission.ValidatingWebhook().
 		WithName(name).
-		WithClientConfig(r.clientConfig()).
+		WithClientConfig(r.clientConfig("/validate")).
 		WithFailurePolicy(admissionregistrationv1.Fail).
 		WithMatchPolicy(admissionregistrationv1.Equivalent).
 		WithSideEffects(admissionregistrationv1.SideEffectClassNone).
 		WithTimeoutSeconds(r.TimeoutSeconds).
 		WithAdmissionReviewVersions("v1").
-		WithObjectSelector(acmeta.LabelSelector())
-	for _, m := range matches {
-		operations := make([]admissionregistrationv1.OperationType, 0, len(m.Operations))
-		for _, o := range m.Operations {
-			operations = append(operations, admissionregistrationv1.OperationType(o))
-		}
-		w.WithRules(acadmission.RuleWithOperations().
-			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(resources(m)...).
-			WithScope(scope).WithOperations(operations...))
-	}
+		WithObjectSelector(acmeta.LabelSelector()).
+		WithRules(rules(matches, scope)...)
 	for _, same := range alikeInChange(matches) {
 		w.WithMatchConditions(acadmission.MatchCondition().WithName(same[0].Resource + "-changed").WithExpression(changedCEL(same)))
 	}
@@ -196,6 +191,21 @@ func (r *Registration) entry(name string, matches []policies.Match, scope admiss
 			WithExpression(fmt.Sprintf("request.operation != 'DELETE' || request.userInfo.username != '%s'", namespaceController)))
 	}
 	return w
+}
+
+// rules are matches as the API server takes them.
+func rules(matches []policies.Match, scope admissionregistrationv1.ScopeType) []*acadmission.RuleWithOperationsApplyConfiguration {
+	list := make([]*acadmission.RuleWithOperationsApplyConfiguration, 0, len(matches))
+	for _, m := range matches {
+		operations := make([]admissionregistrationv1.OperationType, 0, len(m.Operations))
+		for _, o := range m.Operations {
+			operations = append(operations, admissionregistrationv1.OperationType(o))
+		}
+		list = append(list, acadmission.RuleWithOperations().
+			WithAPIGroups(m.Group).WithAPIVersions(m.Versions...).WithResources(resources(m)...).
+			WithScope(scope).WithOperations(operations...))
+	}
+	return list
 }
 
 // resources are the resource of a match and its subresources, as rules name them.
@@ -256,14 +266,14 @@ func union[T comparable](a, b []T) []T {
 	return list
 }
 
-func (r *Registration) clientConfig() *acadmission.WebhookClientConfigApplyConfiguration {
+func (r *Registration) clientConfig(path string) *acadmission.WebhookClientConfigApplyConfiguration {
 	c := acadmission.WebhookClientConfig().WithCABundle(r.CABundle...)
 	if r.Endpoint.URL != "" {
-		return c.WithURL(strings.TrimSuffix(r.Endpoint.URL, "/") + "/validate")
+		return c.WithURL(strings.TrimSuffix(r.Endpoint.URL, "/") + path)
 	}
 	return c.WithService(acadmission.ServiceReference().
 		WithNamespace(r.Endpoint.ServiceNamespace).WithName(r.Endpoint.ServiceName).
-		WithPort(r.Endpoint.ServicePort).WithPath("/validate"))
+		WithPort(r.Endpoint.ServicePort).WithPath(path))
 }
 
 // alikeInChange groups the matches of which not every UPDATE counts by what must

@@ -33,7 +33,7 @@ func registrationOf(guards ...*v1alpha1.MeshGuard) *Registration {
 
 func built(t *testing.T, r *Registration) []admissionregistrationv1.ValidatingWebhook {
 	t.Helper()
-	list, err := webhooksOf(r.Build())
+	list, err := webhooksOf[admissionregistrationv1.ValidatingWebhook](r.Build())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,8 +175,11 @@ func TestBuildRulesAreTheMatchesOfThePolicies(t *testing.T) {
 // A guard's entry asks about what the guard enforces, in few conditions however many
 // kinds there are.
 func TestBuildAsksForWhatIsEnforced(t *testing.T) {
-	only := func(strict, membership bool) *v1alpha1.MeshGuard {
+	only := func(strict, membership, resources bool) *v1alpha1.MeshGuard {
 		g := v1alpha1.DefaultGuard()
+		if !resources {
+			g.Spec.SidecarResources = nil
+		}
 		if !strict {
 			g.Spec.StrictMTLS = nil
 		}
@@ -192,15 +195,19 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 			" || object.?spec.?template != oldObject.?spec.?template"
 		cronjobs = "request.operation != 'UPDATE' || request.resource.resource != 'cronjobs' || object.?spec.?jobTemplate != oldObject.?spec.?jobTemplate"
 	)
+	const replicas = " || object.?spec.?replicas != oldObject.?spec.?replicas || object.?spec.?parallelism != oldObject.?spec.?parallelism"
 	for name, c := range map[string]struct {
 		guard             *v1alpha1.MeshGuard
 		asked, notAsked   string
 		podsMustBeChanged string
-		templates         bool
+		templates         string // what besides the templates
+		configMaps        bool
 	}{
-		"strict-mtls alone":     {only(true, false), "peerauthentications", "deployments", podLabels, false},
-		"mesh-membership alone": {only(false, true), "pods/ephemeralcontainers", "peerauthentications", pods, true},
-		"both":                  {only(true, true), "peerauthentications", "none", pods, true},
+		"strict-mtls alone":       {only(true, false, false), "peerauthentications", "deployments", podLabels, "none", false},
+		"mesh-membership alone":   {only(false, true, false), "pods/ephemeralcontainers", "peerauthentications", pods, "", true},
+		"sidecar-resources alone": {only(false, false, true), "pods/resize", "pods/ephemeralcontainers", pods, replicas, false},
+		"two":                     {only(true, true, false), "peerauthentications", "pods/resize", pods, "", true},
+		"all":                     {only(true, true, true), "pods/resize", "none", pods, replicas, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list := built(t, registrationOf(c.guard))
@@ -216,11 +223,12 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 			if got["pods-changed"] != c.podsMustBeChanged {
 				t.Errorf("pods: %s", got["pods-changed"])
 			}
-			if (got["replicationcontrollers-changed"] == templates && got["cronjobs-changed"] == cronjobs) != c.templates || len(got) > 8 {
+			if asks := got["replicationcontrollers-changed"] != ""; asks != (c.templates != "none") || len(got) > 8 ||
+				asks && (got["replicationcontrollers-changed"] != templates+c.templates || got["cronjobs-changed"] != cronjobs+c.templates) {
 				t.Errorf("conditions %v", got)
 			}
 			// Of the ConfigMaps in a namespace we are asked about two.
-			if named := "request.resource.resource != 'configmaps' || request.name in ['istio-ca-crl', 'istio-ca-root-cert']"; (got["configmaps-named"] == named) != c.templates {
+			if named := "request.resource.resource != 'configmaps' || request.name in ['istio-ca-crl', 'istio-ca-root-cert']"; (got["configmaps-named"] == named) != c.configMaps {
 				t.Errorf("ConfigMaps: %s", got["configmaps-named"])
 			}
 			// Entries of no guard serve all guards there are or will be.
