@@ -10,6 +10,8 @@ import (
 )
 
 // Operation is one operation of a JSON patch (RFC 6902).
+//
+// +kubebuilder:object:generate=false
 type Operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
