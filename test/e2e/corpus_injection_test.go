@@ -57,13 +57,13 @@ func (y *corpusPlayer) prepare(t *testing.T) {
 
 // injectorSettings is what the chart writes with its default values, of what is
 // read; the images are those of the recorded pods.
-const injectorSettings = `{"global": {"hub": "registry.istio.io/testing", "tag": "latest", "proxy": {"image": "proxyv2", "statusPort": 15020, "includeInboundPorts": "*", "includeIPRanges": "*"}, "proxy_init": {"image": "proxyv2"}}, "pilot": {"cni": {"enabled": false}}}`
+const injectorSettings = `{"global": {"hub": "registry.istio.io/testing", "tag": "latest", "proxy": {"image": "proxyv2", "statusPort": 15020, "includeInboundPorts": "*", "includeIPRanges": "*", "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "2000m", "memory": "1024Mi"}}}, "proxy_init": {"image": "proxyv2"}}, "pilot": {"cni": {"enabled": false}}}`
 
 // defaultInjection is what a case leaves out of how sidecars are injected: where
 // other readers take it as Istio's default values make it, it has to be there.
 func (p *playedCase) defaultInjection(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	if !slices.ContainsFunc(p.guards, func(g *v1alpha1.MeshGuard) bool { return g.Spec.MeshMembership != nil }) {
+	if !slices.ContainsFunc(p.guards, func(g *v1alpha1.MeshGuard) bool { return g.Spec.MeshMembership != nil || g.Spec.SidecarResources != nil }) {
 		return nil
 	}
 	has := func(kind, prefix string) bool {

@@ -21,7 +21,7 @@ func do(t *testing.T, c, admin client.Client, p *playedCase) error {
 	case "UPDATE":
 		now := object.DeepCopy()
 		must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(object), now))
-		change(t, now, object)
+		change(t, now, object, p.Want.Subresource)
 		if p.Want.Subresource != "" {
 			return dryRun.SubResource(p.Want.Subresource).Update(t.Context(), now)
 		}
@@ -33,7 +33,7 @@ func do(t *testing.T, c, admin client.Client, p *playedCase) error {
 
 // change gives an object as it is what the case changes of it, and leaves the rest
 // as the API server has it.
-func change(t *testing.T, now, object *unstructured.Unstructured) {
+func change(t *testing.T, now, object *unstructured.Unstructured, subresource string) {
 	t.Helper()
 	now.SetLabels(object.GetLabels())
 	now.SetAnnotations(object.GetAnnotations())
@@ -56,8 +56,9 @@ func change(t *testing.T, now, object *unstructured.Unstructured) {
 		now.Object["data"] = object.Object["data"]
 	case "Pod": // of which little can be changed
 		take("spec", "ephemeralContainers")
-		changeImages(t, now, object, "initContainers")
-		changeImages(t, now, object, "containers")
+		for _, list := range []string{"initContainers", "containers"} {
+			changeContainers(t, now, object, list, subresource)
+		}
 	case "CronJob":
 		take("spec", "jobTemplate")
 	default:
@@ -66,10 +67,13 @@ func change(t *testing.T, now, object *unstructured.Unstructured) {
 			return
 		}
 		take("spec", "template")
+		take("spec", "replicas")
 	}
 }
 
-func changeImages(t *testing.T, now, object *unstructured.Unstructured, list string) {
+// changeContainers changes what can be changed of containers: resources by the
+// subresource for it, images otherwise.
+func changeContainers(t *testing.T, now, object *unstructured.Unstructured, list, subresource string) {
 	t.Helper()
 	want, _, err := unstructured.NestedSlice(object.Object, "spec", list)
 	must(t, err)
@@ -81,7 +85,13 @@ func changeImages(t *testing.T, now, object *unstructured.Unstructured, list str
 	for _, h := range have {
 		for _, w := range want {
 			if h, w := h.(map[string]any), w.(map[string]any); h["name"] == w["name"] {
-				h["image"] = w["image"]
+				field := "image"
+				if subresource == "resize" {
+					field = "resources"
+				}
+				if w[field] != nil {
+					h[field] = w[field]
+				}
 			}
 		}
 	}

@@ -86,13 +86,17 @@ func startReplica(t testing.TB, args ...string) *replica {
 	return r
 }
 
-// unregister removes the webhook configuration that a stopped replica leaves
-// behind: the next test must not be refused for want of an answer.
+// unregister removes the webhook configurations that a stopped replica leaves
+// behind: the next test must not be refused, or wait, for want of an answer.
 func unregister(t testing.TB) {
 	admin := clientFor(t, controlplane.Admin)
-	config := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt"}}
-	if err := admin.Delete(context.Background(), config); client.IgnoreNotFound(err) != nil {
-		t.Errorf("unregister: %v", err)
+	for _, config := range []client.Object{
+		&admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt"}},
+		&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "before-istio.meshvakt.io"}},
+	} {
+		if err := admin.Delete(context.Background(), config); client.IgnoreNotFound(err) != nil {
+			t.Errorf("unregister: %v", err)
+		}
 	}
 }
 

@@ -190,6 +190,7 @@ func (r *recorder) setting(t *testing.T, c *policytest.Case) (namespace *metav1.
 				t.Fatal(err)
 			}
 			usesCNI, injector.CNI = injector.CNI, false
+			injector.Resources = mesh.Resources{} // which this policy does not ask about
 			if !reflect.DeepEqual(injector, r.injector(t)) {
 				return nil, false, false
 			}
@@ -212,7 +213,7 @@ func (r *recorder) injector(t *testing.T) mesh.Injector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	injector.CNI = false
+	injector.CNI, injector.Resources = false, mesh.Resources{}
 	return injector
 }
 
