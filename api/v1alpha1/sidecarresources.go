@@ -8,14 +8,15 @@ import "k8s.io/apimachinery/pkg/api/resource"
 // of them judges the outcome.
 //
 // Quantities are compared by value, and one of zero counts as absent: Kubernetes
-// takes a limit of 0 for none.
+// takes a limit of 0 for none. The rules take whole numbers apart from texts because
+// the API server has no estimate of what a conversion of one into the other costs.
 //
-// +kubebuilder:validation:XValidation:rule="quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0",message="requests.cpu must not be greater than limits.cpu"
-// +kubebuilder:validation:XValidation:rule="quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0",message="requests.memory must not be greater than limits.memory"
-// +kubebuilder:validation:XValidation:rule="!has(self.minimum) || !has(self.minimum.cpu) || quantity(string(self.minimum.cpu)).compareTo(quantity(string(self.requests.cpu))) <= 0",message="minimum.cpu must not be greater than requests.cpu"
-// +kubebuilder:validation:XValidation:rule="!has(self.minimum) || !has(self.minimum.memory) || quantity(string(self.minimum.memory)).compareTo(quantity(string(self.requests.memory))) <= 0",message="minimum.memory must not be greater than requests.memory"
-// +kubebuilder:validation:XValidation:rule="!has(self.maximum) || !has(self.maximum.cpu) || quantity(string(self.limits.cpu)).compareTo(quantity(string(self.maximum.cpu))) <= 0",message="limits.cpu must not be greater than maximum.cpu"
-// +kubebuilder:validation:XValidation:rule="!has(self.maximum) || !has(self.maximum.memory) || quantity(string(self.limits.memory)).compareTo(quantity(string(self.maximum.memory))) <= 0",message="limits.memory must not be greater than maximum.memory"
+// +kubebuilder:validation:XValidation:rule="(type(self.requests.cpu) == int ? quantity('0').add(self.requests.cpu) : quantity(self.requests.cpu)).compareTo(type(self.limits.cpu) == int ? quantity('0').add(self.limits.cpu) : quantity(self.limits.cpu)) <= 0",message="requests.cpu must not be greater than limits.cpu"
+// +kubebuilder:validation:XValidation:rule="(type(self.requests.memory) == int ? quantity('0').add(self.requests.memory) : quantity(self.requests.memory)).compareTo(type(self.limits.memory) == int ? quantity('0').add(self.limits.memory) : quantity(self.limits.memory)) <= 0",message="requests.memory must not be greater than limits.memory"
+// +kubebuilder:validation:XValidation:rule="!has(self.minimum) || !has(self.minimum.cpu) || (type(self.minimum.cpu) == int ? quantity('0').add(self.minimum.cpu) : quantity(self.minimum.cpu)).compareTo(type(self.requests.cpu) == int ? quantity('0').add(self.requests.cpu) : quantity(self.requests.cpu)) <= 0",message="minimum.cpu must not be greater than requests.cpu"
+// +kubebuilder:validation:XValidation:rule="!has(self.minimum) || !has(self.minimum.memory) || (type(self.minimum.memory) == int ? quantity('0').add(self.minimum.memory) : quantity(self.minimum.memory)).compareTo(type(self.requests.memory) == int ? quantity('0').add(self.requests.memory) : quantity(self.requests.memory)) <= 0",message="minimum.memory must not be greater than requests.memory"
+// +kubebuilder:validation:XValidation:rule="!has(self.maximum) || !has(self.maximum.cpu) || (type(self.limits.cpu) == int ? quantity('0').add(self.limits.cpu) : quantity(self.limits.cpu)).compareTo(type(self.maximum.cpu) == int ? quantity('0').add(self.maximum.cpu) : quantity(self.maximum.cpu)) <= 0",message="limits.cpu must not be greater than maximum.cpu"
+// +kubebuilder:validation:XValidation:rule="!has(self.maximum) || !has(self.maximum.memory) || (type(self.limits.memory) == int ? quantity('0').add(self.limits.memory) : quantity(self.limits.memory)).compareTo(type(self.maximum.memory) == int ? quantity('0').add(self.maximum.memory) : quantity(self.maximum.memory)) <= 0",message="limits.memory must not be greater than maximum.memory"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Clamp' || has(self.minimum) || has(self.maximum)",message="mode Clamp needs minimum or maximum: without bounds there is nothing to move"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Exact' || !has(self.minimum) && !has(self.maximum)",message="mode Exact must be used without minimum and maximum: nothing but requests and limits is accepted"
 type SidecarResources struct {
@@ -89,7 +90,7 @@ type ProxyRequests struct {
 	// +kubebuilder:default="100m"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 100m"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 100m"
 	CPU *resource.Quantity `json:"cpu,omitempty"`
 
 	// Memory, more than 0.
@@ -98,7 +99,7 @@ type ProxyRequests struct {
 	// +kubebuilder:default="128Mi"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 128Mi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 128Mi"
 	Memory *resource.Quantity `json:"memory,omitempty"`
 }
 
@@ -110,7 +111,7 @@ type ProxyLimits struct {
 	// +kubebuilder:default="2000m"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 2000m"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 2000m"
 	CPU *resource.Quantity `json:"cpu,omitempty"`
 
 	// Memory, more than 0.
@@ -119,7 +120,7 @@ type ProxyLimits struct {
 	// +kubebuilder:default="1024Mi"
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 1024Mi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 1024Mi"
 	Memory *resource.Quantity `json:"memory,omitempty"`
 }
 
@@ -132,7 +133,7 @@ type ProxyBound struct {
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 2000m"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 2000m"
 	CPU *resource.Quantity `json:"cpu,omitempty"`
 
 	// Memory, more than 0.
@@ -140,7 +141,7 @@ type ProxyBound struct {
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="must be a quantity greater than 0, such as 1024Mi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",message="must be a quantity greater than 0, such as 1024Mi"
 	Memory *resource.Quantity `json:"memory,omitempty"`
 }
 
