@@ -25,7 +25,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: corpus-subresources}
 rules:
-- {apiGroups: [""], resources: [pods/status, namespaces/status, namespaces/finalize], verbs: [update]}
+- {apiGroups: [""], resources: [pods/status, pods/resize, namespaces/status, namespaces/finalize], verbs: [update]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
