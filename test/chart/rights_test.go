@@ -63,6 +63,9 @@ func TestRightsAreNarrow(t *testing.T) {
 						t.Errorf("%s %s: may do more with Secrets than its own one needs: %v", o.GetKind(), o.GetName(), r)
 					case slices.Contains(r.Resources, "validatingwebhookconfigurations") && !named:
 						t.Errorf("%s %s: may touch other webhook configurations: %v", o.GetKind(), o.GetName(), r)
+					case slices.Contains(r.Resources, "mutatingwebhookconfigurations") && !slices.Equal(r.ResourceNames, []string{"before-istio.meshvakt.io"}) &&
+						!slices.Equal(r.Verbs, []string{"get", "list", "watch"}):
+						t.Errorf("%s %s: may do more than see other mutating webhooks: %v", o.GetKind(), o.GetName(), r)
 					case slices.Contains(r.Resources, "validatingadmissionpolicies") && (!named || !slices.Equal(r.Verbs, []string{"get"})):
 						t.Errorf("%s %s: may do more with admission policies than see whether its own is there: %v", o.GetKind(), o.GetName(), r)
 					case slices.Contains(r.Verbs, "unguard") && o.GetName() != "meshvakt-unguard":

@@ -133,10 +133,16 @@ func chartInstalls(t *testing.T, r *release) {
 	if spec := r.guard().Spec; spec.StrictMTLS == nil || spec.StrictMTLS.OnMissing != v1alpha1.OnMissingReject {
 		t.Errorf("the guard demands %+v", spec)
 	}
-	var webhooks = r.kubectl("", "get", "validatingwebhookconfigurations", "-o", "name")
-	if strings.Contains(webhooks, "meshvakt") {
-		t.Error("the webhook is registered before anybody serves it")
+	if registered := r.registered(); len(registered) > 0 {
+		t.Errorf("registered before anybody serves: %q", registered)
 	}
+}
+
+// registered lists the webhook configurations of Meshvakt.
+func (r *release) registered() []string {
+	r.t.Helper()
+	names := strings.Fields(r.kubectl("", "get", "validatingwebhookconfigurations,mutatingwebhookconfigurations", "-o", "name"))
+	return slices.DeleteFunc(names, func(n string) bool { return !strings.Contains(n, "meshvakt") })
 }
 
 // The namespace enforces Pod Security "restricted", so that other pods would not
@@ -184,6 +190,9 @@ func chartRightsSuffice(t *testing.T, r *release) {
 		if bound := r.kubectl("", "get", "validatingadmissionpolicybindings", "-o", "name"); !strings.Contains(bound, "meshvakt-default") {
 			return fmt.Errorf("the guard's policy is not bound: %q", bound)
 		}
+		if registered := r.registered(); len(registered) != 2 {
+			return fmt.Errorf("registered: %q; must be both configurations", registered)
+		}
 		for _, c := range g.Status.Conditions {
 			if c.Type == v1alpha1.ConditionEnforcing && c.Status == "True" {
 				return nil
@@ -215,7 +224,11 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		{"create validatingwebhookconfigurations", false},
 		{"update validatingwebhookconfigurations/other", false},
 		{"delete validatingwebhookconfigurations/meshvakt", false},
+		{"update mutatingwebhookconfigurations/before-istio.meshvakt.io", true},
+		{"create mutatingwebhookconfigurations/before-istio.meshvakt.io", true},
 		{"create mutatingwebhookconfigurations", false},
+		{"update mutatingwebhookconfigurations/istio-sidecar-injector", false},
+		{"delete mutatingwebhookconfigurations/before-istio.meshvakt.io", false},
 		{"get validatingadmissionpolicies/meshvakt-mesh-membership", true},
 		{"update validatingadmissionpolicies/meshvakt-mesh-membership", false},
 		{"get validatingadmissionpolicies/other", false},
@@ -233,6 +246,10 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		{"list pods -A", true},
 		{"watch pods -A", false},
 		{"get pods -n default", false},
+		{"list resourcequotas -A", true},
+		{"list limitranges -A", true},
+		{"update resourcequotas -n default", false},
+		{"update limitranges -n default", false},
 		{"update namespaces", false},
 		{"update meshguards.meshvakt.io", false},
 		{"unguard meshguards.meshvakt.io/default", false},
@@ -242,12 +259,14 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		}
 	}
 	// A POST does not say the name when rights are checked, so none is granted.
-	const webhook = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":"ValidatingWebhookConfiguration","metadata":{"name":%q}}`
-	for _, c := range []struct{ name, how string }{{"meshvakt-2", "create"}, {"meshvakt-2", "apply --server-side"}} {
-		args := append(strings.Fields(c.how), "--as", account, "-f", "-")
-		_, stderr, err := r.plane.Kubectl(t.Context(), controlplane.Admin, fmt.Sprintf(webhook, c.name), args...)
-		if err == nil || !strings.Contains(stderr, "forbidden") {
-			t.Errorf("%s of another webhook configuration: %v; must be forbidden", c.how, err)
+	const webhook = `{"apiVersion":"admissionregistration.k8s.io/v1","kind":%q,"metadata":{"name":"meshvakt-2"}}`
+	for _, kind := range []string{"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"} {
+		for _, how := range []string{"create", "apply --server-side"} {
+			args := append(strings.Fields(how), "--as", account, "-f", "-")
+			_, stderr, err := r.plane.Kubectl(t.Context(), controlplane.Admin, fmt.Sprintf(webhook, kind), args...)
+			if err == nil || !strings.Contains(stderr, "forbidden") {
+				t.Errorf("%s of another %s: %v; must be forbidden", how, kind, err)
+			}
 		}
 	}
 	eventually(t, 30*time.Second, func() error {
@@ -316,8 +335,8 @@ func chartUninstalls(t *testing.T, r *release) {
 	if err := errors.Join(<-played, err); err != nil {
 		t.Fatal(err)
 	}
-	if webhooks := r.kubectl("", "get", "validatingwebhookconfigurations", "-o", "name"); strings.Contains(webhooks, "meshvakt") {
-		t.Error("the webhook configuration is left, and nobody serves it")
+	if left := r.registered(); len(left) > 0 {
+		t.Errorf("left, and nobody serves them: %q", left)
 	}
 	if left := r.kubectl("", "get", "validatingadmissionpolicybindings", "-o", "name"); left != "" {
 		t.Errorf("bindings are left: %s", left)
@@ -372,12 +391,13 @@ func (r *release) onlyKeptObjectsAreLeft() {
 	}
 }
 
-// Without hooks the webhook configuration has to be removed by hand, as the manual
+// Without hooks the webhook configurations have to be removed by hand, as the manual
 // says. With CRD and guard still there the chart can be installed again.
 func chartComesBack(t *testing.T, r *release) {
 	before := r.guard()
 	r.run("uninstall", "meshvakt", "--no-hooks")
 	r.kubectl("", "delete", "validatingwebhookconfiguration", "meshvakt")
+	r.kubectl("", "delete", "mutatingwebhookconfiguration", mutatingName)
 	if out := r.kubectl("", "delete", "validatingadmissionpolicybindings", "-l", "app.kubernetes.io/managed-by=meshvakt"); !strings.Contains(out, "meshvakt-default") {
 		t.Errorf("the guard's policy was not bound: %q", out)
 	}

@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+const mutatingName = "before-istio.meshvakt.io"
+
+// resourcesGuard is a guard of sidecar-resources alone.
+func resourcesGuard() *v1alpha1.MeshGuard {
+	g := v1alpha1.DefaultGuard()
+	g.Spec.StrictMTLS, g.Spec.MeshMembership = nil, nil
+	return g
+}
+
+// mutatingEntries returns the names of the entries, and an error when the
+// configuration is not there.
+func mutatingEntries(ctx context.Context, c client.Client) ([]string, error) {
+	var config admissionregistrationv1.MutatingWebhookConfiguration
+	if err := c.Get(ctx, client.ObjectKey{Name: mutatingName}, &config); err != nil {
+		return nil, err
+	}
+	names := []string{}
+	for i := range config.Webhooks {
+		names = append(names, config.Webhooks[i].Name)
+	}
+	return names, nil
+}
+
+// mutating waits for the entry of the guard and returns the configuration.
+func mutating(t *testing.T, c client.Client, guard string) *admissionregistrationv1.MutatingWebhookConfiguration {
+	t.Helper()
+	var config admissionregistrationv1.MutatingWebhookConfiguration
+	eventually(t, 30*time.Second, func() error {
+		if err := c.Get(t.Context(), client.ObjectKey{Name: mutatingName}, &config); err != nil {
+			return err
+		}
+		if len(config.Webhooks) != 1 || config.Webhooks[0].Name != guard+".guard.meshvakt.io" {
+			return fmt.Errorf("entries %+v; want one for MeshGuard %s", config.Webhooks, guard)
+		}
+		return nil
+	})
+	return &config
+}
+
+// The API server asks about new pods of the namespaces that the guard selects, and
+// about nothing else.
+func TestMutatingIsAsked(t *testing.T) {
+	r := start(t)
+	guard(t, resourcesGuard())
+	enforcing(t, "default")
+	admin := clientFor(t, controlplane.Admin)
+	config := mutating(t, admin, "default")
+	w := config.Webhooks[0]
+	if *w.FailurePolicy != admissionregistrationv1.Ignore || *w.ReinvocationPolicy != admissionregistrationv1.IfNeededReinvocationPolicy ||
+		!strings.HasSuffix(*w.ClientConfig.URL, "/mutate") || len(w.ClientConfig.CABundle) == 0 {
+		t.Errorf("entry %+v", w)
+	}
+	if validating := registered(t, admin).Webhooks[0]; fmt.Sprint(w.NamespaceSelector) != fmt.Sprint(validating.NamespaceSelector) {
+		t.Errorf("selects %v; the validating entry %v", w.NamespaceSelector, validating.NamespaceSelector)
+	}
+
+	guarded, other := namespace(unique("asked"), true), namespace(unique("not-asked"), false)
+	create(t, admin, guarded, other)
+	for _, ns := range []string{guarded.Name, other.Name} {
+		serviceAccount(t, ns)
+	}
+	const asked = `meshvakt_admission_duration_seconds_count{path="/mutate"}`
+	eventually(t, 10*time.Second, func() error { // the API server learns of the entry by a watch
+		must(t, client.NewDryRunClient(admin).Create(t.Context(), pod(guarded.Name, nil)))
+		if r.metric(t.Context(), asked) == 0 {
+			return errors.New("not asked yet")
+		}
+		return nil
+	})
+	before := r.metric(t.Context(), asked)
+	one := pod(other.Name, nil)
+	create(t, admin, one)
+	two := pod(guarded.Name, nil)
+	create(t, admin, two)
+	must(t, relabel(t.Context(), admin, two, "changed", "yes"))
+	if n := r.metric(t.Context(), asked) - before; n != 1 {
+		t.Errorf("asked %v times about one new pod of the guarded namespace, another one and a change", n)
+	}
+}
+
+// Whatever anybody does to the mutating configuration is put back.
+func TestMutatingDriftIsRepaired(t *testing.T) {
+	start(t)
+	guard(t, resourcesGuard())
+	enforcing(t, "default")
+	admin := clientFor(t, controlplane.Admin)
+	want := mutating(t, admin, "default").Webhooks[0]
+	want.ClientConfig.CABundle = nil
+
+	edit := func(f func(*admissionregistrationv1.MutatingWebhookConfiguration)) func(*admissionregistrationv1.MutatingWebhookConfiguration) error {
+		return func(c *admissionregistrationv1.MutatingWebhookConfiguration) error {
+			f(c)
+			return admin.Update(t.Context(), c)
+		}
+	}
+	fail, never := admissionregistrationv1.Fail, admissionregistrationv1.NeverReinvocationPolicy
+	for name, break_ := range map[string]func(*admissionregistrationv1.MutatingWebhookConfiguration) error{
+		"failure policy": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) { c.Webhooks[0].FailurePolicy = &fail }),
+		"reinvocation policy": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			c.Webhooks[0].ReinvocationPolicy = &never
+		}),
+		"object selector": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			c.Webhooks[0].ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"never": "there"}}
+		}),
+		"match condition": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			c.Webhooks[0].MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "never", Expression: "false"}}
+		}),
+		"CA bundle": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			c.Webhooks[0].ClientConfig.CABundle = nil
+		}),
+		"foreign entry": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			extra := *c.Webhooks[0].DeepCopy()
+			extra.Name = "foreign.example.com"
+			c.Webhooks = append(c.Webhooks, extra)
+		}),
+		"entries removed": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) { c.Webhooks = nil }),
+		"deleted": func(c *admissionregistrationv1.MutatingWebhookConfiguration) error {
+			return admin.Delete(t.Context(), c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eventually(t, 10*time.Second, func() error { return break_(mutating(t, admin, "default")) }) // a conflict is tried again
+			eventually(t, 10*time.Second, func() error {
+				var now admissionregistrationv1.MutatingWebhookConfiguration
+				if err := admin.Get(t.Context(), client.ObjectKey{Name: mutatingName}, &now); err != nil {
+					return err
+				}
+				if len(now.Webhooks) != 1 || len(now.Webhooks[0].ClientConfig.CABundle) == 0 {
+					return fmt.Errorf("entries %+v; want one with a CA", now.Webhooks)
+				}
+				got := now.Webhooks[0]
+				got.ClientConfig.CABundle = nil
+				if got.String() != want.String() {
+					return fmt.Errorf("entry %s\nwant  %s", got.String(), want.String())
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// Nothing is asked for guards that want no changes, and an existing configuration
+// is emptied when changes are switched off.
+func TestMutatingFollowsGuardsAndSwitch(t *testing.T) {
+	r := start(t)
+	admin := clientFor(t, controlplane.Admin)
+	strict := defaultGuard(v1alpha1.OnMissingReject)
+	strict.Name = "strict"
+	guard(t, strict)
+	enforcing(t, "strict")
+	if names, err := mutatingEntries(t.Context(), admin); !apierrors.IsNotFound(err) {
+		t.Errorf("a guard of strict-mtls alone: entries %q, %v; want no configuration", names, err)
+	}
+	emptied := func() error {
+		names, err := mutatingEntries(t.Context(), admin)
+		if err != nil || len(names) > 0 {
+			return fmt.Errorf("entries %q, %v; want none", names, err) //nolint:errorlint // may be nil
+		}
+		return nil
+	}
+
+	g := resourcesGuard()
+	guard(t, g)
+	mutating(t, admin, "default")
+	must(t, admin.Delete(t.Context(), g))
+	eventually(t, 10*time.Second, emptied)
+
+	guard(t, resourcesGuard())
+	mutating(t, admin, "default")
+	config := registered(t, admin)
+	if !slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool { return w.Name == "default.guard.meshvakt.io" }) {
+		t.Error("the guard is not judged")
+	}
+	r.stop()
+	start(t, "--mutation=false")
+	eventually(t, 60*time.Second, emptied) // once the new replica leads
+	if now := registered(t, admin); len(now.Webhooks) != len(config.Webhooks) {
+		t.Errorf("%d validating entries without mutation; want %d", len(now.Webhooks), len(config.Webhooks))
+	}
+}
