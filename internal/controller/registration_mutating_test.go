@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"bytes"
+	"context"
 	"reflect"
 	"slices"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -124,5 +127,35 @@ func TestRegistrarOfMutation(t *testing.T) {
 				t.Errorf("entries %q, want %q", names(&got), c.want)
 			}
 		})
+	}
+}
+
+// Certificates go into service by the bundle of the validating configuration, so the
+// mutating one must have it by then.
+func TestRegistrarAppliesTheMutatingOneFirst(t *testing.T) {
+	var applied []string
+	s := newSetting(t, interceptor.Funcs{
+		Apply: func(ctx context.Context, c client.WithWatch, config runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+			applied = append(applied, *config.(interface{ GetName() *string }).GetName())
+			return c.Apply(ctx, config, opts...)
+		},
+	}, guardOfResources("a"))
+	for _, serial := range []int64{1, 2} {
+		applied = nil
+		r := registrar(t, s, newCA(t, serial))
+		r.Mutation = true
+		if _, err := r.Reconcile(t.Context(), reconcile.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{MutatingName, WebhookName}; !slices.Equal(applied, want) {
+			t.Errorf("applied %q; want %q", applied, want)
+		}
+		var mutating admissionregistrationv1.MutatingWebhookConfiguration
+		if err := s.client.Get(t.Context(), client.ObjectKey{Name: MutatingName}, &mutating); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := mutating.Webhooks[0].ClientConfig.CABundle, PublishedBundle(stored(t, s)); !bytes.Equal(got, want) {
+			t.Errorf("CA bundle\n%s\nwant that of the validating configuration\n%s", got, want)
+		}
 	}
 }

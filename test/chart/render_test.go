@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,6 +163,21 @@ func TestAdmissionPolicy(t *testing.T) {
 	for _, o := range documents(t, render(t, "--set", "admissionPolicies.enabled=false")) {
 		if o.GetKind() == "ValidatingAdmissionPolicy" {
 			t.Errorf("turned off, it renders %s", o.GetName())
+		}
+	}
+}
+
+func TestMutationCanBeTurnedOff(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "--mutation=true"},
+		{[]string{"--set", "webhook.mutation=false"}, "--mutation=false"},
+	} {
+		d := find[appsv1.Deployment](t, documents(t, render(t, c.args...)), "Deployment", "meshvakt")
+		if args := d.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, c.want) {
+			t.Errorf("%q: arguments %q lack %s", c.args, args, c.want)
 		}
 	}
 }

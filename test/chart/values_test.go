@@ -242,6 +242,8 @@ func TestSchemaRefuses(t *testing.T) {
 		{"replicaCount=0", "replicaCount"},
 		{"webhook.timeoutSeconds=31", "timeoutSeconds"},
 		{"webhook.failurePolicy=Ignore", "failurePolicy"},
+		{"webhook.mutation=sometimes", "mutation"},
+		{"guard.spec.sidecarResources.mode=Force", "mode"},
 		{"certificates.mode=vault", "mode"},
 		{"certificates.certManager.issuer=x", "issuer"},
 		{"log.level=trace", "level"},

@@ -16,6 +16,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -287,6 +288,15 @@ func TestGuardValidation(t *testing.T) {
 		"values missing": {func(g *v1alpha1.MeshGuard) {
 			g.Spec.NamespaceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "a", Operator: "In"}}
 		}, "values must be given"},
+		"request of nothing": {func(g *v1alpha1.MeshGuard) {
+			g.Spec.SidecarResources.Requests.CPU = resource.NewQuantity(0, resource.DecimalSI)
+		}, "must be a quantity greater than 0, such as 100m"},
+		"negative limit": {func(g *v1alpha1.MeshGuard) {
+			g.Spec.SidecarResources.Limits.Memory = resource.NewQuantity(-1, resource.BinarySI)
+		}, "must be a quantity greater than 0, such as 1024Mi"},
+		"request above limit": {func(g *v1alpha1.MeshGuard) {
+			g.Spec.SidecarResources.Requests.CPU = resource.NewQuantity(3, resource.DecimalSI)
+		}, "requests.cpu must not be greater than limits.cpu"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := v1alpha1.DefaultGuard()
