@@ -116,20 +116,20 @@ func (r Resources) Over(others Resources) Resources {
 // AnnotatedResources are the numbers that annotations state, and whether they state any: if one of the four
 // annotations is there, Istio's template leaves out everything that it does not render from them
 // (injection-template.yaml, "resources"). It errs on a value that the injector or the API server refuses.
-func AnnotatedResources(annotations map[string]string) (stated Resources, any bool, err error) {
+func AnnotatedResources(annotations map[string]string) (stated Resources, annotated bool, err error) {
 	for _, k := range ResourceKeys() {
 		text, ok := annotations[k.Annotation()]
 		if !ok {
 			continue
 		}
-		any = true
+		annotated = true
 		if !ReadableResource(text) {
 			err = fmt.Errorf("%s: %q is no quantity that Kubernetes takes", k.Annotation(), text)
 			continue
 		}
 		stated[k] = resource.MustParse(text)
 	}
-	return stated, any, err
+	return stated, annotated, err
 }
 
 // ReadableResource reports whether a pod can be created with the value of such an annotation.

@@ -174,7 +174,7 @@ func quantity(r *reader, into *resource.Quantity) {
 	}
 	r.next()
 	start := r.at
-	text := ""
+	var text string
 	if r.next() == '"' {
 		text = r.quoted()
 	} else {

@@ -122,6 +122,13 @@ func story() []step {
 		{"As everybody writes it, it is admitted, and so is the pod that Istio has injected.",
 			dev, apply, strings.Replace(bypass, "      annotations:\n        traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"\n", "", 1), false, []string{"created"}},
 		{"", dev, []string{"-n", "payments", "wait", "--for=create", "pod", "-l", "app=ledger", "--timeout=20s"}, "", false, nil},
+		{"A typo in what a sidecar may use would keep every pod of a Deployment from being created: 256MB is no quantity.",
+			dev, apply, sidecarMemory("256MB"), true, []string{"MV308", "256MB"}},
+		{"Mended, it would be the only number that the sidecar has: one annotation makes Istio drop all of its defaults.",
+			dev, apply, sidecarMemory("256Mi"), false, []string{"created"}},
+		{"", dev, []string{"-n", "payments", "wait", "--for=create", "pod", "-l", "app=report", "--timeout=20s"}, "", false, nil},
+		{"Meshvakt has put the others beside it. The Deployment stays as it was written.",
+			dev, []string{"-n", "payments", "get", "pods", "-l", "app=report", "-o", `jsonpath={.items[0].spec.initContainers[?(@.name=="istio-proxy")].resources}`}, "", false, []string{`"cpu":"2"`, `"memory":"256Mi"`, `"cpu":"100m"`, `"memory":"128Mi"`}},
 		{"In a namespace that nobody guards, somebody tells the clients there to talk to it in plaintext.",
 			dev, apply, plaintextClients, true, []string{"MV234", "payments"}},
 		{"Somebody wants to delete the policy that both rest on.",
@@ -137,6 +144,11 @@ func story() []step {
 			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{`"payments"`}},
 		{"How the guard stands.", controlplane.Auditor, []string{"get", "meshguards"}, "", false, []string{"default"}},
 	}
+}
+
+// sidecarMemory is a Deployment that limits the memory of its sidecar.
+func sidecarMemory(limit string) string {
+	return strings.NewReplacer("ledger", "report", "traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"", "sidecar.istio.io/proxyMemoryLimit: "+limit).Replace(bypass)
 }
 
 func onMissing(value string) []string {
