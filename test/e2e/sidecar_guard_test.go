@@ -50,7 +50,7 @@ func TestSidecarGuardNonsense(t *testing.T) {
 		"null for the block and alone": {"null", "spec", "at least one policy block must be set"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := dryRun.Create(t.Context(), resourcesGuard(t, "nonsense", map[string]string{v1alpha1.GuardedLabel: v1alpha1.GuardedValue}, c.block))
+			err := dryRun.Create(t.Context(), sidecarGuard(t, "nonsense", map[string]string{v1alpha1.GuardedLabel: v1alpha1.GuardedValue}, c.block))
 			if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.field+": ") || !strings.Contains(err.Error(), c.message) {
 				t.Fatalf("got %v; want %s to be invalid for %q", err, c.field, c.message)
 			}
@@ -78,7 +78,7 @@ func TestSidecarGuardDefaults(t *testing.T) {
 		"one number":        {"{mode: Exact, requests: {cpu: 1}, limits: {cpu: 1}}", v1alpha1.ModeExact, four{"1", "128Mi", "1", "1Gi"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			written := resourcesGuard(t, unique("defaults"), map[string]string{"nobody": "has"}, c.block)
+			written := sidecarGuard(t, unique("defaults"), map[string]string{"nobody": "has"}, c.block)
 			create(t, admin, written)
 			var g v1alpha1.MeshGuard
 			must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(written), &g))

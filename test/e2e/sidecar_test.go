@@ -53,9 +53,9 @@ func istioContainer(t testing.TB, pod *corev1.Pod, name string) *corev1.Containe
 // classic is the annotation of pods whose proxy is an ordinary container.
 func classic() map[string]string { return map[string]string{"sidecar.istio.io/nativeSidecar": "false"} }
 
-// resourcesGuard is a guard of sidecar-resources alone, with the block as users write
+// sidecarGuard is a guard of sidecar-resources alone, with the block as users write
 // it: numbers that are no strings must reach the API server as such.
-func resourcesGuard(t testing.TB, name string, labels map[string]string, block string) *unstructured.Unstructured {
+func sidecarGuard(t testing.TB, name string, labels map[string]string, block string) *unstructured.Unstructured {
 	t.Helper()
 	var resources any
 	must(t, yaml.Unmarshal([]byte(block), &resources))
@@ -78,7 +78,7 @@ func resourcesGuard(t testing.TB, name string, labels map[string]string, block s
 func sidecarNamespace(t testing.TB, name, block string) string {
 	t.Helper()
 	labels := map[string]string{"sidecars": name}
-	create(t, clientFor(t, controlplane.Admin), resourcesGuard(t, name, labels, block))
+	create(t, clientFor(t, controlplane.Admin), sidecarGuard(t, name, labels, block))
 	enforcing(t, name)
 	return meshNamespace(t, name, map[string]string{"istio-injection": "enabled", "sidecars": name})
 }
@@ -87,7 +87,7 @@ func sidecarNamespace(t testing.TB, name, block string) string {
 // webhook that changes pods.
 func startWithoutMutation(t testing.TB) *replica {
 	t.Helper()
-	return start(t)
+	return start(t, "--mutation=false")
 }
 
 // podWebhook registers a webhook that may change new pods of namespaces with
