@@ -25,6 +25,21 @@ import (
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
+// TestSidecar: what becomes of proxies besides the webhooks that everybody has, as the
+// replica registers itself.
+func TestSidecar(t *testing.T) {
+	meshPlane(t)
+	t.Run("registered", func(t *testing.T) {
+		start(t)
+		t.Run("resize", sidecarResize)
+		t.Run("autoscaler", sidecarAutoscaler)
+		t.Run("templates", sidecarTemplates)
+		t.Run("quota", sidecarQuota)
+		t.Run("limit range", sidecarLimitRange)
+	})
+	t.Run("out of reach", sidecarOutOfReach)
+}
+
 // four are the requests of CPU and memory of a container, and its limits of both, as
 // the API server writes them.
 type four [4]string
