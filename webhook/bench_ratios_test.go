@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/meshvakt/meshvakt/webhook"
 )
 
 // deployments are reviews of the Deployments that the recorded pods may have come
@@ -89,30 +91,31 @@ func reviewsOf(tb testing.TB, kind string) [][]byte {
 func BenchmarkRatios(b *testing.B) {
 	protocols(b, func(b *testing.B, s *benchServer) {
 		for _, kind := range []string{"Pod", "Deployment", "Namespace"} {
-			b.Run(kind, func(b *testing.B) { ratios(b, s, reviewsOf(b, kind)) })
+			b.Run(kind, func(b *testing.B) { ratios(b, s, webhook.PathValidate, reviewsOf(b, kind)) })
 		}
+		b.Run("Mutation", func(b *testing.B) { ratios(b, s, webhook.PathMutate, reviewsOf(b, "Pod")) })
 	})
 }
 
-func ratios(b *testing.B, s *benchServer, reviews [][]byte) {
+func ratios(b *testing.B, s *benchServer, path string, reviews [][]byte) {
 	b.Helper()
 	spent := map[string]usage{}
 	times := 1 + 1000/len(reviews)
-	for _, c := range contenders() {
+	for _, c := range contenders(path) {
 		for _, body := range reviews {
 			s.mustJudge(b, c, body)
 		}
 		s.spend(b, c.path, reviews, 1+times/5)
 	}
 	for b.Loop() {
-		for _, c := range contenders() {
+		for _, c := range contenders(path) {
 			spent[c.name] = spent[c.name].plus(s.spend(b, c.path, reviews, times))
 		}
 	}
 	cpu := func(name string) float64 { return float64(spent[name].CPU.Nanoseconds()) }
 	b.ReportMetric(cpu("meshvakt")/cpu("constant"), "x-constant")
 	b.ReportMetric(cpu("meshvakt")/cpu("encodingjson"), "x-encodingjson")
-	for _, c := range contenders() {
+	for _, c := range contenders(path) {
 		b.ReportMetric(cpu(c.name)/float64(b.N*times*len(reviews)), c.name+"-cpu-ns")
 	}
 }
