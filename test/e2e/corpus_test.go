@@ -28,7 +28,7 @@ import (
 
 // fewest is how many cases have to run at least: a reader that skips what it
 // cannot do would otherwise end up reading nothing.
-const fewest = 540
+const fewest = 850
 
 // TestCorpus brings a real cluster into the state of each case, lets a user do
 // what the case does, as a dry run, and demands the answer that the case states:
