@@ -34,8 +34,9 @@ func sidecarChanges(r *facts.Review, guards []*facts.Guard) ([]facts.Change, err
 	for i := range s.containers {
 		changes = append(changes, s.containerChanges(&s.containers[i], want[i])...)
 	}
-	if s.rendered && (s.coming && !s.rendersAlready(want[0]) || !s.coming && len(changes) > 0) {
-		changes = append(s.annotationChanges(want[0]), changes...)
+	template := s.template(guards)
+	if s.rendered && (s.coming && !s.rendersAlready(template) || !s.coming && len(changes) > 0) {
+		changes = append(s.annotationChanges(template), changes...)
 	}
 	return append(changes, s.concurrencyChanges(guards)...), nil
 }

@@ -102,18 +102,37 @@ func (s *sidecars) wholePodLimits() mesh.Resources {
 	return mesh.ResourcesOf(s.spec.Resources)
 }
 
-// settled returns the numbers that every container of Istio's gets under the guards,
-// one after the other. The template renders init containers with the numbers of the
-// proxy.
+// settled returns the numbers that every container of Istio's gets under the guards.
+// Init containers have those of the template, unless something is said of them alone.
 func (s *sidecars) settled(guards []*facts.Guard) []mesh.Resources {
-	guaranteed, whole := s.guaranteed(), s.wholePodLimits()
-	want := make([]mesh.Resources, len(s.containers))
+	want, template := make([]mesh.Resources, len(s.containers)), s.template(guards)
 	for i := range s.containers {
-		want[i] = s.containers[i].stated.Over(want[0])
-		for _, g := range guards {
-			n := numbersOf(g)
-			want[i] = n.settle(want[i], whole, guaranteed)
+		stated := s.containers[i].stated
+		if i > 0 {
+			stated = stated.Over(template)
 		}
+		want[i] = s.under(guards, stated)
 	}
 	return want
+}
+
+// template returns the numbers that the template is to render under the guards: what
+// the author states. A number that another webhook has put into the proxy is left to
+// it there, and not taken for the author's.
+func (s *sidecars) template(guards []*facts.Guard) mesh.Resources {
+	authored := s.containers[0].stated
+	if s.rendered && !s.coming {
+		authored = s.overrides[proxyContainer].Over(s.annotated)
+	}
+	return s.under(guards, authored)
+}
+
+// under settles numbers under the guards, one after the other.
+func (s *sidecars) under(guards []*facts.Guard, r mesh.Resources) mesh.Resources {
+	guaranteed, whole := s.guaranteed(), s.wholePodLimits()
+	for _, g := range guards {
+		n := numbersOf(g)
+		r = n.settle(r, whole, guaranteed)
+	}
+	return r
 }
