@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/test/controlplane"
@@ -36,12 +34,15 @@ func sidecarResize(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			pod := typed(t, ns, (&vector{annotations: annotations}).template(t))
 			create(t, clientFor(t, controlplane.Developer), pod)
-			for _, c := range []struct{ list, name, value, code, message string }{
-				{"limits", "memory", "3Gi", "MV304", `limits.memory of istio-proxy is "3Gi"; must be at most "2Gi" by MeshGuard "resize"`},
-				{"limits", "cpu", "64", "MV304", `limits.cpu of istio-proxy is "64"; must be at most "3" by MeshGuard "resize"`},
-				{"requests", "cpu", "10m", "MV303", `requests.cpu of istio-proxy is "10m"; must be at least "50m" by MeshGuard "resize"`},
-				{"limits", "memory", "1536Mi", "", ""},
-				{"requests", "cpu", "60m", "", ""},
+			for _, c := range []struct {
+				list, name, value, code, message string
+				want                             four
+			}{
+				{"limits", "memory", "3Gi", "MV304", `limits.memory of istio-proxy is "3Gi"; must be at most "2Gi" by MeshGuard "resize"`, four{}},
+				{"limits", "cpu", "64", "MV304", `limits.cpu of istio-proxy is "64"; must be at most "3" by MeshGuard "resize"`, four{}},
+				{"requests", "cpu", "10m", "MV303", `requests.cpu of istio-proxy is "10m"; must be at least "50m" by MeshGuard "resize"`, four{}},
+				{"limits", "memory", "1536Mi", "", "", four{"100m", "128Mi", "2", "1536Mi"}},
+				{"requests", "cpu", "60m", "", "", four{"60m", "128Mi", "2", "1536Mi"}},
 			} {
 				t.Run(c.list+" "+c.name+" "+c.value, func(t *testing.T) {
 					patch := resizePatch(t, pod, c.list, c.name, c.value)
@@ -59,8 +60,8 @@ func sidecarResize(t *testing.T) {
 						t.Errorf("kubectl: %v\n%s", errKubectl, stderr)
 					}
 					must(t, dev.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
-					if got := fourOf(istioContainer(t, pod, "istio-proxy")).String(); !strings.Contains(got, canonical(c.value)) {
-						t.Errorf("after the resize istio-proxy has %s; want %s %s of %s", got, c.list, c.value, c.name)
+					if got := fourOf(istioContainer(t, pod, "istio-proxy")); got != c.want {
+						t.Errorf("after the resize istio-proxy has %s; want %s", got, c.want)
 					}
 				})
 			}
@@ -82,10 +83,4 @@ func resizePatch(t testing.TB, pod *corev1.Pod, list, name, value string) []byte
 	}}}})
 	must(t, err)
 	return patch
-}
-
-// canonical is how the API server writes a quantity.
-func canonical(text string) string {
-	q := resource.MustParse(text)
-	return q.String()
 }

@@ -86,7 +86,7 @@ func sidecarTemplates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ns := sidecarNamespace(t, strings.ReplaceAll(name, " ", "-"), c.guard)
 			manifest := deploymentText(c.annotations, 1)
-			_, _ = kubectlApply(t, free, manifest)
+			kubectlApply(t, free, manifest)
 			asWritten := deployed(t, free)
 			_, stderr := kubectlApply(t, ns, manifest)
 			if c.warning == "" && stderr != "" || c.warning != "" && (!strings.Contains(stderr, "Warning: ") || !strings.Contains(stderr, c.warning) || !strings.Contains(stderr, "[MV310]")) {
