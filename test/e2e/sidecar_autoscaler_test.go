@@ -50,20 +50,20 @@ func sidecarAutoscaler(t *testing.T) {
 	}
 	minimum, guards := four{"50m", "64Mi", "2", "1Gi"}, four{"100m", "128Mi", "2", "1Gi"}
 	never, again := admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.IfNeededReinvocationPolicy
-	const byAnnotation, bySomebody = "if an autoscaler sets it, let that state as much", "another webhook changes the proxy after it"
+	const byAutoscaler, bySomebody = "let what sets it, be it an autoscaler", "another webhook changes the proxy after it"
 	for _, c := range []struct {
 		policy admissionregistrationv1.ReinvocationPolicyType
 		mode   string
 		want   outcome
 		says   string
 	}{
-		{never, "Clamp", outcome{proxy: minimum, init: minimum}, ""},
+		{never, "Clamp", outcome{proxy: minimum, init: guards}, ""},
 		{never, "Exact", outcome{proxy: guards, init: guards}, ""},
-		{never, "Fill", outcome{refused: "MV303"}, byAnnotation},
+		{never, "Fill", outcome{refused: "MV303"}, byAutoscaler},
 		// Asked again after Meshvakt, it has the last word.
-		{again, "Clamp", outcome{refused: "MV303"}, "let what sets it, be it an autoscaler"},
+		{again, "Clamp", outcome{refused: "MV303"}, byAutoscaler},
 		{again, "Exact", outcome{refused: "MV305"}, bySomebody},
-		{again, "Fill", outcome{refused: "MV303"}, byAnnotation},
+		{again, "Fill", outcome{refused: "MV303"}, byAutoscaler},
 	} {
 		t.Run(string(c.policy)+" "+c.mode, func(t *testing.T) {
 			autoscaling(t, autoscaler, c.policy)
