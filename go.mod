@@ -10,6 +10,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/spf13/cobra v1.10.2 // subcommands and flags
 	golang.org/x/sync v0.23.0 // groups of goroutines that end together
+	golang.org/x/sys v0.50.0 // fdatasync and fadvise, for meshvakt probe
 	golang.org/x/term v0.47.0 // tells a terminal from a pipe
 	google.golang.org/protobuf v1.36.12 // reads Istio's MeshConfig as Istio does
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // in tests: patches as the API server applies them
@@ -76,7 +77,6 @@ require (
 	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
 	gomodules.xyz/jsonpatch/v2 v2.5.0 // indirect

@@ -76,6 +76,7 @@ func mayImport() map[string][]string {
 		"api/v1alpha1":        {},
 		"internal/mesh":       {},
 		"internal/nodes":      {},
+		"internal/probe":      {},
 		"internal/objects":    {"internal/mesh", "policies/facts"},
 		"policies/facts":      {"api/v1alpha1", "internal/mesh"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "policies/facts"},

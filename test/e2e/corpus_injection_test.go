@@ -63,7 +63,9 @@ const injectorSettings = `{"global": {"hub": "registry.istio.io/testing", "tag":
 // other readers take it as Istio's default values make it, it has to be there.
 func (p *playedCase) defaultInjection(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	if !slices.ContainsFunc(p.guards, func(g *v1alpha1.MeshGuard) bool { return g.Spec.MeshMembership != nil || g.Spec.SidecarResources != nil }) {
+	if !slices.ContainsFunc(p.guards, func(g *v1alpha1.MeshGuard) bool {
+		return g.Spec.MeshMembership != nil || g.Spec.SidecarResources != nil
+	}) {
 		return nil
 	}
 	has := func(kind, prefix string) bool {

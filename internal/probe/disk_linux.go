@@ -1,0 +1,101 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	syncWrites = 500
+	writeSize  = 2300 // what etcd's own advice for fio uses
+	fileSize   = 64 << 20
+	readSize   = 4 << 10
+	readsMost  = 2000
+	diskTime   = 10 * time.Second // for each of the two
+)
+
+// cpuTime is what the process has used so far.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// syncs writes one small record after the other and has each stored.
+func syncs(ctx context.Context, dir string) ([]time.Duration, error) {
+	f, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	record := make([]byte, writeSize)
+	times := make([]time.Duration, 0, syncWrites)
+	for end := time.Now().Add(diskTime); len(times) < syncWrites && time.Now().Before(end) && ctx.Err() == nil; {
+		if _, err := f.Write(record); err != nil {
+			return times, err
+		}
+		before := time.Now()
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			return times, fmt.Errorf("fdatasync: %w", err)
+		}
+		times = append(times, time.Since(before))
+	}
+	return times, nil
+}
+
+// reads returns how many blocks a second are read from anywhere in a file, past the page
+// cache. It errs on file systems that always go through it.
+func reads(ctx context.Context, dir string) (float64, error) {
+	path := filepath.Join(dir, "data")
+	if err := fill(path); err != nil {
+		return 0, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open for direct reads: %w", err)
+	}
+	defer f.Close()
+	// Direct reads go to memory at the boundary of a page.
+	block, err := unix.Mmap(-1, 0, readSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return 0, fmt.Errorf("map memory: %w", err)
+	}
+	defer func() { _ = unix.Munmap(block) }() // which fails for none of ours
+	n := 0
+	before := time.Now()
+	for end := before.Add(diskTime); n < readsMost && time.Now().Before(end) && ctx.Err() == nil; n++ {
+		at := rand.Int64N(fileSize/readSize) * readSize //nolint:gosec // a place, not a secret
+		if _, err := f.ReadAt(block, at); err != nil {
+			return 0, err
+		}
+	}
+	return float64(n) / time.Since(before).Seconds(), nil
+}
+
+// fill writes a file that no disk can compress.
+func fill(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block := make([]byte, 1<<20)
+	for i := range block {
+		block[i] = byte(rand.Uint32()) //nolint:gosec // noise, not a secret
+	}
+	for range fileSize / len(block) {
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
