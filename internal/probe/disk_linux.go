@@ -36,7 +36,7 @@ func syncs(ctx context.Context, dir string) ([]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing in it is of use any more
 	record := make([]byte, writeSize)
 	times := make([]time.Duration, 0, syncWrites)
 	for end := time.Now().Add(diskTime); len(times) < syncWrites && time.Now().Before(end) && ctx.Err() == nil; {
@@ -63,7 +63,7 @@ func reads(ctx context.Context, dir string) (float64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open for direct reads: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing in it is of use any more
 	// Direct reads go to memory at the boundary of a page.
 	block, err := unix.Mmap(-1, 0, readSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -87,7 +87,7 @@ func fill(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing in it is of use any more
 	block := make([]byte, 1<<20)
 	for i := range block {
 		block[i] = byte(rand.Uint32()) //nolint:gosec // noise, not a secret
