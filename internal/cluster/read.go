@@ -43,7 +43,8 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	}
 	c.Unguardable = s.unguardable()
 	if e != nil && c.Guarded(r.Namespace, e.namespace.Labels) && (e.verified >= newest || s.policiesAsOf() >= newest) {
-		return c, s.addQuotas(ctx, r, &c)
+		s.addQuotas(ctx, r, &c)
+		return c, nil
 	}
 	return s.ReadLive(ctx, r)
 }
@@ -111,7 +112,8 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 	if slices.Equal(roots, cached.RootNamespaces()) && live.agrees() {
 		s.index.verify(name, newest)
 	}
-	return live.cluster, s.addQuotas(ctx, r, &live.cluster)
+	s.addQuotas(ctx, r, &live.cluster)
+	return live.cluster, nil
 }
 
 // concernsAll reports whether the request can change what holds in any namespace: a
