@@ -204,6 +204,9 @@ func (h *Handler) change(ctx context.Context, q *request) (*admissionv1.Admissio
 	if err != nil {
 		return nil, failed(StageRespond, http.StatusInternalServerError, err)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	h.recorder.Changed(q.review.Kind.Kind, len(changes) > 0)
 	h.logChanges(ctx, q.review, changes, time.Since(q.received))
 	return response, nil
