@@ -19,6 +19,7 @@ func DefaultGuard() *MeshGuard {
 			StrictMTLS:        &StrictMTLS{},
 			MeshMembership:    &MeshMembership{},
 			SidecarResources:  &SidecarResources{},
+			NodePools:         &NodePools{},
 		},
 	}
 	SetDefaults(g)
@@ -57,6 +58,15 @@ func SetDefaults(g *MeshGuard) {
 		s.Requests.Memory = orQuantity(s.Requests.Memory, "128Mi")
 		s.Limits.CPU = orQuantity(s.Limits.CPU, "2000m")
 		s.Limits.Memory = orQuantity(s.Limits.Memory, "1024Mi")
+	}
+	if n := g.Spec.NodePools; n != nil {
+		if len(n.ValidationActions) == 0 {
+			n.ValidationActions = []ValidationAction{Deny}
+		}
+		n.Scope = cmp.Or(n.Scope, PlacementMesh)
+		n.ControlPlane = cmp.Or(n.ControlPlane, ControlPlaneGuard)
+		n.Unknown = cmp.Or(n.Unknown, UnknownAllow)
+		n.Steering = cmp.Or(n.Steering, SteeringRequired)
 	}
 }
 

@@ -36,7 +36,7 @@ type MeshGuard struct {
 // MeshGuardSpec is what a guard selects and demands. A policy whose block is
 // absent is not enforced by this guard.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS) || has(self.meshMembership) || has(self.sidecarResources)",message="at least one policy block must be set: meshMembership, sidecarResources, strictMTLS"
+// +kubebuilder:validation:XValidation:rule="has(self.strictMTLS) || has(self.meshMembership) || has(self.sidecarResources) || has(self.nodePools)",message="at least one policy block must be set: meshMembership, nodePools, sidecarResources, strictMTLS"
 type MeshGuardSpec struct {
 	// NamespaceSelector selects the guarded namespaces by their labels; the
 	// empty selector selects every namespace. kube-system, kube-public,
@@ -64,6 +64,12 @@ type MeshGuardSpec struct {
 	//
 	// +optional
 	SidecarResources *SidecarResources `json:"sidecarResources,omitempty"`
+
+	// NodePools demands that no pod of the mesh runs on nodes whose CPU is shared or
+	// paid for by credits, and none outside of the allowed regions.
+	//
+	// +optional
+	NodePools *NodePools `json:"nodePools,omitempty"`
 }
 
 // StrictMTLS are the parameters of the policy strict-mtls.

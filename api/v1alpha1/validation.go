@@ -29,8 +29,8 @@ func Validate(g *MeshGuard) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs = append(errs, metav1validation.ValidateLabelSelector(&g.Spec.NamespaceSelector,
 		metav1validation.LabelSelectorValidationOptions{}, spec.Child("namespaceSelector"))...)
-	if g.Spec.StrictMTLS == nil && g.Spec.MeshMembership == nil && g.Spec.SidecarResources == nil {
-		errs = append(errs, field.Required(spec, "at least one policy block must be set: meshMembership, sidecarResources, strictMTLS"))
+	if g.Spec.StrictMTLS == nil && g.Spec.MeshMembership == nil && g.Spec.SidecarResources == nil && g.Spec.NodePools == nil {
+		errs = append(errs, field.Required(spec, "at least one policy block must be set: meshMembership, nodePools, sidecarResources, strictMTLS"))
 	}
 	if s := g.Spec.StrictMTLS; s != nil {
 		errs = append(errs, validateStrictMTLS(s, spec.Child("strictMTLS"))...)
@@ -40,6 +40,9 @@ func Validate(g *MeshGuard) field.ErrorList {
 	}
 	if s := g.Spec.SidecarResources; s != nil {
 		errs = append(errs, validateSidecarResources(s, spec.Child("sidecarResources"))...)
+	}
+	if n := g.Spec.NodePools; n != nil {
+		errs = append(errs, validateNodePools(n, spec.Child("nodePools"))...)
 	}
 	return errs
 }

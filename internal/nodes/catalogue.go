@@ -1,5 +1,5 @@
-// Package nodes knows which nodes have CPU of their own, as pure functions over what
-// their labels say.
+// Package nodes knows which nodes have CPU of their own and which of them a pod can
+// land on, as pure functions over what nodes and pods say.
 package nodes
 
 import (
@@ -88,6 +88,16 @@ func (c *Catalogue) Class(instanceType string) (Class, *Entry) {
 		return Dedicated, found
 	}
 	return Unknown, nil
+}
+
+// classify returns the class by the labels of a node, and by which of them.
+func (c *Catalogue) classify(labels map[string]string) (class Class, by string) {
+	t := instanceType(labels)
+	if t == "" {
+		return Unknown, ""
+	}
+	class, _ = c.Class(t)
+	return class, "instance type " + t
 }
 
 func (e *Entry) matches(instanceType string) bool {
