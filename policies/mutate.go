@@ -50,7 +50,9 @@ func (m *Mutation) guards(r *facts.Review) ([]*facts.Guard, error) {
 	if ns == nil {
 		return nil, fmt.Errorf("%w: namespace %q of the %s", ErrMissingFact, r.Namespace, r.Kind.Kind)
 	}
-	guards = slices.DeleteFunc(guards, func(g *facts.Guard) bool { return !r.Cluster.Selects(g, ns.Name, ns.Labels) })
+	guards = slices.DeleteFunc(guards, func(g *facts.Guard) bool {
+		return !r.Cluster.Selects(g, ns.Name, ns.Labels) && !(m.ControlPlane != nil && m.ControlPlane(g) && r.Cluster.IsRoot(ns.Name))
+	})
 	slices.SortFunc(guards, func(a, b *facts.Guard) int { return strings.Compare(a.Name, b.Name) })
 	return guards, nil
 }

@@ -57,6 +57,9 @@ type Mutation struct {
 	Matches []Match
 	// Enforced reports whether the guard wants the changes.
 	Enforced func(*facts.Guard) bool
+	// ControlPlane reports whether it wants them in the mesh root namespaces too, which
+	// it need not select; nil: no guard does.
+	ControlPlane func(*facts.Guard) bool
 	// Changes returns what is to be changed under the guards, which are sorted by name.
 	// It is total and deterministic, and has nothing to change in what it has changed.
 	// An error is as with Judge.
@@ -83,6 +86,13 @@ const (
 	// ScopeNamespaces is namespaces that are, were, or become guarded, and the
 	// mesh root namespaces.
 	ScopeNamespaces Scope = "Namespaces"
+	// ScopeGuardedAndControlPlane is objects in guarded namespaces, and in mesh root
+	// namespaces for the guards that are about the mesh's own pods. Those are let pass
+	// while Meshvakt does not answer: the mesh must come up without it.
+	ScopeGuardedAndControlPlane Scope = "GuardedAndControlPlane"
+	// ScopeNodes is nodes and what is tied to them, which are in no namespace. Nothing
+	// of it is ever refused, nor waits for Meshvakt while that does not answer.
+	ScopeNodes Scope = "Nodes"
 	// ScopeIstioSettings is the ConfigMaps of istiod in its namespace: the settings
 	// of control planes and injectors.
 	ScopeIstioSettings Scope = "IstioSettings"
@@ -97,7 +107,9 @@ type Match struct {
 	// Subresources that change what the policy reads as well: the API server lets
 	// labels be changed through "status" of namespaces and pods, for one.
 	Subresources []string
-	Scope        Scope
+	// OnlySubresource is the one that the match is about, instead of the resource.
+	OnlySubresource string
+	Scope           Scope
 	// Names are those of the only objects that matter; empty: all do.
 	Names []string
 	// OnlyIfChanged are the CEL expressions, over object and oldObject, of which
@@ -151,13 +163,14 @@ func (f *Finding) Text() string {
 // Covers reports whether the match is about the resource itself, for "", or the
 // subresource.
 func (m *Match) Covers(subresource string) bool {
-	return subresource == "" || slices.Contains(m.Subresources, subresource)
+	return subresource == m.OnlySubresource || slices.Contains(m.Subresources, subresource)
 }
 
 // All returns every policy, sorted by ID.
 func All() []Policy {
 	return []Policy{
 		MeshMembership(),
+		NodePools(),
 		SidecarResources(),
 		StrictMTLS(),
 	}

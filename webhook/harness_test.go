@@ -32,7 +32,7 @@ func guarded(t testing.TB) facts.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.MeshMembership, g.SidecarResources = nil, nil // of strict-mtls alone
+	g.MeshMembership, g.SidecarResources, g.NodePools = nil, nil, nil // of strict-mtls alone
 	g.Name = "production"
 	return facts.Cluster{
 		ControlPlanes: []mesh.ControlPlane{mesh.DefaultControlPlane()},

@@ -257,14 +257,14 @@ func TestConfigIsChecked(t *testing.T) {
 	wrongKind := policies.StrictMTLS()
 	wrongKind.Matches = []policies.Match{{Group: "apps", Resource: "controllerrevisions", Versions: []string{"v1"}, Kind: "ControllerRevision"}}
 	quarrel := policies.StrictMTLS()
-	quarrel.Matches = append(quarrel.Matches, policies.Match{Resource: "namespaces", Versions: []string{"v1"}, Kind: "Pod"})
+	quarrel.Matches = append(quarrel.Matches, policies.Match{Resource: "pods", Versions: []string{"v1"}, Kind: "Pod", Scope: policies.ScopeNamespaces})
 	for name, c := range map[string]Config{
 		"no facts":         {Policies: policies.All(), Authorizer: allow},
 		"no authorizer":    {Policies: policies.All(), Facts: source},
 		"no policies":      {Facts: source, Authorizer: allow},
 		"bad policy":       {Policies: []policies.Policy{{}}, Facts: source, Authorizer: allow},
 		"undecodable kind": {Policies: []policies.Policy{wrongKind}, Facts: source, Authorizer: allow},
-		"two resources":    {Policies: []policies.Policy{quarrel}, Facts: source, Authorizer: allow},
+		"two scopes":       {Policies: []policies.Policy{quarrel}, Facts: source, Authorizer: allow},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)

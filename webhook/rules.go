@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -15,7 +16,8 @@ import (
 
 // rule is what the policies together declare about one kind.
 type rule struct {
-	resource     string
+	resource string
+	// subresources that objects of the kind come by; "" is the resource itself.
 	subresources []string
 	namespaced   bool
 	operations   []admissionv1.Operation
@@ -23,8 +25,9 @@ type rule struct {
 
 // ruleSet are the requests that some policy judges. A request outside it is not
 // answered with allowed: either the webhook configuration sends too much, or it
-// is newer than this binary and expects a judgement that would be missing.
-type ruleSet map[schema.GroupVersionKind]rule
+// is newer than this binary and expects a judgement that would be missing. A Binding
+// comes by two resources, and so has two rules.
+type ruleSet map[schema.GroupVersionKind][]rule
 
 func newRuleSet(list []policies.Policy) (ruleSet, error) {
 	set := ruleSet{}
@@ -44,31 +47,44 @@ func (s ruleSet) add(policy string, m policies.Match) error {
 	}
 	for _, version := range m.Versions {
 		gvk := schema.GroupVersionKind{Group: m.Group, Version: version, Kind: m.Kind}
-		namespaced := m.Scope != policies.ScopeNamespaces
-		known, ok := s[gvk]
-		if ok && (known.resource != m.Resource || known.namespaced != namespaced) {
-			return fmt.Errorf("policy %s and another one disagree about the resource or scope of %s", policy, gvk)
+		namespaced := m.Scope != policies.ScopeNamespaces && m.Scope != policies.ScopeNodes
+		if slices.ContainsFunc(s[gvk], func(known rule) bool { return known.namespaced != namespaced }) {
+			return fmt.Errorf("policy %s and another one disagree about the scope of %s", policy, gvk)
 		}
-		operations := append(slices.Clone(known.operations), m.Operations...)
-		slices.Sort(operations)
-		subresources := append(slices.Clone(known.subresources), m.Subresources...)
-		slices.Sort(subresources)
-		s[gvk] = rule{m.Resource, slices.Compact(subresources), namespaced, slices.Compact(operations)}
+		at := slices.IndexFunc(s[gvk], func(known rule) bool { return known.resource == m.Resource })
+		if at < 0 {
+			at = len(s[gvk])
+			s[gvk] = append(s[gvk], rule{resource: m.Resource, namespaced: namespaced})
+		}
+		known := &s[gvk][at]
+		known.operations = union(known.operations, m.Operations)
+		known.subresources = union(known.subresources, append([]string{m.OnlySubresource}, m.Subresources...))
 	}
 	return nil
+}
+
+// union returns what is in either list, sorted.
+func union[T cmp.Ordered](a, b []T) []T {
+	list := slices.Concat(a, b)
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // check returns the rule for a request. Kind says how the object is decoded and
 // judged while resource says what the API server acts on: if they disagree, one
 // thing would be judged and another be done.
 func (s ruleSet) check(r *facts.Review) (rule, error) {
-	rule, ok := s[r.Kind]
+	rules := s[r.Kind]
+	if len(rules) == 0 {
+		return rule{}, failf(StageNotJudged, http.StatusUnprocessableEntity, "kind %s is not one that Meshvakt judges", r.Kind)
+	}
+	at := slices.IndexFunc(rules, func(known rule) bool { return r.Resource == r.Kind.GroupVersion().WithResource(known.resource) })
+	if at < 0 {
+		return rules[0], failf(StageDecode, http.StatusBadRequest, "request.resource %s is not the resource of request.kind %s", r.Resource, r.Kind)
+	}
+	rule := rules[at]
 	switch {
-	case !ok:
-		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "kind %s is not one that Meshvakt judges", r.Kind)
-	case r.Resource != r.Kind.GroupVersion().WithResource(rule.resource):
-		return rule, failf(StageDecode, http.StatusBadRequest, "request.resource %s is not the resource of request.kind %s", r.Resource, r.Kind)
-	case r.SubResource != "" && !slices.Contains(rule.subresources, r.SubResource):
+	case !slices.Contains(rule.subresources, r.SubResource):
 		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "subresource %q of %s is not one that Meshvakt judges", r.SubResource, rule.resource)
 	case !slices.Contains(rule.operations, r.Operation):
 		return rule, failf(StageNotJudged, http.StatusUnprocessableEntity, "operation %q on %s is not one that Meshvakt judges", r.Operation, rule.resource)

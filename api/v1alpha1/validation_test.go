@@ -20,7 +20,7 @@ func TestValidate(t *testing.T) {
 		{"no name", func(g *v1alpha1.MeshGuard) { g.Name = "" }, []string{"metadata.name"}},
 		{"bad name", func(g *v1alpha1.MeshGuard) { g.Name = "Production" }, []string{"metadata.name"}},
 		{"no policy", func(g *v1alpha1.MeshGuard) {
-			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil, nil
+			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources, g.Spec.NodePools = nil, nil, nil, nil
 		}, []string{"spec"}},
 		{"one policy", func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS = nil }, nil},
 		{"unknown data plane", func(g *v1alpha1.MeshGuard) { g.Spec.MeshMembership.DataPlanes = []v1alpha1.DataPlane{"Proxyless"} }, []string{"spec.meshMembership.dataPlanes[0]"}},

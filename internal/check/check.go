@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -47,12 +48,13 @@ func Decide(q Requests) (*Result, error) {
 		}
 		r.Now = q.Now
 		state.predicts(r)
+		state.places(r)
 		errs = append(errs, result.judge(&d, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	result.Notes = append(append(result.Notes, state.injectedNotes(q.Final)...), state.injectionNotes()...)
+	result.Notes = append(append(result.Notes, state.injectedNotes(q.Final)...), slices.Concat(state.injectionNotes(), state.nodeNotes())...)
 	return result, nil
 }
 
@@ -84,6 +86,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 		}
 		r.Now, r.Submitted = now, !final && !injected(r.Object)
 		state.predicts(r)
+		state.places(r)
 		sum.add(r)
 		errs = append(errs, result.judge(d, r))
 	}
@@ -99,6 +102,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 		}
 		r.Now = now
 		state.predicts(r)
+		state.places(r)
 		sum.add(r)
 		errs = append(errs, result.judge(&d, r))
 	}
@@ -107,7 +111,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	}
 	result.Overhead = sum.list()
 	result.Notes = append(result.Notes, sum.notes()...)
-	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), state.injectionNotes()...)
+	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), slices.Concat(state.injectionNotes(), state.nodeNotes())...)
 	return result, nil
 }
 
@@ -132,18 +136,19 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation: admissionv1.Create,
 		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind),
+		Resource:  resourceOf(d.Kind, ""),
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],
 		Cluster:   s.cluster,
 	}
 	switch o := r.Object.(type) {
-	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *facts.Workload, *facts.IstioObject:
+	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *corev1.Binding, *corev1.Node, *corev1.PersistentVolume, *facts.Workload, *facts.IstioObject:
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
 		r.Cluster = without(s.cluster, o.Namespace, o.Name)
 	}
+	s.around(r)
 	return r, nil
 }
 

@@ -186,11 +186,19 @@ kind: ConfigMap
 metadata: {name: istio-sidecar-injector, namespace: istio-system}
 data: {config: "policy: enabled", values: "{}"}
 `
+	const node = `
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+`
+	const noNodes = "where pods can land is judged by what they ask for alone: the manifests hold no Node (kubectl get nodes -o yaml)"
 	for _, tt := range []struct {
 		name, object, cluster, want string
 	}{
-		{"nothing is said", pod, injected, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector"},
-		{"half is said", pod, injected + injector, "lack its MutatingWebhookConfigurations"},
+		{"nothing is said", pod, injected, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector\n" + noNodes},
+		{"half is said", pod, injected + injector, "lack its MutatingWebhookConfigurations\n" + noNodes},
+		{"nodes are said", pod, injected + node, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector"},
 		{"no workload", strings.ReplaceAll(injected, "prod", "stage"), injected, ""},
 		{"no guard", pod, strings.ReplaceAll(injected, "guarded:", "other:"), ""},
 	} {

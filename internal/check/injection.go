@@ -95,7 +95,7 @@ func (s *State) predicts(r *facts.Review) {
 	}
 	ns := r.Cluster.Namespaces[r.Namespace]
 	if ns != nil && slices.ContainsFunc(r.Cluster.Guards, func(g facts.Guard) bool {
-		return (g.MeshMembership != nil || g.SidecarResources != nil) && r.Cluster.Selects(&g, ns.Name, ns.Labels)
+		return (g.MeshMembership != nil || g.SidecarResources != nil || g.NodePools != nil) && r.Cluster.Selects(&g, ns.Name, ns.Labels)
 	}) {
 		s.predicted++
 		if r.Operation == admissionv1.Create && injected(r.Object) {

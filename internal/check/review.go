@@ -63,7 +63,7 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation:   op,
 		Kind:        d.Kind,
-		Resource:    resourceOf(d.Kind),
+		Resource:    resourceOf(d.Kind, q.SubResource),
 		SubResource: q.SubResource,
 		Namespace:   k.namespace,
 		Name:        d.Name,
@@ -82,6 +82,7 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		r.Cluster = s.holding(old)
 		inherit(r.Object, old)
 	}
+	s.around(r)
 	if k.namespace != "" && r.Cluster.Namespaces[k.namespace] == nil {
 		return nil, s.missingNamespace(d)
 	}
@@ -215,10 +216,10 @@ func without(c facts.Cluster, namespace, name string) facts.Cluster {
 	return c
 }
 
-func resourceOf(kind schema.GroupVersionKind) schema.GroupVersionResource {
+func resourceOf(kind schema.GroupVersionKind, subresource string) schema.GroupVersionResource {
 	for _, p := range policies.All() {
 		for _, m := range p.Matches {
-			if m.Group == kind.Group && m.Kind == kind.Kind {
+			if m.Group == kind.Group && m.Kind == kind.Kind && m.Covers(subresource) {
 				return kind.GroupVersion().WithResource(m.Resource)
 			}
 		}

@@ -35,6 +35,8 @@ type State struct {
 	// many objects are judged by them all the same.
 	assumed   []string
 	predicted int
+	// placed is how many objects are judged by where their pods can land.
+	placed int
 	// readBack are the pods under review that have been injected already.
 	readBack []string
 }
@@ -67,7 +69,7 @@ func NewState(docs []Document) (*State, error) {
 		}
 		s.objects[k] = object
 	}
-	errs = append(errs, s.readSettings(), s.readInjection())
+	errs = append(errs, s.readSettings(), s.readInjection(), s.readNodes())
 	if err := errors.Join(errs...); err != nil {
 		// What is missing cannot be told before all is read.
 		return nil, err
@@ -96,7 +98,9 @@ func guardKind() schema.GroupKind {
 	return schema.GroupKind{Group: v1alpha1.Group, Kind: "MeshGuard"}
 }
 
-func clusterScoped(kind schema.GroupKind) bool { return kind == namespaceKind() || kind == guardKind() }
+func clusterScoped(kind schema.GroupKind) bool {
+	return slices.Contains([]schema.GroupKind{namespaceKind(), guardKind(), nodeKind(), volumeKind()}, kind)
+}
 
 // judged reports whether any policy reads objects of the kind.
 func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
@@ -141,6 +145,8 @@ func decode(d *Document) (any, error) {
 	case *mesh.PeerAuthentication:
 		o.Namespace = keyOf(d).namespace
 	case *corev1.ConfigMap:
+		o.Namespace = keyOf(d).namespace
+	case *corev1.Binding:
 		o.Namespace = keyOf(d).namespace
 	case *facts.Workload:
 		o.Namespace = keyOf(d).namespace

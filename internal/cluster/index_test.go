@@ -24,7 +24,7 @@ func defaultGuards(t testing.TB) []facts.Guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.MeshMembership, g.SidecarResources = nil, nil // of strict-mtls alone
+	g.MeshMembership, g.SidecarResources, g.NodePools = nil, nil, nil // of strict-mtls alone
 	return []facts.Guard{g}
 }
 

@@ -211,7 +211,7 @@ func TestInjectorThatWasNeverReadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	strictOnly := v1alpha1.DefaultGuard()
-	strictOnly.Spec.MeshMembership, strictOnly.Spec.SidecarResources = nil, nil
+	strictOnly.Spec.MeshMembership, strictOnly.Spec.SidecarResources, strictOnly.Spec.NodePools = nil, nil, nil
 	for name, c := range map[string]struct {
 		stored *v1alpha1.MeshGuard
 		cached []facts.Guard

@@ -110,7 +110,7 @@ func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) 
 
 func guardWith(name string, selector metav1.LabelSelector, onMissing v1alpha1.OnMissing) *v1alpha1.MeshGuard {
 	g := v1alpha1.DefaultGuard()
-	g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil // of strict-mtls alone
+	g.Spec.MeshMembership, g.Spec.SidecarResources, g.Spec.NodePools = nil, nil, nil // of strict-mtls alone
 	g.Name, g.Generation, g.Spec.NamespaceSelector, g.Spec.StrictMTLS.OnMissing = name, 3, selector, onMissing
 	return g
 }

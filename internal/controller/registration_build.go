@@ -50,9 +50,10 @@ type Registration struct {
 
 // Build returns the webhook configuration that lets the API server ask about
 // exactly what the policies judge in the namespaces that the guards select:
-// one entry per guard, one for the mesh root namespaces, one for the settings of
-// istiod, one for policies that the API server may not know yet to be in a guarded
-// namespace, one for namespaces themselves. Every field is stated, also where it has the default, so that
+// one entry per guard, one for the mesh root namespaces, one for the mesh's own pods,
+// one for the settings of istiod, one for nodes and volumes, one for policies that the
+// API server may not know yet to be in a guarded namespace, one for namespaces
+// themselves. Every field is stated, also where it has the default, so that
 // server-side apply puts back what somebody else has changed.
 func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
 	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(ownLabels())
@@ -67,8 +68,14 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	if len(r.RootNamespaces) > 0 {
 		config.WithWebhooks(r.rootEntry())
 	}
+	if r.aboutControlPlane() {
+		config.WithWebhooks(r.controlPlaneEntry())
+	}
 	if matches := r.matches(policies.ScopeIstioSettings); len(matches) > 0 {
 		config.WithWebhooks(r.settingsEntry(matches))
+	}
+	if matches := r.matchesEnforced(policies.ScopeNodes); len(matches) > 0 {
+		config.WithWebhooks(r.nodesEntry(matches))
 	}
 	config.WithWebhooks(r.everywhereEntry())
 	return config.WithWebhooks(r.namespaceEntry(guards))
@@ -79,7 +86,7 @@ func ownLabels() map[string]string {
 }
 
 func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
-	matches := r.enforced(g).matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot)
+	matches := r.enforced(g).matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot, policies.ScopeGuardedAndControlPlane)
 	return r.entry(g.Name+".guard.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
 		WithNamespaceSelector(guardedNamespaces(g, r.Unguardable))
 }
@@ -107,9 +114,39 @@ func (r *Registration) enforced(g *v1alpha1.MeshGuard) *Registration {
 func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfiguration {
 	matches := r.matches(policies.ScopeGuardedAndRoot)
 	return r.entry("root.mesh.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
-		WithNamespaceSelector(acmeta.LabelSelector().
-			WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
-				WithOperator(metav1.LabelSelectorOpIn).WithValues(r.RootNamespaces...)))
+		WithNamespaceSelector(r.roots())
+}
+
+// controlPlaneEntry asks about the mesh's own pods, and fails open: istiod and gateways
+// must be able to start while Meshvakt does not.
+func (r *Registration) controlPlaneEntry() *acadmission.ValidatingWebhookApplyConfiguration {
+	return r.entry("control-plane.mesh.meshvakt.io", r.matches(policies.ScopeGuardedAndControlPlane), admissionregistrationv1.NamespacedScope).
+		WithFailurePolicy(admissionregistrationv1.Ignore).
+		WithNamespaceSelector(r.roots())
+}
+
+// roots selects the mesh root namespaces.
+func (r *Registration) roots() *acmeta.LabelSelectorApplyConfiguration {
+	return acmeta.LabelSelector().
+		WithMatchExpressions(acmeta.LabelSelectorRequirement().WithKey(namespaceNameLabel).
+			WithOperator(metav1.LabelSelectorOpIn).WithValues(r.RootNamespaces...))
+}
+
+// aboutControlPlane reports whether any guard is about the mesh's own pods.
+func (r *Registration) aboutControlPlane() bool {
+	return len(r.RootNamespaces) > 0 && slices.ContainsFunc(r.Guards, guardsControlPlane)
+}
+
+func guardsControlPlane(g v1alpha1.MeshGuard) bool {
+	return g.Spec.NodePools != nil && g.Spec.NodePools.ControlPlane != v1alpha1.ControlPlaneIgnore
+}
+
+// nodesEntry asks about nodes and what is tied to them. It fails open: these are
+// remarked on, and nothing about a node may wait for us.
+func (r *Registration) nodesEntry(matches []policies.Match) *acadmission.ValidatingWebhookApplyConfiguration {
+	return r.entry("nodes.meshvakt.io", matches, admissionregistrationv1.ClusterScope).
+		WithFailurePolicy(admissionregistrationv1.Ignore).
+		WithNamespaceSelector(acmeta.LabelSelector())
 }
 
 // settingsEntry asks about the settings of istiod. They are known by what is in them:
@@ -210,6 +247,9 @@ func rules(matches []policies.Match, scope admissionregistrationv1.ScopeType) []
 
 // resources are the resource of a match and its subresources, as rules name them.
 func resources(m policies.Match) []string {
+	if m.OnlySubresource != "" {
+		return []string{m.Resource + "/" + m.OnlySubresource}
+	}
 	list := []string{m.Resource}
 	for _, s := range m.Subresources {
 		list = append(list, m.Resource+"/"+s)
@@ -229,18 +269,34 @@ func (r *Registration) matches(scopes ...policies.Scope) []policies.Match {
 	return list
 }
 
+// matchesEnforced are the matches of the policies that some guard enforces.
+func (r *Registration) matchesEnforced(scopes ...policies.Scope) []policies.Match {
+	var list []policies.Match
+	for i := range r.Guards {
+		for _, m := range r.enforced(&r.Guards[i]).matches(scopes...) {
+			list = merge(list, m)
+		}
+	}
+	return list
+}
+
 // merge adds a match to a list that holds each resource once. Where policies
 // differ in what part of an UPDATE matters, every UPDATE of any of them does.
 func merge(list []policies.Match, m policies.Match) []policies.Match {
 	for i := range list {
 		have := &list[i]
-		if have.Group != m.Group || have.Resource != m.Resource {
+		if have.Group != m.Group || have.Resource != m.Resource || have.OnlySubresource != m.OnlySubresource {
 			continue
+		}
+		switch updates := func(m *policies.Match) bool { return slices.Contains(m.Operations, admissionv1.Update) }; {
+		case updates(have) && updates(&m):
+			have.OnlyIfChanged = unionUnlessAll(have.OnlyIfChanged, m.OnlyIfChanged)
+		case updates(&m):
+			have.OnlyIfChanged = m.OnlyIfChanged
 		}
 		have.Versions = union(have.Versions, m.Versions)
 		have.Operations = union(have.Operations, m.Operations)
 		have.Subresources = union(have.Subresources, m.Subresources)
-		have.OnlyIfChanged = unionUnlessAll(have.OnlyIfChanged, m.OnlyIfChanged)
 		have.Names = unionUnlessAll(have.Names, m.Names)
 		return list
 	}

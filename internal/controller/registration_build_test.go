@@ -175,8 +175,11 @@ func TestBuildRulesAreTheMatchesOfThePolicies(t *testing.T) {
 // A guard's entry asks about what the guard enforces, in few conditions however many
 // kinds there are.
 func TestBuildAsksForWhatIsEnforced(t *testing.T) {
-	only := func(strict, membership, resources bool) *v1alpha1.MeshGuard {
+	only := func(strict, membership, resources, nodePools bool) *v1alpha1.MeshGuard {
 		g := v1alpha1.DefaultGuard()
+		if !nodePools {
+			g.Spec.NodePools = nil
+		}
 		if !resources {
 			g.Spec.SidecarResources = nil
 		}
@@ -203,11 +206,12 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 		templates         string // what besides the templates
 		configMaps        bool
 	}{
-		"strict-mtls alone":       {only(true, false, false), "peerauthentications", "deployments", podLabels, "none", false},
-		"mesh-membership alone":   {only(false, true, false), "pods/ephemeralcontainers", "peerauthentications", pods, "", true},
-		"sidecar-resources alone": {only(false, false, true), "pods/resize", "pods/ephemeralcontainers", pods, replicas, false},
-		"two":                     {only(true, true, false), "peerauthentications", "pods/resize", pods, "", true},
-		"all":                     {only(true, true, true), "pods/resize", "none", pods, replicas, true},
+		"strict-mtls alone":       {only(true, false, false, false), "peerauthentications", "deployments", podLabels, "none", false},
+		"mesh-membership alone":   {only(false, true, false, false), "pods/ephemeralcontainers", "peerauthentications", pods, "", true},
+		"sidecar-resources alone": {only(false, false, true, false), "pods/resize", "pods/ephemeralcontainers", pods, replicas, false},
+		"node-pools alone":        {only(false, false, false, true), "pods/binding", "pods/status", "", "", false},
+		"two":                     {only(true, true, false, false), "peerauthentications", "pods/resize", pods, "", true},
+		"all":                     {only(true, true, true, true), "pods/resize", "none", pods, replicas, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list := built(t, registrationOf(c.guard))
@@ -361,7 +365,7 @@ func TestBuildDependsOnNothingElse(t *testing.T) {
 }
 
 func TestMerge(t *testing.T) {
-	pods := policies.Match{Resource: "pods", Versions: []string{"v1"}, Operations: []admissionv1.Operation{admissionv1.Create}, OnlyIfChanged: []string{"spec"}, Subresources: []string{"status"}}
+	pods := policies.Match{Resource: "pods", Versions: []string{"v1"}, Operations: []admissionv1.Operation{admissionv1.Update}, OnlyIfChanged: []string{"spec"}, Subresources: []string{"status"}}
 	with := func(edit func(*policies.Match)) policies.Match { m := pods; edit(&m); return m }
 	for name, c := range map[string]struct {
 		add  policies.Match
@@ -376,16 +380,26 @@ func TestMerge(t *testing.T) {
 		},
 		"operations, subresources and what must change add up": {
 			with(func(m *policies.Match) {
-				m.Operations = []admissionv1.Operation{admissionv1.Delete, admissionv1.Create}
+				m.Operations = []admissionv1.Operation{admissionv1.Delete, admissionv1.Update}
 				m.Subresources, m.OnlyIfChanged = []string{"resize"}, []string{"metadata.?labels"}
 			}),
 			[]policies.Match{with(func(m *policies.Match) {
-				m.Operations = []admissionv1.Operation{admissionv1.Create, admissionv1.Delete}
+				m.Operations = []admissionv1.Operation{admissionv1.Update, admissionv1.Delete}
 				m.Subresources, m.OnlyIfChanged = []string{"status", "resize"}, []string{"spec", "metadata.?labels"}
 			})},
 		},
 		"where one wants every update, all are": {
 			with(func(m *policies.Match) { m.OnlyIfChanged = nil }), []policies.Match{with(func(m *policies.Match) { m.OnlyIfChanged = nil })},
+		},
+		"one that judges no update has no say in it": {
+			with(func(m *policies.Match) { m.Operations, m.OnlyIfChanged = []admissionv1.Operation{admissionv1.Create}, nil }),
+			[]policies.Match{with(func(m *policies.Match) {
+				m.Operations = []admissionv1.Operation{admissionv1.Update, admissionv1.Create}
+			})},
+		},
+		"a subresource alone is something else": {
+			with(func(m *policies.Match) { m.OnlySubresource = "binding" }),
+			[]policies.Match{pods, with(func(m *policies.Match) { m.OnlySubresource = "binding" })},
 		},
 		"versions add up": {
 			with(func(m *policies.Match) { m.Versions = []string{"v2"} }),
@@ -396,7 +410,7 @@ func TestMerge(t *testing.T) {
 			if got := merge(merge(nil, pods), c.add); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v\nwant %+v", got, c.want)
 			}
-			if !slices.Equal(pods.Operations, []admissionv1.Operation{admissionv1.Create}) || !slices.Equal(pods.OnlyIfChanged, []string{"spec"}) {
+			if !slices.Equal(pods.Operations, []admissionv1.Operation{admissionv1.Update}) || !slices.Equal(pods.OnlyIfChanged, []string{"spec"}) {
 				t.Error("the policy's own match was changed")
 			}
 		})

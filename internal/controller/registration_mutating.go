@@ -22,19 +22,18 @@ import (
 const MutatingName = "before-istio.meshvakt.io"
 
 // BuildMutating returns the webhook configuration that lets the API server ask what to
-// change: one entry per guard that wants changes, which fails open, for the final
+// change: one entry per guard that wants changes, and one for the mesh's own pods. They fail open, for the final
 // object is judged by the other one.
 func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfigurationApplyConfiguration {
 	config := acadmission.MutatingWebhookConfiguration(MutatingName).WithLabels(ownLabels())
 	guards := slices.Clone(r.Guards)
 	slices.SortFunc(guards, func(a, b v1alpha1.MeshGuard) int { return strings.Compare(a.Name, b.Name) })
-	for i := range guards {
-		matches := r.mutations(&guards[i])
+	entry := func(name string, matches []policies.Match, namespaces *acmeta.LabelSelectorApplyConfiguration) {
 		if len(matches) == 0 {
-			continue
+			return
 		}
 		config.WithWebhooks(acadmission.MutatingWebhook().
-			WithName(guards[i].Name + ".guard.meshvakt.io").
+			WithName(name).
 			WithClientConfig(r.clientConfig("/mutate")).
 			WithFailurePolicy(admissionregistrationv1.Ignore).
 			WithReinvocationPolicy(admissionregistrationv1.IfNeededReinvocationPolicy).
@@ -43,15 +42,25 @@ func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfiguration
 			WithTimeoutSeconds(r.TimeoutSeconds).
 			WithAdmissionReviewVersions("v1").
 			WithObjectSelector(acmeta.LabelSelector()).
-			WithNamespaceSelector(guardedNamespaces(&guards[i], r.Unguardable)).
+			WithNamespaceSelector(namespaces).
 			WithRules(rules(matches, admissionregistrationv1.NamespacedScope)...))
 	}
+	var controlPlane []policies.Match
+	for i := range guards {
+		entry(guards[i].Name+".guard.meshvakt.io", r.mutations(&guards[i]), guardedNamespaces(&guards[i], r.Unguardable))
+		if guardsControlPlane(guards[i]) && len(r.RootNamespaces) > 0 {
+			for _, m := range r.mutations(&guards[i], policies.ScopeGuardedAndControlPlane) {
+				controlPlane = merge(controlPlane, m)
+			}
+		}
+	}
+	entry("control-plane.mesh.meshvakt.io", controlPlane, r.roots())
 	return config
 }
 
-// mutations are what the policies change under a guard. A guard that cannot be read is
-// left alone: nothing is the worse for it.
-func (r *Registration) mutations(g *v1alpha1.MeshGuard) []policies.Match {
+// mutations are what the policies change under a guard, of the scopes if any are given.
+// A guard that cannot be read is left alone: nothing is the worse for it.
+func (r *Registration) mutations(g *v1alpha1.MeshGuard, scopes ...policies.Scope) []policies.Match {
 	guard, err := facts.NewGuard(g)
 	if err != nil || !r.Mutation {
 		return nil
@@ -63,7 +72,9 @@ func (r *Registration) mutations(g *v1alpha1.MeshGuard) []policies.Match {
 			continue
 		}
 		for _, match := range m.Matches {
-			list = merge(list, match)
+			if len(scopes) == 0 || slices.Contains(scopes, match.Scope) {
+				list = merge(list, match)
+			}
 		}
 	}
 	return list

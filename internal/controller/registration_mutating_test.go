@@ -23,7 +23,7 @@ import (
 // guardOfResources demands nothing but resources of sidecars.
 func guardOfResources(name string) *v1alpha1.MeshGuard {
 	g := v1alpha1.DefaultGuard()
-	g.Name, g.Spec.StrictMTLS, g.Spec.MeshMembership = name, nil, nil
+	g.Name, g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.NodePools = name, nil, nil, nil
 	return g
 }
 

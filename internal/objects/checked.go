@@ -135,14 +135,17 @@ func objectMeta(r *reader, m *metav1.ObjectMeta) {
 	}
 }
 
-// ownerReference reads whether a controller owns the object.
+// ownerReference reads whether a controller owns the object, and of what kind.
 func ownerReference(r *reader, o *metav1.OwnerReference) {
 	for name := range r.fields() {
-		if name == "controller" {
+		switch name {
+		case "kind":
+			stringValue(r, &o.Kind)
+		case "controller":
 			pointer(r, &o.Controller, boolean)
-			continue
+		default:
+			r.skip()
 		}
-		r.skip()
 	}
 }
 

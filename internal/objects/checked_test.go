@@ -26,7 +26,7 @@ func checkedKinds() []schema.GroupKind {
 // object it is.
 func fieldsOfPods(t testing.TB) map[string]bool {
 	t.Helper()
-	read := fieldsRead(t, "policies", "policies/facts", "internal/mesh")
+	read := fieldsRead(t, "policies", "policies/facts", "internal/mesh", "internal/nodes")
 	for _, must := range []string{"PodSpec.Containers", "Container.Image", "VolumeSource.HostPath", "EphemeralContainerCommon.Name", "ObjectMeta.Labels"} {
 		if !read[must] {
 			t.Errorf("policies are not known to read %s", must)
@@ -34,6 +34,10 @@ func fieldsOfPods(t testing.TB) map[string]bool {
 	}
 	for _, name := range []string{"Name", "Namespace"} {
 		read["ObjectMeta."+name] = true
+	}
+	// Kubernetes' own helpers, which are asked about affinity and tolerations.
+	for _, name := range []string{"Toleration.Key", "Toleration.Operator", "Toleration.Value", "Toleration.Effect"} {
+		read[name] = true
 	}
 	return read
 }

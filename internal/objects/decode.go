@@ -11,7 +11,8 @@ import (
 // Decodes reports whether Decode knows the kind, in any version.
 func Decodes(kind schema.GroupKind) bool {
 	switch kind {
-	case schema.GroupKind{Kind: "ConfigMap"}, schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "Pod"},
+	case schema.GroupKind{Kind: "Binding"}, schema.GroupKind{Kind: "ConfigMap"}, schema.GroupKind{Kind: "Namespace"},
+		schema.GroupKind{Kind: "Node"}, schema.GroupKind{Kind: "PersistentVolume"}, schema.GroupKind{Kind: "Pod"},
 		PeerAuthenticationKind().GroupKind():
 		return true
 	}
@@ -20,6 +21,7 @@ func Decodes(kind schema.GroupKind) bool {
 
 // Decode reads the JSON of an object of a kind that policies judge: a
 // *corev1.Pod, a *facts.Workload, a *corev1.Namespace, a *corev1.ConfigMap, a
+// *corev1.Binding, a *corev1.Node, a *corev1.PersistentVolume, a
 // *mesh.PeerAuthentication or a *facts.IstioObject. Fields that the types do not
 // have are passed over; a name that stands twice in one JSON object is an error,
 // since readers that take the first and the last would disagree.
@@ -28,10 +30,16 @@ func Decodes(kind schema.GroupKind) bool {
 // not let in; DecodeStored reads objects that are in already.
 func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 	switch kind {
+	case schema.GroupKind{Kind: "Binding"}:
+		return into(raw, &corev1.Binding{})
 	case schema.GroupKind{Kind: "ConfigMap"}:
 		return into(raw, &corev1.ConfigMap{})
 	case schema.GroupKind{Kind: "Namespace"}:
 		return into(raw, &corev1.Namespace{})
+	case schema.GroupKind{Kind: "Node"}:
+		return into(raw, &corev1.Node{})
+	case schema.GroupKind{Kind: "PersistentVolume"}:
+		return into(raw, &corev1.PersistentVolume{})
 	case schema.GroupKind{Kind: "Pod"}:
 		return into(raw, &corev1.Pod{})
 	case PeerAuthenticationKind().GroupKind():

@@ -67,6 +67,9 @@ func reach(at any, path []string) (pointer string, rest []string, op string, err
 			}
 			at = value
 		case []any:
+			if last && name == "-" {
+				return b.String(), nil, "add", nil
+			}
 			n, err := strconv.Atoi(name)
 			if err != nil || n < 0 || n >= len(in) {
 				return "", nil, "", fmt.Errorf("patch: there is no element %s in the list at %s", name, strings.Join(path[:i], "."))
@@ -83,7 +86,7 @@ func reach(at any, path []string) (pointer string, rest []string, op string, err
 }
 
 // put sets a value below a new object.
-func put(into map[string]any, path []string, value string) {
+func put(into map[string]any, path []string, value any) {
 	for _, name := range path[:len(path)-1] {
 		next, ok := into[name].(map[string]any)
 		if !ok {

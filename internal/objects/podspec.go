@@ -30,6 +30,14 @@ func podSpec(r *reader, s *corev1.PodSpec) {
 			pointer(r, &s.SecurityContext, podSecurityContext)
 		case "resources":
 			pointer(r, &s.Resources, resources)
+		case "nodeName":
+			stringValue(r, &s.NodeName)
+		case "nodeSelector":
+			stringMap(r, &s.NodeSelector)
+		case "affinity":
+			pointer(r, &s.Affinity, affinity)
+		case "tolerations":
+			list(r, &s.Tolerations, toleration)
 		case "priorityClassName":
 			stringValue(r, &s.PriorityClassName)
 		case "activeDeadlineSeconds":

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 )
 
 // Review is one request to judge together with what the judgement needs.
@@ -33,8 +34,9 @@ type Review struct {
 
 	// Object and OldObject are nil where the operation has none (DELETE has no
 	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod, *Workload,
-	// *corev1.Namespace, *corev1.ConfigMap, *IstioObject and
-	// *mesh.PeerAuthentication, in agreement with Kind.
+	// *corev1.Namespace, *corev1.ConfigMap, *corev1.Binding, *corev1.Node,
+	// *corev1.PersistentVolume, *IstioObject and *mesh.PeerAuthentication, in
+	// agreement with Kind.
 	Object, OldObject any
 
 	// Submitted is true when a pod is judged as its author wrote it, so that
@@ -86,6 +88,18 @@ func (r *Review) DisplayName() string {
 			if name := givenName(&o.ObjectMeta); name != "" {
 				return name
 			}
+		case *corev1.Binding:
+			if o.Name != "" {
+				return o.Name
+			}
+		case *corev1.Node:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
+			}
+		case *corev1.PersistentVolume:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
+			}
 		}
 	}
 	return "(unnamed)"
@@ -123,6 +137,36 @@ type Cluster struct {
 	// Live is true when the snapshot was read from the API server after the
 	// request came in, false when it comes from a cache.
 	Live bool
+
+	NodeFacts
+}
+
+// NodeFacts are what is known of where pods run.
+type NodeFacts struct {
+	// Catalogue tells the classes of instance types that no node is of.
+	Catalogue *nodes.Catalogue
+	// Nodes are the nodes by pools, from a cache; nil when nothing is known of nodes,
+	// and never will be, as with manifests that hold none.
+	Nodes *nodes.Inventory
+	// Fresh are the nodes that were read for this request, by name; nil stands for
+	// one that does not exist.
+	Fresh map[string]*nodes.Node
+	// NodesComplete: what is neither in Fresh nor in Nodes does not exist.
+	NodesComplete bool
+	// Bound is the pod that a Binding is about. It is read only where the node is one
+	// that not every pod may run on.
+	Bound *corev1.Pod
+	// OnNode are the pods that run on a node, read for requests that change its labels.
+	OnNode Pods
+}
+
+// Node returns the node of a name, nil when there is none, and whether that is certain.
+func (f *NodeFacts) Node(name string) (n *nodes.Node, known bool) {
+	if n, ok := f.Fresh[name]; ok {
+		return n, true
+	}
+	n = f.Nodes.Node(name)
+	return n, n != nil || f.NodesComplete
 }
 
 // Namespace is a namespace and the policies in it.
@@ -153,6 +197,11 @@ func (c *Cluster) RootNamespaces() []string {
 	}
 	slices.Sort(roots)
 	return slices.Compact(roots)
+}
+
+// IsRoot reports whether a namespace is the root namespace of some control plane.
+func (c *Cluster) IsRoot(namespace string) bool {
+	return slices.ContainsFunc(c.ControlPlanes, func(cp mesh.ControlPlane) bool { return cp.RootNamespace == namespace })
 }
 
 // SystemNamespaces are Kubernetes' own namespaces, which are never guarded: a

@@ -20,6 +20,7 @@ type Guard struct {
 	StrictMTLS       *v1alpha1.StrictMTLS
 	MeshMembership   *v1alpha1.MeshMembership
 	SidecarResources *v1alpha1.SidecarResources
+	NodePools        *v1alpha1.NodePools
 }
 
 // NewGuard reads a MeshGuard. It errs when the namespace selector cannot be
@@ -35,6 +36,7 @@ func NewGuard(g *v1alpha1.MeshGuard) (Guard, error) {
 		StrictMTLS:       g.Spec.StrictMTLS,
 		MeshMembership:   g.Spec.MeshMembership,
 		SidecarResources: g.Spec.SidecarResources,
+		NodePools:        g.Spec.NodePools,
 	}, nil
 }
 

@@ -33,7 +33,16 @@ func (r *Review) AuthorsPods() bool {
 	default:
 		return false
 	}
-	return !slices.ContainsFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
+	return Controller(meta) == nil
+}
+
+// Controller returns the reference to the controller that owns an object, nil without.
+func Controller(meta *metav1.ObjectMeta) *metav1.OwnerReference {
+	i := slices.IndexFunc(meta.OwnerReferences, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller })
+	if i < 0 {
+		return nil
+	}
+	return &meta.OwnerReferences[i]
 }
 
 // IstioObject is an object of Istio's networking API.

@@ -22,7 +22,7 @@ import (
 // defaultGuard is the guard of the chart, with the given onMissing.
 func defaultGuard(onMissing v1alpha1.OnMissing) *v1alpha1.MeshGuard {
 	g := v1alpha1.DefaultGuard()
-	g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil // of strict-mtls alone
+	g.Spec.MeshMembership, g.Spec.SidecarResources, g.Spec.NodePools = nil, nil, nil // of strict-mtls alone
 	g.Spec.StrictMTLS.OnMissing = onMissing
 	return g
 }

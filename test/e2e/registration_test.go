@@ -273,7 +273,7 @@ func TestGuardValidation(t *testing.T) {
 		want string
 	}{
 		"no policy block": {func(g *v1alpha1.MeshGuard) {
-			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources = nil, nil, nil
+			g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.SidecarResources, g.Spec.NodePools = nil, nil, nil, nil
 		}, "at least one policy block"},
 		"deny and warn": {func(g *v1alpha1.MeshGuard) {
 			g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Deny, v1alpha1.Warn}

@@ -1,0 +1,202 @@
+package policies
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/nodes"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// placed is a pod, or a template of pods, that is to run somewhere.
+type placed struct {
+	meta *metav1.ObjectMeta
+	spec *corev1.PodSpec
+	// at is where the template stands in its object, "" for a pod.
+	at string
+	// final: nothing is injected into the pod any more.
+	final bool
+	// everywhere: there is to be a pod on every node that it can land on.
+	everywhere bool
+
+	cluster   *facts.Cluster
+	namespace *facts.Namespace
+}
+
+// placedOf returns what is to run by an object, nil if nothing is that is judged.
+func placedOf(r *facts.Review, object any, ns *facts.Namespace) *placed {
+	p := &placed{cluster: &r.Cluster, namespace: ns}
+	switch o := object.(type) {
+	case *corev1.Pod:
+		if !judgedPod(o) {
+			return nil
+		}
+		p.meta, p.spec, p.final = &o.ObjectMeta, &o.Spec, !r.Submitted
+	case *facts.Workload:
+		if o.Template == nil || o.DeletionTimestamp != nil {
+			return nil
+		}
+		p.meta, p.spec, p.at = &o.Template.ObjectMeta, &o.Template.Spec, o.Path
+		p.everywhere = r.Kind.Kind == "DaemonSet"
+	}
+	return p
+}
+
+// ofDaemonSet reports whether a DaemonSet has chosen the node of the pod.
+func (p *placed) ofDaemonSet() bool {
+	owner := facts.Controller(p.meta)
+	return owner != nil && owner.Kind == "DaemonSet"
+}
+
+// meant reports whether the guard is about the pod.
+func (p *placed) meant(g *facts.Guard) bool {
+	switch {
+	case p.cluster.Selects(g, p.namespace.Name, p.namespace.Labels):
+		return g.NodePools.Scope == v1alpha1.PlacementAll || p.inMesh()
+	case guardsControlPlane(g) && p.cluster.IsRoot(p.namespace.Name):
+		return !p.everywhere && !p.ofDaemonSet() && (p.isControlPlane() || p.inMesh())
+	}
+	return false
+}
+
+// inMesh reports whether the pod has a proxy, will get one, or is enrolled in ambient.
+func (p *placed) inMesh() bool {
+	isProxy := func(c corev1.Container) bool { return c.Name == proxyContainer }
+	if slices.ContainsFunc(p.spec.Containers, isProxy) || slices.ContainsFunc(p.spec.InitContainers, isProxy) {
+		return true
+	}
+	candidate := mesh.Candidate{
+		Namespace:       p.namespace.Name,
+		NamespaceLabels: p.namespace.Labels,
+		Labels:          p.meta.Labels,
+		Annotations:     p.meta.Annotations,
+		HostNetwork:     p.spec.HostNetwork,
+	}
+	if mesh.AmbientEnrolled(candidate) {
+		return true
+	}
+	injection := p.cluster.Injection.Decide(candidate)
+	return !p.final && injection.Injected()
+}
+
+// isControlPlane recognizes istiod by the label that Istio's charts give it.
+func (p *placed) isControlPlane() bool { return p.meta.Labels["app"] == "istiod" }
+
+func (p *placed) field(path string) string {
+	if p.at == "" {
+		return path
+	}
+	return p.at + "." + path
+}
+
+// placementFindings judges one side of a request, which may not be there.
+func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
+	p := placedOf(r, object, ns)
+	if p == nil || !p.meant(g) {
+		return nil, nil
+	}
+	if p.spec.NodeName != "" {
+		return putOn(&r.Cluster, g, p.field("spec.nodeName"), p.spec.NodeName)
+	}
+	if p.everywhere {
+		return p.daemonSetFindings(g), nil
+	}
+	asked := p.asked()
+	reached := r.Cluster.Nodes.Reach(asked)
+	if len(reached) == 0 {
+		return p.demandFindings(g, asked), nil
+	}
+	refused := refusedPools(g, reached)
+	switch {
+	case refused.pools == len(reached):
+		return []Finding{{
+			Reason: reasonOnlyRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
+			Message: fmt.Sprintf("can only land on nodes on which it may not run by MeshGuard %q: %s; must be able to land on others", g.Name, refused.text()),
+			Remedy:  p.wayOut(g, asked),
+		}}, nil
+	case refused.pools > 0 && g.NodePools.Steering == v1alpha1.SteeringNone && r.AuthorsPods():
+		return []Finding{{
+			Reason: reasonNotSteered(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: p.field("spec"),
+			Message: fmt.Sprintf("the scheduler may choose a node that is refused then by MeshGuard %q, and the pod waits: %s", g.Name, refused.text()),
+			Remedy:  "ask by required node affinity for " + requirementsText(steering(&r.Cluster, []*facts.Guard{g})) + ", or let the guard steer (spec.nodePools.steering: Required)",
+		}}, nil
+	}
+	return nil, nil
+}
+
+// asked is what the pod asks for without what Meshvakt has added, so that a pod that
+// was kept off all nodes is told so, instead of waiting for ever. A template is held
+// against the same, for its pods will be.
+func (p *placed) asked() nodes.Placement {
+	asked := nodes.PlacementOf(p.spec)
+	if asked.Required == nil {
+		return asked
+	}
+	var guards []*facts.Guard
+	for i := range p.cluster.Guards {
+		if g := &p.cluster.Guards[i]; steers(g) {
+			guards = append(guards, g)
+		}
+	}
+	added := steering(p.cluster, guards)
+	required := &corev1.NodeSelector{}
+	for _, t := range asked.Required.NodeSelectorTerms {
+		own := slices.DeleteFunc(slices.Clone(t.MatchExpressions), func(q corev1.NodeSelectorRequirement) bool { return contains(added, q) })
+		if len(own) == 0 && len(t.MatchFields) == 0 && len(t.MatchExpressions) > 0 {
+			asked.Required = nil // a term that asks for nothing else lets in every node
+			return asked
+		}
+		required.NodeSelectorTerms = append(required.NodeSelectorTerms, corev1.NodeSelectorTerm{MatchExpressions: own, MatchFields: t.MatchFields})
+	}
+	asked.Required = required
+	return asked
+}
+
+// daemonSetFindings demands that a DaemonSet leaves out the nodes on which its pods may
+// not run: it puts one on each that it can, and goes on trying where that is refused.
+func (p *placed) daemonSetFindings(g *facts.Guard) []Finding {
+	asked := nodes.PlacementOf(p.spec)
+	reached := p.cluster.Nodes.Reach(asked)
+	if mentions(asked, v1alpha1.ClassLabel) {
+		// Nodes get the label a moment after they have joined.
+		reached = slices.DeleteFunc(reached, func(pool nodes.Pool) bool { return pool.First().Label(v1alpha1.ClassLabel) == "" })
+	}
+	if len(reached) == 0 {
+		return p.demandFindings(g, asked)
+	}
+	refused := refusedPools(g, reached)
+	if refused.pools == 0 {
+		return nil
+	}
+	return []Finding{{
+		Reason: reasonDaemonSetOnRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.field("spec.affinity"),
+		Message: fmt.Sprintf("the DaemonSet puts pods on nodes on which they may not run by MeshGuard %q: %s; must leave them out", g.Name, refused.text()),
+		Remedy:  "add to each of the terms of required node affinity: " + requirementsText(exclusion(p.cluster, g)),
+	}}
+}
+
+// mentions reports whether every term asks for something of the label.
+func mentions(p nodes.Placement, key string) bool {
+	if _, ok := p.NodeSelector[key]; ok {
+		return true
+	}
+	return p.Required != nil && !slices.ContainsFunc(p.Required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
+		return !slices.ContainsFunc(t.MatchExpressions, func(q corev1.NodeSelectorRequirement) bool { return q.Key == key })
+	})
+}
+
+// blame is the field by which the pod gets where it may not run.
+func (p *placed) blame(asked nodes.Placement) string {
+	switch {
+	case len(asked.NodeSelector) > 0:
+		return p.field("spec.nodeSelector")
+	case asked.Required != nil:
+		return p.field("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution")
+	}
+	return p.field("spec")
+}
