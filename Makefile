@@ -39,9 +39,11 @@ mutation: ## List which case of the corpus holds which rule of the policies
 	@go test -count=1 -v -run TestEveryRuleIsHeldByACase ./test/mutation
 
 .PHONY: conformance
-conformance: ## Compare our resolution of PeerAuthentications, and our decision on injection, with Istio's own
+conformance: ## Compare with Istio's own code and with the scheduler's what we restate of theirs
 	@echo '== conformance with Istio'
 	@cd test/conformance && CGO_ENABLED=0 go test ./...
+	@echo '== conformance with the scheduler'
+	@cd test/conformance/scheduler && CGO_ENABLED=0 go test ./...
 
 .PHONY: harness
 harness: ## Tests of the control plane itself
@@ -63,7 +65,7 @@ e2e-shared:
 
 .PHONY: bench
 bench: ## Speed of the webhook against two baselines in the same run
-	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/cluster/...
+	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP edge, the reader of objects and the resolver, a minute each

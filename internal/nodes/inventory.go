@@ -3,7 +3,6 @@ package nodes
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -15,10 +14,13 @@ import (
 // without nodes.
 type Inventory struct {
 	pools  []Pool
-	byName map[string]*Node
-	// names are the labels that tell nodes of a pool apart; see ownLabels.
-	names map[string]bool
+	byName map[string]place
+	// own are the labels that tell nodes of a pool apart; see ownLabels.
+	own map[string]bool
 }
+
+// place is where a node stands among the pools.
+type place struct{ pool, node int }
 
 // Pool is nodes that no pod can tell apart, unless it asks for one by its name: their
 // labels and taints are the same, and so is their CPU steal.
@@ -32,19 +34,20 @@ func (p *Pool) First() *Node { return p.Nodes[0] }
 
 // NewInventory groups nodes. Their names are distinct.
 func NewInventory(list []*Node) *Inventory {
-	i := &Inventory{byName: make(map[string]*Node, len(list)), names: ownLabels(list)}
+	i := &Inventory{byName: make(map[string]place, len(list)), own: ownLabels(list)}
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b *Node) int { return strings.Compare(a.Name(), b.Name()) })
 	at := map[string]int{}
+	k := keys{own: i.own}
 	for _, n := range list {
-		i.byName[n.Name()] = n
-		key := i.key(n)
-		p, ok := at[key]
+		key := k.of(n)
+		p, ok := at[string(key)]
 		if !ok {
 			p = len(i.pools)
-			at[key] = p
+			at[string(key)] = p
 			i.pools = append(i.pools, Pool{})
 		}
+		i.byName[n.Name()] = place{p, len(i.pools[p].Nodes)}
 		i.pools[p].Nodes = append(i.pools[p].Nodes, n)
 	}
 	return i
@@ -57,45 +60,61 @@ const manyValues = 8
 // ownLabels are the labels of which nearly every node has a value of its own: the host
 // name, and what providers add of the kind. Pods are told apart by them as by names.
 func ownLabels(list []*Node) map[string]bool {
-	values := map[string]map[string]int{}
+	type seen struct {
+		nodes  int
+		values map[string]struct{}
+	}
+	labels := map[string]*seen{}
 	for _, n := range list {
 		for k, v := range n.Object.Labels {
-			if values[k] == nil {
-				values[k] = map[string]int{}
+			s := labels[k]
+			if s == nil {
+				s = &seen{values: map[string]struct{}{}}
+				labels[k] = s
 			}
-			values[k][v]++
+			s.nodes++
+			s.values[v] = struct{}{}
 		}
 	}
 	own := map[string]bool{corev1.LabelHostname: true}
-	for k, seen := range values {
-		nodes := 0
-		for _, n := range seen {
-			nodes += n
-		}
-		if len(seen) > manyValues && 2*len(seen) > nodes {
+	for k, s := range labels {
+		if len(s.values) > manyValues && 2*len(s.values) > s.nodes {
 			own[k] = true
 		}
 	}
 	return own
 }
 
-// key is the same for nodes of the same pool.
-func (i *Inventory) key(n *Node) string {
-	var b strings.Builder
-	for _, k := range slices.Sorted(maps.Keys(n.Object.Labels)) {
-		if !i.names[k] {
-			b.WriteString(k + "=" + n.Object.Labels[k] + "\n")
+// keys makes keys that are the same for nodes of the same pool. It keeps its room from
+// one node to the next: there are thousands, and an inventory is made whenever one of
+// them changes.
+type keys struct {
+	own    map[string]bool
+	labels []string
+	taints []corev1.Taint
+	key    []byte
+}
+
+// of is the key of a node, good until the next call. What separates the parts stands in
+// no label and in no taint.
+func (k *keys) of(n *Node) []byte {
+	k.labels, k.taints, k.key = k.labels[:0], append(k.taints[:0], n.Object.Spec.Taints...), k.key[:0]
+	for label := range n.Object.Labels {
+		if !k.own[label] {
+			k.labels = append(k.labels, label)
 		}
 	}
-	taints := slices.Clone(n.Object.Spec.Taints)
-	slices.SortFunc(taints, func(a, b corev1.Taint) int {
+	slices.Sort(k.labels)
+	slices.SortFunc(k.taints, func(a, b corev1.Taint) int {
 		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Effect, b.Effect))
 	})
-	for _, t := range taints {
-		b.WriteString(t.Key + "=" + t.Value + ":" + string(t.Effect) + "\n")
+	for _, label := range k.labels {
+		k.key = append(append(append(append(k.key, label...), '='), n.Object.Labels[label]...), '\n')
 	}
-	fmt.Fprintf(&b, "%d %t", n.steal, n.stolen)
-	return b.String()
+	for _, t := range k.taints {
+		k.key = fmt.Appendf(k.key, "%s=%s:%s\n", t.Key, t.Value, t.Effect)
+	}
+	return fmt.Appendf(k.key, "%d %t", n.steal, n.stolen)
 }
 
 // Node returns the node of a name, nil if there is none.
@@ -103,7 +122,11 @@ func (i *Inventory) Node(name string) *Node {
 	if i == nil {
 		return nil
 	}
-	return i.byName[name]
+	at, ok := i.byName[name]
+	if !ok {
+		return nil
+	}
+	return i.pools[at.pool].Nodes[at.node]
 }
 
 // Pools are the pools, in an order that is the same every time.

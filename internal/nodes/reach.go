@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/go-logr/logr"
@@ -74,13 +75,13 @@ func (i *Inventory) Reach(p Placement) []Pool {
 	return reached
 }
 
-// named returns the nodes that the terms name, each as a pool of its own, if every
-// term names one: so do those of the pods of a DaemonSet, of which there are as many as
-// there are nodes.
+// named returns the nodes that the terms name, by their pools, if every term names one:
+// so do those of the pods of a DaemonSet, of which there are as many as there are nodes.
 func (i *Inventory) named(p *Placement) (pools []Pool, ok bool) {
 	if p.Required == nil {
 		return nil, false
 	}
+	var places []place
 	for _, t := range p.Required.NodeSelectorTerms {
 		at := slices.IndexFunc(t.MatchFields, func(r corev1.NodeSelectorRequirement) bool {
 			return r.Key == metav1.ObjectNameField && r.Operator == corev1.NodeSelectorOpIn && len(r.Values) == 1
@@ -88,10 +89,18 @@ func (i *Inventory) named(p *Placement) (pools []Pool, ok bool) {
 		if at < 0 {
 			return nil, false
 		}
-		n := i.byName[t.MatchFields[at].Values[0]]
-		if n != nil && !slices.ContainsFunc(pools, func(p Pool) bool { return p.First() == n }) {
-			pools = append(pools, Pool{Nodes: []*Node{n}})
+		if at, ok := i.byName[t.MatchFields[at].Values[0]]; ok {
+			places = append(places, at)
 		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return cmp.Or(cmp.Compare(a.pool, b.pool), cmp.Compare(a.node, b.node)) })
+	places = slices.Compact(places)
+	for n, at := range places {
+		if n == 0 || at.pool != places[n-1].pool {
+			pools = append(pools, Pool{})
+		}
+		last := &pools[len(pools)-1]
+		last.Nodes = append(last.Nodes, i.pools[at.pool].Nodes[at.node])
 	}
 	return pools, true
 }
@@ -100,7 +109,7 @@ func (i *Inventory) named(p *Placement) (pools []Pool, ok bool) {
 // differ.
 func (i *Inventory) tellsApart(p *Placement) bool {
 	for key := range p.NodeSelector {
-		if i.names[key] {
+		if i.own[key] {
 			return true
 		}
 	}
@@ -108,7 +117,7 @@ func (i *Inventory) tellsApart(p *Placement) bool {
 		return false
 	}
 	return slices.ContainsFunc(p.Required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
-		return len(t.MatchFields) > 0 || slices.ContainsFunc(t.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool { return i.names[r.Key] })
+		return len(t.MatchFields) > 0 || slices.ContainsFunc(t.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool { return i.own[r.Key] })
 	})
 }
 
@@ -119,10 +128,16 @@ func matches(a nodeaffinity.RequiredNodeAffinity, n *Node) bool {
 	return ok && err == nil
 }
 
+// comparisonOperators is whether tolerations with the operators Gt and Lt tolerate
+// anything. It is the default of the feature gate TaintTolerationComparisonOperators,
+// alpha and off up to Kubernetes 1.37: the scheduler then ignores such tolerations,
+// and the API server refuses pods that have them.
+const comparisonOperators = false
+
 // tolerates reports whether the pod tolerates those taints of the node that keep pods
 // from being scheduled.
 func tolerates(tolerations []corev1.Toleration, n *Node) bool {
-	_, untolerated := schedulinghelpers.FindMatchingUntoleratedTaint(logr.Discard(), n.Object.Spec.Taints, tolerations, keepsOff, true)
+	_, untolerated := schedulinghelpers.FindMatchingUntoleratedTaint(logr.Discard(), n.Object.Spec.Taints, tolerations, keepsOff, comparisonOperators)
 	return !untolerated
 }
 
