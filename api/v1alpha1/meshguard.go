@@ -134,9 +134,10 @@ type MeshGuardStatus struct {
 	Namespaces NamespaceCounts `json:"namespaces,omitempty"`
 
 	// Conditions: Enforcing (the API server has been told to ask Meshvakt about
-	// the namespaces of this guard), Compliant (every one of them is STRICT) and,
+	// the namespaces of this guard), Compliant (every one of them is STRICT);
 	// of a guard with meshMembership, InjectionAvailable (in every one of them a
-	// pod that asks for nothing gets into the mesh).
+	// pod that asks for nothing gets into the mesh), and of one with nodePools,
+	// PlacementCompliant (no pod runs, and no volume is, where it must not be).
 	//
 	// +optional
 	// +listType=map
@@ -162,6 +163,9 @@ const (
 	// server asks no webhook about webhook configurations, so nobody can be kept from
 	// deleting or relabelling those of Istio's injectors; it can be seen.
 	ConditionInjectionAvailable = "InjectionAvailable"
+	// ConditionPlacementCompliant is there if the guard has NodePools: what runs
+	// already, runs where it may.
+	ConditionPlacementCompliant = "PlacementCompliant"
 )
 
 // MeshGuardList is a list of MeshGuards.

@@ -33,6 +33,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/controller"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -135,7 +136,12 @@ func (p *process) newManager(context.Context) error {
 		return fmt.Errorf("create the manager: %w", err)
 	}
 	p.manager = m
+	catalogue, err := nodes.NewCatalogue()
+	if err != nil {
+		return err
+	}
 	p.source = cluster.New(cluster.Config{
+		Catalogue:      catalogue,
 		Cache:          m.GetCache(),
 		Live:           m.GetAPIReader(),
 		IstioNamespace: o.istioNamespace,
@@ -286,6 +292,8 @@ func (p *process) addControllers(context.Context) error {
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Log: p.log},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
+		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
+		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
 	)
 }
 

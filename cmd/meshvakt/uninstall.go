@@ -98,6 +98,10 @@ func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out i
 		return err
 	}
 	fmt.Fprintln(out, "removed the ValidatingAdmissionPolicyBindings of the guards")
+	if err := controller.EraseNodeClasses(ctx, c); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "removed the classes from the nodes")
 	return nil
 }
 

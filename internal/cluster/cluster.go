@@ -25,6 +25,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/objects"
 )
 
@@ -38,7 +39,9 @@ type Config struct {
 	IstioNamespace string
 	// OwnNamespace is where Meshvakt runs; it is never guarded.
 	OwnNamespace string
-	Log          *slog.Logger
+	// Catalogue tells the classes of instance types. It is required.
+	Catalogue *nodes.Catalogue
+	Log       *slog.Logger
 }
 
 // AddToScheme registers every kind that Source reads.
@@ -52,12 +55,13 @@ func AddToScheme(s *runtime.Scheme) error {
 }
 
 // CacheOptions returns what the cache has to be told so that it keeps only what
-// Source reads: of namespaces the labels, of PeerAuthentications the spec, of
+// Source reads: of namespaces the labels, of nodes labels and taints, of PeerAuthentications the spec, of
 // ConfigMaps Istio's own, of MutatingWebhookConfigurations those of injectors.
 func CacheOptions(istioNamespace string) map[client.Object]cache.ByObject {
 	shared := true
 	return map[client.Object]cache.ByObject{
 		namespaceMeta():               {Transform: slimNamespace, UnsafeDisableDeepCopy: &shared},
+		&corev1.Node{}:                {Transform: slimNode, UnsafeDisableDeepCopy: &shared},
 		&objects.PeerAuthentication{}: {Transform: slim, UnsafeDisableDeepCopy: &shared},
 		&v1alpha1.MeshGuard{}:         {Transform: cache.TransformStripManagedFields()},
 		&corev1.ConfigMap{}: {

@@ -29,10 +29,19 @@ const pageSize = 500
 //   - the cached policies may be older than the labels that put the namespace
 //     under its guard, so that a policy deleted just before that is still in them.
 //
+// A node that the cache does not know is told from one that does not exist by a live
+// read, and so is one on which a pod would be refused. What a node has become in the
+// last milliseconds may not be known: then the pod runs on it as if the node had become
+// so the moment after.
+//
 // Everything else is rare and read live.
 func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, error) {
 	if !s.Synced() {
 		return facts.Cluster{}, ErrNotSynced
+	}
+	switch r.Kind.Kind {
+	case "Node", "PersistentVolume":
+		return s.readNode(ctx, r)
 	}
 	if !makesPods(r) {
 		return s.ReadLive(ctx, r)
@@ -41,7 +50,7 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	if err != nil {
 		return facts.Cluster{}, err
 	}
-	c.Unguardable = s.unguardable()
+	s.addCached(&c)
 	if e != nil && c.Guarded(r.Namespace, e.namespace.Labels) && (e.verified >= newest || s.policiesAsOf() >= newest) {
 		s.addQuotas(ctx, r, &c)
 		return c, nil
@@ -49,8 +58,8 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	return s.ReadLive(ctx, r)
 }
 
-// makesPods reports whether the request is about a pod or a template of pods: they
-// come by the thousand.
+// makesPods reports whether the request is about a pod, a template of pods, or the node
+// of a pod: they come by the thousand.
 //
 // How sidecars are injected is not part of the trust test: the cached state of it
 // may be some milliseconds old, and cannot let a pod stay out of the mesh. A final
@@ -62,7 +71,7 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 // template is let pass by a prediction; the pods that are made of it come here.
 func makesPods(r *facts.Review) bool {
 	_, template := r.Object.(*facts.Workload)
-	return template || r.Kind.Kind == "Pod"
+	return template || r.Kind.Kind == "Pod" || r.Kind.Kind == "Binding"
 }
 
 // policiesAsOf is the revision up to which the cached policies are complete.
@@ -87,7 +96,9 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 	if err != nil {
 		return facts.Cluster{}, err
 	}
-	live := &liveRead{source: s, cluster: facts.Cluster{Unguardable: s.unguardable(), Live: true}}
+	live := &liveRead{source: s, cluster: facts.Cluster{Live: true}}
+	s.addCached(&live.cluster)
+	live.cluster.NodesComplete = true // the one that matters is read below
 	if err := live.settings(ctx); err != nil {
 		return facts.Cluster{}, err
 	}
@@ -105,6 +116,9 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 	}
 	if err == nil && pods {
 		err = live.pods(ctx, name)
+	}
+	if err == nil {
+		err = s.addNode(ctx, r, &live.cluster)
 	}
 	if err != nil {
 		return facts.Cluster{}, err

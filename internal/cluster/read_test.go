@@ -22,6 +22,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -106,11 +107,20 @@ func reading(t *testing.T, version string, stored ...client.Object) (*Source, *a
 		t.Fatal(err)
 	}
 	server := &apiServer{Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).Build()}
-	s := New(Config{Live: server, IstioNamespace: "istio-system", OwnNamespace: "meshvakt-system", Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{Live: server, IstioNamespace: "istio-system", OwnNamespace: "meshvakt-system", Catalogue: catalogue(t), Log: slog.New(slog.DiscardHandler)})
 	s.policies = &informerAt{version: version}
 	s.index.setGuards(defaultGuards(t), 1)
 	s.synced.Store(true)
 	return s, server
+}
+
+func catalogue(t testing.TB) *nodes.Catalogue {
+	t.Helper()
+	c, err := nodes.NewCatalogue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func about(kind, namespace, name string) *facts.Review {

@@ -107,7 +107,9 @@ func injectionOf(webhooks records[[]mesh.InjectionWebhook], injectors records[me
 
 // needsInjection reports whether any guard judges by how sidecars are injected.
 func needsInjection(guards []facts.Guard) bool {
-	return slices.ContainsFunc(guards, func(g facts.Guard) bool { return g.MeshMembership != nil || g.SidecarResources != nil })
+	return slices.ContainsFunc(guards, func(g facts.Guard) bool {
+		return g.MeshMembership != nil || g.SidecarResources != nil || g.NodePools != nil
+	})
 }
 
 // found is what a live read has found of Istio's settings.

@@ -33,9 +33,12 @@ type Source struct {
 	policies cache.Informer
 	watches  *watches
 	heavy    chan struct{} // see lease
+	nodes    *nodeIndex
 
 	mu       sync.Mutex
 	onChange []func(namespace string) // guarded by mu
+	// onNodeChange is told of nodes.
+	onNodeChange []func(name string) // guarded by mu
 }
 
 // ErrNotSynced is returned until the caches have been filled.
@@ -43,7 +46,7 @@ var ErrNotSynced = errors.New("caches are not filled yet")
 
 // New returns a Source that knows nothing before Start.
 func New(cfg Config) *Source {
-	return &Source{cfg: cfg, index: newIndex(), watches: newWatches(), heavy: make(chan struct{}, heavyReads)}
+	return &Source{cfg: cfg, index: newIndex(), watches: newWatches(), heavy: make(chan struct{}, heavyReads), nodes: newNodeIndex(cfg.Catalogue)}
 }
 
 // OnChange adds a function that is called, with the namespace's name, after the
@@ -77,6 +80,7 @@ func (s *Source) Start(ctx context.Context) error {
 		{&admissionregistrationv1.MutatingWebhookConfiguration{}, s.onWebhooks()},
 		{&v1alpha1.MeshGuard{}, s.onGuard(ctx)},
 		{&objects.PeerAuthentication{}, s.onPolicy()},
+		{&corev1.Node{}, s.onNode()},
 		{namespaceMeta(), s.onNamespace()},
 	} {
 		informer, err := s.informer(ctx, w.object)
@@ -142,6 +146,8 @@ func kindOf(o client.Object) string {
 		return "MeshGuard"
 	case *objects.PeerAuthentication:
 		return "PeerAuthentication"
+	case *corev1.Node:
+		return "Node"
 	default:
 		return "Namespace"
 	}
@@ -332,7 +338,7 @@ func (s *Source) Snapshot() (facts.Cluster, error) {
 		return facts.Cluster{}, ErrNotSynced
 	}
 	c, err := s.index.all()
-	c.Unguardable = s.unguardable()
+	s.addCached(&c)
 	return c, err
 }
 
@@ -342,8 +348,13 @@ func (s *Source) Cached(namespace string) (facts.Cluster, error) {
 		return facts.Cluster{}, ErrNotSynced
 	}
 	c, _, _, err := s.index.around(namespace)
-	c.Unguardable = s.unguardable()
+	s.addCached(&c)
 	return c, err
+}
+
+// addCached adds what is the same for all namespaces.
+func (s *Source) addCached(c *facts.Cluster) {
+	c.Unguardable, c.NodeFacts = s.unguardable(), s.nodes.facts()
 }
 
 // IstioNamespace is where istiod's ConfigMaps are.

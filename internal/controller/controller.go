@@ -1,6 +1,6 @@
 // Package controller holds the loops that only the leading replica runs: the
 // registration of the webhooks, the bindings of the admission policy, the provisioning
-// of STRICT policies, the status of the guards.
+// of STRICT policies, the classes of nodes, the status of the guards.
 package controller
 
 import (
@@ -34,7 +34,7 @@ const settle = 500 * time.Millisecond
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Add adds the controllers to the manager, which runs them while it leads.
-func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provisioner, st *Standing) error {
+func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provisioner, st *Standing, n *NodeClasses, pl *Placement) error {
 	registration, err := controller.New("registration", m, controller.Options{Reconciler: r})
 	if err != nil {
 		return fmt.Errorf("create the registration controller: %w", err)
@@ -64,6 +64,12 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	}
 
 	if err := addBinder(m, s, b); err != nil {
+		return err
+	}
+	if err := addNodeClasses(m, s, n); err != nil {
+		return err
+	}
+	if err := addPlacement(m, s, pl); err != nil {
 		return err
 	}
 

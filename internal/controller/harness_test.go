@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/objects"
 )
 
@@ -73,7 +74,11 @@ func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) 
 	s := &setting{client: fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(stored...).
 		WithStatusSubresource(&v1alpha1.MeshGuard{}).WithInterceptorFuncs(funcs).Build()}
 	s.cache = &fakeCache{client: s.client, informers: map[string]*controllertest.FakeInformer{}}
-	s.source = cluster.New(cluster.Config{Cache: s.cache, Live: s.client, IstioNamespace: "istio-system", OwnNamespace: "meshvakt-system", Log: slog.New(slog.DiscardHandler)})
+	catalogue, err := nodes.NewCatalogue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.source = cluster.New(cluster.Config{Cache: s.cache, Live: s.client, IstioNamespace: "istio-system", OwnNamespace: "meshvakt-system", Catalogue: catalogue, Log: slog.New(slog.DiscardHandler)})
 	filled := make(chan struct{}, 1)
 	s.source.OnChange(func(string) {
 		if s.source.Synced() {

@@ -392,7 +392,9 @@ func TestMerge(t *testing.T) {
 			with(func(m *policies.Match) { m.OnlyIfChanged = nil }), []policies.Match{with(func(m *policies.Match) { m.OnlyIfChanged = nil })},
 		},
 		"one that judges no update has no say in it": {
-			with(func(m *policies.Match) { m.Operations, m.OnlyIfChanged = []admissionv1.Operation{admissionv1.Create}, nil }),
+			with(func(m *policies.Match) {
+				m.Operations, m.OnlyIfChanged = []admissionv1.Operation{admissionv1.Create}, nil
+			}),
 			[]policies.Match{with(func(m *policies.Match) {
 				m.Operations = []admissionv1.Operation{admissionv1.Update, admissionv1.Create}
 			})},

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -60,24 +59,8 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("update status of MeshGuard %q: %w", r.Name, err)
 	}
-	s.warn(&guard, before)
+	warnOf(s.Events, &guard, before.Conditions, v1alpha1.ConditionInjectionAvailable)
 	return reconcile.Result{}, nil
-}
-
-// longestNote is what the API server takes as the text of an event, less a bit.
-const longestNote = 1000
-
-// warn leaves an event when injection has ceased to be available, once.
-func (s *Standing) warn(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuardStatus) {
-	c := meta.FindStatusCondition(guard.Status.Conditions, v1alpha1.ConditionInjectionAvailable)
-	if c == nil || c.Status != metav1.ConditionFalse || meta.IsStatusConditionFalse(before.Conditions, v1alpha1.ConditionInjectionAvailable) {
-		return
-	}
-	note := c.Message
-	if len(note) > longestNote {
-		note = note[:longestNote] + " …"
-	}
-	s.Events.Eventf(guard, nil, corev1.EventTypeWarning, c.Reason, "Observe", "%s", note)
 }
 
 func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration) {

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,10 @@ type Node struct {
 	// stolen: steal has made the node burstable, and has not fallen by enough since.
 	stolen bool
 }
+
+// Equal reports whether there is nothing by which the two can be told apart. No node is
+// equal to nil.
+func (n *Node) Equal(o *Node) bool { return o != nil && reflect.DeepEqual(n, o) }
 
 // Name is the name of the node.
 func (n *Node) Name() string { return n.Object.Name }

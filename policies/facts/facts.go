@@ -105,6 +105,22 @@ func (r *Review) DisplayName() string {
 	return "(unnamed)"
 }
 
+// NodeName is the node that the request puts a pod on, or the pods of a template; ""
+// where the scheduler is to choose.
+func (r *Review) NodeName() string {
+	switch o := r.Object.(type) {
+	case *corev1.Binding:
+		return o.Target.Name
+	case *corev1.Pod:
+		return o.Spec.NodeName
+	case *Workload:
+		if o.Template != nil {
+			return o.Template.Spec.NodeName
+		}
+	}
+	return ""
+}
+
 // givenName is the name of an object, or what a generated one will begin with.
 func givenName(m *metav1.ObjectMeta) string {
 	if m.Name == "" && m.GenerateName != "" {

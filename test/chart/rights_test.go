@@ -19,20 +19,24 @@ func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
 
 // What policies judge by is what may be read. Pods and templates of pods are
 // judged as they come, with the request; pods are listed once a namespace comes
-// under a guard.
+// under a guard, and one is looked up when it is put on a node. The class of nodes is
+// written on them.
 func TestRightsFollowPolicies(t *testing.T) {
 	rules := find[rbacv1.ClusterRole](t, documents(t, render(t)), "ClusterRole", "meshvakt").Rules
+	watched := []string{"get", "list", "watch"}
+	rights := map[string][]string{
+		"Namespace": watched, "PeerAuthentication": watched, "Pod": {"get", "list"}, "Node": {"get", "list", "watch", "patch"}, "PersistentVolume": {"list"},
+	}
 	for _, p := range policies.All() {
 		for _, m := range p.Matches {
-			for _, verb := range []string{"get", "list", "watch"} {
-				want := m.Kind == "Namespace" || m.Kind == "PeerAuthentication" || m.Kind == "Pod" && verb == "list"
-				if got := allows(rules, m.Group, m.Resource, verb); got != want {
-					t.Errorf("policy %s judges %s.%s; right to %s it is %t, must be %t", p.ID, m.Resource, m.Group, verb, got, want)
-				}
+			resource := m.Resource
+			if m.OnlySubresource != "" {
+				resource += "/" + m.OnlySubresource
 			}
-			for _, verb := range []string{"update", "patch", "delete", "deletecollection"} {
-				if allows(rules, m.Group, m.Resource, verb) {
-					t.Errorf("may %s %s.%s; Meshvakt changes nothing it judges", verb, m.Resource, m.Group)
+			for _, verb := range append([]string{"update", "patch", "delete", "deletecollection"}, watched...) {
+				want := slices.Contains(rights[m.Kind], verb)
+				if got := allows(rules, m.Group, resource, verb); got != want {
+					t.Errorf("policy %s judges %s.%s; right to %s it is %t, must be %t", p.ID, resource, m.Group, verb, got, want)
 				}
 			}
 		}
