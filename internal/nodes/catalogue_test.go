@@ -20,10 +20,10 @@ func TestCatalogue(t *testing.T) {
 			s3.medium.1 cx22 cx53 cpx31 cax11 cx11 s-2vcpu-4gb s-4vcpu-8gb-amd g6-nanode-1 g6-standard-2 DEV1-M GP1-XS PLAY2-NANO PRO2-S STARDUST1-S
 			t1.1 c1.c2r4 c2-burst.c1r1 m7i-flex.large c8i-flex.16xlarge r8i-flex.xlarge
 			VM.Standard.E5.Flex.2o.32g.1_2b VM.Standard.A1.Flex.1o.6g.1_8b VM.Standard3.Flex.16o.128g.1_2b`,
-		Dedicated: `ccx13 ccx63 g-2vcpu-8gb m-2vcpu-16gb g6-dedicated-4 voc-c-2c-4gb-50s-amd POP2-2C-8G ENT1-M c3.large.2 g2a.4d
+		Dedicated: `m5.large c7g.xlarge m7i.large m6g.medium r6i.12xlarge i4i.32xlarge x2iedn.metal-32xl ccx13 ccx63 g-2vcpu-8gb m-2vcpu-16gb g6-dedicated-4 voc-c-2c-4gb-50s-amd POP2-2C-8G ENT1-M c3.large.2 g2a.4d
 			m5.metal c7i.metal-24xl BM.Standard.E4.128 VM.Standard.E5.Flex.2o.32g.1_1b`,
-		Unknown: `m5.large c7g.xlarge t4.large t3 e2-standard-4 e2-highcpu-2 n1-standard-1 c2-standard-8 Standard_D4s_v5  VM.Standard.E4.Flex.
-			ecs.g7.large cx2.2x4 bx2.4x16 m6.large.8 xcx22 cx22x custom-4-8192 b2-7 m7i.large m7i-flexible metal m5.metallic AX41
+		Unknown: `m1.large m2.4xlarge c5.large.2 t4.large t3 e2-standard-4 e2-highcpu-2 n1-standard-1 c2-standard-8 Standard_D4s_v5  VM.Standard.E4.Flex.
+			ecs.g7.large cx2.2x4 bx2.4x16 m6.large.8 xcx22 cx22x custom-4-8192 b2-7 m7i-flexible metal m5.metallic AX41
 			VM.Standard.E5.Flex VM.Standard.E5.Flex.2o.32g VM.Standard.E5.Flex.2o.32g.1_4b`,
 	} {
 		for name := range strings.FieldsSeq(types) {
