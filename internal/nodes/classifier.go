@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ const (
 type Verdict struct {
 	Class  Class
 	Source Source
-	// Why says it in words: "instance type t3.large".
+	// Why says in words what was looked at: "instance type t3.large".
 	Why string
 }
 
@@ -65,7 +66,7 @@ func byType(list []v1alpha1.InstanceTypeClass, n *Node) Verdict {
 		return Verdict{class, FromInstanceType, "instance type " + instanceType(n.Object.Labels)}
 	}
 	if n.catalogued == Unknown {
-		return Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}
+		return Verdict{Unknown, FromNothing, cmp.Or(n.cataloguedBy, "no instance type")}
 	}
 	return Verdict{n.catalogued, FromInstanceType, n.cataloguedBy}
 }
