@@ -39,7 +39,7 @@ func (p *placed) demandFindings(g *facts.Guard, asked nodes.Placement) []Finding
 	return []Finding{{
 		Reason: reasonOnlyRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
 		Message: fmt.Sprintf("asks for nodes on which pods may not run by MeshGuard %q: %s; must ask for others", g.Name, firstOf(texts[:min(len(texts), groupsAtMost)], len(texts))),
-		Remedy:  "take that out, or ask for what the guard allows",
+		Remedy:  "ask for " + allowedText(g),
 	}}
 }
 

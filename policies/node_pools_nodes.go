@@ -50,7 +50,7 @@ func putOn(c *facts.Cluster, g *facts.Guard, field, name string) ([]Finding, err
 		return []Finding{{
 			Reason: reasonNodeNotFound(), Type: metav1.CauseTypeFieldValueNotFound, Field: field,
 			Message: fmt.Sprintf("there is no node %s, and nothing tells what it will be; must be a node that is there", quote(name)),
-			Remedy:  "leave the choice to the scheduler",
+			Remedy:  otherNodes(c, g),
 		}}, nil
 	}
 	var found []Finding
@@ -69,7 +69,7 @@ func otherNodes(c *facts.Cluster, g *facts.Guard) string {
 	if n := allowedNode(g, c.Nodes.Pools()); n != nil {
 		return fmt.Sprintf("let it run on another, such as %q", n.Name())
 	}
-	return noneAllowed
+	return addNodes(g)
 }
 
 // judgeNode tells of the pods that run on a node that becomes one on which they may
@@ -99,17 +99,16 @@ func judgeNode(r *facts.Review, after *corev1.Node, g *facts.Guard) ([]Finding, 
 	}
 	return []Finding{{
 		Reason: reasonNodeChanges(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: "metadata.labels",
-		Message: fmt.Sprintf("the node comes to be %s, and %s may not by MeshGuard %q; what runs stays", refusalText(is), running(pods, first), g.Name),
+		Message: fmt.Sprintf("the node comes to be %s, where pods may not run by MeshGuard %q, and %s; what runs stays", refusalText(is), g.Name, running(pods, first)),
 		Remedy:  "drain the node when it suits you",
 	}}, nil
 }
 
-// running names the pods of a node as the subject of a sentence.
 func running(pods int, first string) string {
 	if pods == 1 {
-		return fmt.Sprintf("pod %q runs on it, which", first)
+		return fmt.Sprintf("pod %q runs there", first)
 	}
-	return fmt.Sprintf("%d pods such as %q run on it, which", pods, first)
+	return fmt.Sprintf("%d pods such as %q run there", pods, first)
 }
 
 // Misplaced reports whether the guard, were the node of a pod that runs refused, would

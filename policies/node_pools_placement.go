@@ -173,7 +173,7 @@ func (p *placed) daemonSetFindings(g *facts.Guard) []Finding {
 	}
 	return []Finding{{
 		Reason: reasonDaemonSetOnRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.field("spec.affinity"),
-		Message: fmt.Sprintf("the DaemonSet puts pods on nodes on which they may not run by MeshGuard %q: %s; must leave them out", g.Name, refused.text()),
+		Message: fmt.Sprintf("the DaemonSet puts pods on nodes on which they may not run by MeshGuard %q: %s; must put them on others alone", g.Name, refused.text()),
 		Remedy:  leaveOut(exclusion(p.cluster, g)),
 	}}
 }

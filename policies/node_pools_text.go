@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -58,10 +59,7 @@ func (r refusedNodes) text() string {
 	for _, g := range r.groups[:min(len(r.groups), groupsAtMost)] {
 		parts = append(parts, nodesText(g.nodes, g.first)+" "+g.text)
 	}
-	if more := len(r.groups) - groupsAtMost; more > 0 {
-		parts = append(parts, fmt.Sprintf("and %d groups of nodes more", more))
-	}
-	return strings.Join(parts, ", ")
+	return firstOf(parts, len(r.groups))
 }
 
 // nodesText names a group of nodes as the subject of a sentence.
@@ -83,7 +81,7 @@ func (p *placed) wayOut(g *facts.Guard, asked nodes.Placement) string {
 	}
 	n := allowedNode(g, p.cluster.Nodes.Pools())
 	if n == nil {
-		return noneAllowed
+		return addNodes(g)
 	}
 	text := fmt.Sprintf("ask for nodes such as %q", n.Name()) + askedLabelsText(asked, n)
 	if taints := taintsText(n); taints != "" {
@@ -120,8 +118,23 @@ func askedLabelsText(asked nodes.Placement, n *nodes.Node) string {
 	return " (" + firstOf(texts[:min(len(texts), labelsAtMost)], len(texts)) + ")"
 }
 
-// noneAllowed is the way out where there is none.
-const noneAllowed = "the cluster has no node on which they may run; add some"
+// addNodes is the way out where the cluster has no node on which pods may run.
+func addNodes(g *facts.Guard) string { return "the cluster has none; add " + allowedText(g) }
+
+// allowedText says on which nodes pods of the guard may run.
+func allowedText(g *facts.Guard) string {
+	text := "nodes that are not burstable"
+	if g.NodePools.Unknown == v1alpha1.UnknownDeny {
+		text = "dedicated nodes"
+	}
+	if places := plural("zone", quotes(g.NodePools.AllowedZones)); places != "" {
+		return text + ", in " + places
+	}
+	if places := plural("region", quotes(g.NodePools.AllowedRegions)); places != "" {
+		return text + ", in " + places
+	}
+	return text
+}
 
 // allowedNode returns a node on which pods of the guard may run, one without a taint if
 // there is one; nil without any.
