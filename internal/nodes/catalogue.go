@@ -141,14 +141,16 @@ func (c *Catalogue) worst(matches func(*Entry) bool) (Class, *Entry) {
 // classify returns the class by the labels of a node: by its instance type, or else by
 // what other labels say.
 func (c *Catalogue) classify(labels map[string]string) Verdict {
+	looked := "no instance type"
 	if t := instanceType(labels); t != "" {
+		looked = "instance type " + t
 		if class, e := c.Class(t); e != nil {
-			return Verdict{class, FromInstanceType, "instance type " + t}
+			return Verdict{class, FromInstanceType, looked}
 		}
 	}
 	class, e := c.worst(func(e *Entry) bool { return e.label(labels) != "" })
 	if e == nil {
-		return Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}
+		return Verdict{Unknown, FromNothing, looked}
 	}
 	key := e.label(labels)
 	return Verdict{class, FromLabel, fmt.Sprintf("label %s=%s", key, labels[key])}

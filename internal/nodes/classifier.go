@@ -25,7 +25,7 @@ const (
 type Verdict struct {
 	Class  Class
 	Source Source
-	// Why says it in words: "instance type t3.large", "label KEY=VALUE".
+	// Why says in words what was looked at: "instance type t3.large", "label KEY=VALUE".
 	Why string
 }
 
@@ -40,7 +40,7 @@ func Classify(g *v1alpha1.NodePools, n *Node) Verdict {
 	}
 	v := byType(g.InstanceTypes, n)
 	if v.Class != Burstable && exceeds(g.MaxStealPercent, n) {
-		return Verdict{Burstable, FromSteal, fmt.Sprintf("CPU steal of %d %%", n.steal)}
+		return Verdict{Burstable, FromSteal, fmt.Sprintf("CPU steal of %d %%, until it has fallen to %d %%", n.steal, *g.MaxStealPercent/2)}
 	}
 	return v
 }
