@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -47,6 +50,20 @@ func measuredNow(o *unstructured.Unstructured) {
 	}
 	annotations[v1alpha1.AnnotationMeasuredAt] = time.Now().UTC().Format(time.RFC3339)
 	o.SetAnnotations(annotations)
+}
+
+// remember writes on nodes again what the leader has removed before there was a guard:
+// that CPU steal has made them burstable.
+func (y *corpusPlayer) remember(t *testing.T, c *playedCase) {
+	t.Helper()
+	for _, o := range c.objects {
+		source, ok := o.GetAnnotations()[v1alpha1.ClassSourceAnnotation]
+		if o.GetKind() != "Node" || !ok {
+			continue
+		}
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: o.GetName()}}
+		must(t, y.admin.Patch(t.Context(), node, mergePatch(fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.ClassSourceAnnotation, source))))
+	}
 }
 
 // unscheduled keeps the scheduler away from a pod of the state: whether it has a node is

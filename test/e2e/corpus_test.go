@@ -28,7 +28,7 @@ import (
 
 // fewest is how many cases have to run at least: a reader that skips what it
 // cannot do would otherwise end up reading nothing.
-const fewest = 850
+const fewest = 1080
 
 // TestCorpus brings a real cluster into the state of each case, lets a user do
 // what the case does, as a dry run, and demands the answer that the case states:
@@ -219,6 +219,7 @@ type corpusPlayer struct {
 func (y *corpusPlayer) play(t *testing.T, batch corpusBatch) {
 	y.setUp(t, batch)
 	y.guard(t, batch[0])
+	y.remember(t, batch[0])
 	for _, c := range batch {
 		t.Run(c.Name, func(t *testing.T) {
 			y.ran++
