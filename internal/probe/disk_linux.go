@@ -53,17 +53,26 @@ func syncs(ctx context.Context, dir string) ([]time.Duration, error) {
 }
 
 // reads returns how many blocks a second are read from anywhere in a file, past the page
-// cache. It errs on file systems that always go through it.
+// cache. It errs on file systems that always go through it. The file loses its name
+// before it is filled: a process that is killed leaves nothing of its size behind.
 func reads(ctx context.Context, dir string) (float64, error) {
 	path := filepath.Join(dir, "data")
-	if err := fill(path); err != nil {
+	data, err := os.Create(path)
+	if err != nil {
 		return 0, err
 	}
+	defer func() { _ = data.Close() }() // nothing in it is of use any more
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return 0, fmt.Errorf("open for direct reads: %w", err)
 	}
-	defer func() { _ = f.Close() }() // nothing in it is of use any more
+	defer func() { _ = f.Close() }() // as above
+	if err := os.Remove(path); err != nil {
+		return 0, err
+	}
+	if err := fill(ctx, data); err != nil {
+		return 0, err
+	}
 	// Direct reads go to memory at the boundary of a page.
 	block, err := unix.Mmap(-1, 0, readSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -81,18 +90,16 @@ func reads(ctx context.Context, dir string) (float64, error) {
 	return float64(n) / time.Since(before).Seconds(), nil
 }
 
-// fill writes a file that no disk can compress.
-func fill(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }() // nothing in it is of use any more
+// fill writes what no disk can compress.
+func fill(ctx context.Context, f *os.File) error {
 	block := make([]byte, 1<<20)
 	for i := range block {
 		block[i] = byte(rand.Uint32()) //nolint:gosec // noise, not a secret
 	}
 	for range fileSize / len(block) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if _, err := f.Write(block); err != nil {
 			return err
 		}
