@@ -77,6 +77,7 @@ func mayImport() map[string][]string {
 		"internal/mesh":       {},
 		"internal/nodes":      {},
 		"internal/probe":      {},
+		"internal/publish":    {"api/v1alpha1", "internal/probe"},
 		"internal/objects":    {"internal/mesh", "policies/facts"},
 		"policies/facts":      {"api/v1alpha1", "internal/mesh"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "policies/facts"},
