@@ -203,6 +203,13 @@ func TestProbePolicy(t *testing.T) {
 		"image":                     {old: largeNode(), change: func(n *corev1.Node) { n.Status.Images[49].Names[4] = "y" }, who: pod, failed: []int{3}},
 		"features":                  {old: largeNode(), change: func(n *corev1.Node) { n.Status.DeclaredFeatures = []string{"x"} }, who: pod, failed: []int{3}},
 		"condition":                 {old: largeNode(), change: func(n *corev1.Node) { n.Status.Conditions[49].Status = corev1.ConditionFalse }, who: pod, failed: []int{3}},
+		"images gone":               {old: largeNode(), change: func(n *corev1.Node) { n.Status.Images = nil }, who: pod, failed: []int{3}},
+		"its condition twice": {old: largeNode(), change: func(n *corev1.Node) {
+			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: v1alpha1.ConditionCPUContended}, corev1.NodeCondition{Type: v1alpha1.ConditionCPUContended})
+		}, who: pod, failed: []int{3}},
+		"a large condition": {old: bare, change: func(n *corev1.Node) {
+			n.Status.Conditions = []corev1.NodeCondition{{Type: v1alpha1.ConditionCPUContended, Message: strings.Repeat("x", 1025)}}
+		}, who: pod, failed: []int{4}},
 		"order of conditions": {old: largeNode(), change: func(n *corev1.Node) {
 			c := n.Status.Conditions
 			c[0], c[1] = c[1], c[0]
