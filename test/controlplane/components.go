@@ -122,8 +122,10 @@ func (cp *ControlPlane) addAPIServer(port *int) *component {
 			"--tls-cert-file=" + cp.pki.servingCertFile,
 			"--tls-private-key-file=" + cp.pki.servingKeyFile,
 			"--token-auth-file=" + tokenFile,
-			"--authorization-mode=RBAC",
-			"--enable-admission-plugins=ServiceAccount", // on by default; here so that nobody wonders
+			"--authorization-mode=Node,RBAC",
+			// The first is on by default, and here so that nobody wonders; by the second
+			// kubelets may change nothing but their own node and what is on it.
+			"--enable-admission-plugins=ServiceAccount,NodeRestriction",
 			"--service-account-issuer=" + issuer,
 			"--service-account-key-file=" + cp.pki.serviceAccountFile,
 			"--service-account-signing-key-file=" + cp.pki.serviceAccountFile,
