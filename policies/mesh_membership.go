@@ -18,7 +18,7 @@ import (
 // is captured, but for what the guard lets pass.
 //
 // Fields: of pods and pod templates metadata.labels, metadata.annotations and
-// spec; of namespaces metadata.labels; of Istio's networking objects spec; of
+// spec; of Bindings both kinds of metadata; of namespaces metadata.labels; of Istio's networking objects spec; of
 // istiod's ConfigMaps data.
 //
 // Not judged: mirror pods, which run whatever the API server says; pods that
@@ -41,7 +41,7 @@ func MeshMembership() Policy {
 			"https://istio.io/latest/docs/ambient/usage/add-workloads/",
 		},
 		Reasons: membershipReasons(),
-		Matches: slices.Concat(workloadMatches(), istioMatches(), []Match{settingsMatch(), rootsMatch()}),
+		Matches: slices.Concat(workloadMatches(), bindingMatches(), istioMatches(), []Match{settingsMatch(), rootsMatch()}),
 		Actions: func(g *facts.Guard) []v1alpha1.ValidationAction {
 			if g.MeshMembership == nil {
 				return nil
@@ -97,9 +97,11 @@ func templateMatches(more ...string) []Match {
 }
 
 func judgeMeshMembership(r *facts.Review, g *facts.Guard) ([]Finding, error) {
-	switch r.Object.(type) {
+	switch o := r.Object.(type) {
 	case *corev1.Pod, *facts.Workload:
 		return judgeWorkload(r, g)
+	case *corev1.Binding:
+		return judgeBindingMetadata(r, o, g)
 	case *corev1.Namespace:
 		return judgeNamespaceMembership(r, g)
 	case *facts.IstioObject:

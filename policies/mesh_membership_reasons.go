@@ -166,6 +166,10 @@ func reasonRootsFrozen() Reason {
 	return Reason{"RootsFrozen", "MV241", "The roots that proxies trust are made immutable in a guarded namespace"}
 }
 
+func reasonBindingChangesPod() Reason {
+	return Reason{"BindingChangesPod", "MV242", "A Binding writes labels or annotations over those of a pod that has been judged"}
+}
+
 func membershipReasons() []Reason {
 	return []Reason{
 		reasonNotInMesh(), reasonInjectionOptOut(), reasonNamespaceNotInjected(), reasonDeadRevision(),
@@ -178,6 +182,6 @@ func membershipReasons() []Reason {
 		reasonProbeRewrite(), reasonStillOutOfMesh(), reasonNamespaceLeavesMesh(), reasonPodsOutOfMesh(),
 		reasonCaptureTampered(), reasonClientTLSOff(), reasonMeshIdentityReplaced(), reasonEnvoyFilterForbidden(),
 		reasonServiceImpersonated(), reasonPlaintextEndpoint(), reasonSidecarLoosens(), reasonMeshSettingsWeakened(),
-		reasonRootsFrozen(),
+		reasonRootsFrozen(), reasonBindingChangesPod(),
 	}
 }

@@ -38,8 +38,8 @@ func (p *placed) demandFindings(g *facts.Guard, asked nodes.Placement) []Finding
 	}
 	return []Finding{{
 		Reason: reasonOnlyRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
-		Message: fmt.Sprintf("asks for nodes on which it may not run by MeshGuard %q: %s; must ask for others", g.Name, firstOf(texts[:min(len(texts), groupsAtMost)], len(texts))),
-		Remedy:  "take that out, or ask for what the guard allows",
+		Message: fmt.Sprintf("asks for nodes on which pods may not run by MeshGuard %q: %s; must ask for others", g.Name, firstOf(texts[:min(len(texts), groupsAtMost)], len(texts))),
+		Remedy:  "ask for " + allowedText(g),
 	}}
 }
 
@@ -49,39 +49,49 @@ type demand struct {
 	term         corev1.NodeSelectorTerm
 }
 
-// values are those that a label must have one of; ok is false when it may have any.
-func (d demand) values(key string) (values []string, ok bool) {
-	if v, has := d.nodeSelector[key]; has {
-		values, ok = []string{v}, true
+// values are those that a label must have one of; none when it may have any.
+func (d demand) values(key string) []string {
+	var values []string
+	if v, ok := d.nodeSelector[key]; ok {
+		values = []string{v}
 	}
 	for _, q := range d.term.MatchExpressions {
-		if q.Key != key || q.Operator != corev1.NodeSelectorOpIn {
-			continue
+		switch {
+		case q.Key != key || q.Operator != corev1.NodeSelectorOpIn:
+		case values == nil:
+			values = q.Values
+		default:
+			values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !slices.Contains(q.Values, v) })
 		}
-		if !ok {
-			values, ok = q.Values, true
-			continue
-		}
-		values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !slices.Contains(q.Values, v) })
 	}
-	return values, ok && len(values) > 0
+	return values
+}
+
+// each returns the values that a label must have one of, if it holds for each of them.
+func (d demand) each(key string, holds func(value string) bool) []string {
+	values := d.values(key)
+	if slices.ContainsFunc(values, func(v string) bool { return !holds(v) }) {
+		return nil
+	}
+	return values
 }
 
 // refusedPlace says which region or zone is refused of all that the demand lets in; ""
 // when it lets in another too.
 func refusedPlace(g *v1alpha1.NodePools, d demand) string {
 	for _, place := range []struct {
-		what, key string
-		allowed   []string
+		what    string
+		keys    []string
+		allowed []string
 	}{
-		{"region", corev1.LabelTopologyRegion, g.AllowedRegions},
-		{"region", corev1.LabelFailureDomainBetaRegion, g.AllowedRegions},
-		{"zone", corev1.LabelTopologyZone, g.AllowedZones},
-		{"zone", corev1.LabelFailureDomainBetaZone, g.AllowedZones},
+		{"region", []string{corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaRegion}, g.AllowedRegions},
+		{"zone", []string{corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone}, g.AllowedZones},
 	} {
-		values, ok := d.values(place.key)
-		if ok && len(place.allowed) > 0 && every(values, func(v string) bool { return !slices.Contains(place.allowed, v) }) {
-			return place.what + " " + quote(strings.Join(values, ", "))
+		for _, key := range place.keys {
+			values := d.each(key, func(v string) bool { return len(place.allowed) > 0 && !slices.Contains(place.allowed, v) })
+			if len(values) > 0 {
+				return plural(place.what, quotes(values))
+			}
 		}
 	}
 	return ""
@@ -94,27 +104,34 @@ func refusedDemand(c *nodes.Catalogue, g *v1alpha1.NodePools, d demand) string {
 		return text
 	}
 	if l := g.NodeLabel; l != nil {
-		if values, ok := d.values(l.Key); ok {
-			if every(values, func(v string) bool { return slices.Contains(l.Burstable, v) }) {
-				return "label " + quote(l.Key+"="+strings.Join(values, ", ")) + " of burstable nodes"
-			}
-			if every(values, func(v string) bool { return slices.Contains(l.Dedicated, v) }) {
-				return ""
-			}
+		if values := d.each(l.Key, func(v string) bool { return slices.Contains(l.Burstable, v) }); len(values) > 0 {
+			return "label " + quote(l.Key+"="+strings.Join(values, ", ")) + " of burstable nodes"
+		}
+		if values := d.each(l.Key, func(v string) bool { return slices.Contains(l.Dedicated, v) }); len(values) > 0 {
+			return ""
 		}
 	}
-	refuses := func(c nodes.Class) bool {
-		return c == nodes.Burstable || c == nodes.Unknown && g.Unknown == v1alpha1.UnknownDeny
+	for _, key := range []string{corev1.LabelInstanceTypeStable, corev1.LabelInstanceType} {
+		if values := d.each(key, func(v string) bool { return refusesClass(g, c.TypeClass(g, v)) }); len(values) > 0 {
+			return plural("instance type", quotes(values)) + classText(c, g, values)
+		}
 	}
-	if values, ok := d.values(corev1.LabelInstanceTypeStable); ok && every(values, func(v string) bool { return refuses(c.TypeClass(g, v)) }) {
-		return "instance type " + quote(strings.Join(values, ", ")) + ", which is " + strings.ToLower(string(c.TypeClass(g, values[0])))
-	}
-	if values, ok := d.values(v1alpha1.ClassLabel); ok && every(values, func(v string) bool { return refuses(nodes.LabelledClass(v)) }) {
+	if values := d.each(v1alpha1.ClassLabel, func(v string) bool { return refusesClass(g, nodes.LabelledClass(v)) }); len(values) > 0 {
 		return "class " + quote(strings.Join(values, ", "))
 	}
 	return ""
 }
 
-func every(values []string, holds func(string) bool) bool {
-	return !slices.ContainsFunc(values, func(v string) bool { return !holds(v) })
+// classText says in brackets why instance types are refused.
+func classText(c *nodes.Catalogue, g *v1alpha1.NodePools, types []string) string {
+	is := func(class nodes.Class) bool {
+		return slices.ContainsFunc(types, func(t string) bool { return c.TypeClass(g, t) == class })
+	}
+	switch {
+	case is(nodes.Burstable) && is(nodes.Unknown):
+		return " (burstable or of unknown class)"
+	case is(nodes.Unknown):
+		return " (of unknown class)"
+	}
+	return " (burstable)"
 }

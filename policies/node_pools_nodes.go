@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -49,7 +50,7 @@ func putOn(c *facts.Cluster, g *facts.Guard, field, name string) ([]Finding, err
 		return []Finding{{
 			Reason: reasonNodeNotFound(), Type: metav1.CauseTypeFieldValueNotFound, Field: field,
 			Message: fmt.Sprintf("there is no node %s, and nothing tells what it will be; must be a node that is there", quote(name)),
-			Remedy:  "leave the choice to the scheduler",
+			Remedy:  otherNodes(c, g),
 		}}, nil
 	}
 	var found []Finding
@@ -65,12 +66,10 @@ func putOn(c *facts.Cluster, g *facts.Guard, field, name string) ([]Finding, err
 
 // otherNodes names a node on which pods of the guard may run.
 func otherNodes(c *facts.Cluster, g *facts.Guard) string {
-	for _, p := range c.Nodes.Pools() {
-		if len(nodes.Refused(g.NodePools, p.First())) == 0 {
-			return fmt.Sprintf("let it run on others, such as %q", p.First().Name())
-		}
+	if n := allowedNode(g, c.Nodes.Pools()); n != nil {
+		return fmt.Sprintf("let it run on another, such as %q", n.Name())
 	}
-	return "no node of the cluster is one on which it may run; add a pool of such nodes"
+	return addNodes(g)
 }
 
 // judgeNode tells of the pods that run on a node that becomes one on which they may
@@ -100,9 +99,16 @@ func judgeNode(r *facts.Review, after *corev1.Node, g *facts.Guard) ([]Finding, 
 	}
 	return []Finding{{
 		Reason: reasonNodeChanges(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: "metadata.labels",
-		Message: fmt.Sprintf("the node becomes %s, and %d pods such as %s run on it that may not by MeshGuard %q; they stay", refusalText(is), pods, first, g.Name),
+		Message: fmt.Sprintf("the node comes to be %s, where pods may not run by MeshGuard %q, and %s; what runs stays", refusalText(is), g.Name, running(pods, first)),
 		Remedy:  "drain the node when it suits you",
 	}}, nil
+}
+
+func running(pods int, first string) string {
+	if pods == 1 {
+		return fmt.Sprintf("pod %q runs there", first)
+	}
+	return fmt.Sprintf("%d pods such as %q run there", pods, first)
 }
 
 // Misplaced reports whether the guard, were the node of a pod that runs refused, would
@@ -112,11 +118,21 @@ func Misplaced(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, pod *corev
 	return g.NodePools != nil && judgedPod(pod) && p.meant(g)
 }
 
-// judgeVolume tells of volumes of guarded namespaces outside of the allowed regions.
+// judgeVolume tells of volumes of guarded namespaces that come to be outside of the
+// allowed regions.
 func judgeVolume(r *facts.Review, v *corev1.PersistentVolume, g *facts.Guard) ([]Finding, error) {
 	where := VolumeOutside(&r.Cluster, g, v)
 	if where == "" {
 		return nil, nil
+	}
+	if r.Operation == admissionv1.Update {
+		before, ok := r.OldObject.(*corev1.PersistentVolume)
+		if !ok {
+			return nil, errWrongObject(r)
+		}
+		if VolumeOutside(&r.Cluster, g, before) == where {
+			return nil, nil
+		}
 	}
 	return []Finding{{
 		Reason: reasonVolumeOutsideRegion(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: "spec.nodeAffinity",

@@ -29,22 +29,24 @@ type placed struct {
 }
 
 // placedOf returns what is to run by an object, nil if nothing is that is judged.
-func placedOf(r *facts.Review, object any, ns *facts.Namespace) *placed {
+func placedOf(r *facts.Review, object any, ns *facts.Namespace) (*placed, error) {
 	p := &placed{cluster: &r.Cluster, namespace: ns}
 	switch o := object.(type) {
 	case *corev1.Pod:
 		if !judgedPod(o) {
-			return nil
+			return nil, nil
 		}
 		p.meta, p.spec, p.final = &o.ObjectMeta, &o.Spec, !r.Submitted
+		return p, nil
 	case *facts.Workload:
 		if o.Template == nil || o.DeletionTimestamp != nil {
-			return nil
+			return nil, nil
 		}
 		p.meta, p.spec, p.at = &o.Template.ObjectMeta, &o.Template.Spec, o.Path
 		p.everywhere = r.Kind.Kind == "DaemonSet"
+		return p, nil
 	}
-	return p
+	return nil, errWrongObject(r)
 }
 
 // ofDaemonSet reports whether a DaemonSet has chosen the node of the pod.
@@ -55,13 +57,14 @@ func (p *placed) ofDaemonSet() bool {
 
 // meant reports whether the guard is about the pod.
 func (p *placed) meant(g *facts.Guard) bool {
+	root := p.cluster.IsRoot(p.namespace.Name)
 	switch {
-	case p.cluster.Selects(g, p.namespace.Name, p.namespace.Labels):
-		return g.NodePools.Scope == v1alpha1.PlacementAll || p.inMesh()
-	case guardsControlPlane(g) && p.cluster.IsRoot(p.namespace.Name):
-		return !p.everywhere && !p.ofDaemonSet() && (p.isControlPlane() || p.inMesh())
+	case root && (p.everywhere || p.ofDaemonSet()):
+		return false // ztunnel and istio-cni, without which no pod of the node is in the mesh
+	case p.cluster.Selects(g, p.namespace.Name, p.namespace.Labels) && (g.NodePools.Scope == v1alpha1.PlacementAll || p.inMesh()):
+		return true
 	}
-	return false
+	return root && guardsControlPlane(g) && (p.isControlPlane() || p.inMesh())
 }
 
 // inMesh reports whether the pod has a proxy, will get one, or is enrolled in ambient.
@@ -94,11 +97,11 @@ func (p *placed) field(path string) string {
 	return p.at + "." + path
 }
 
-// placementFindings judges one side of a request, which may not be there.
+// placementFindings judges one side of a request.
 func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
-	p := placedOf(r, object, ns)
-	if p == nil || !p.meant(g) {
-		return nil, nil
+	p, err := placedOf(r, object, ns)
+	if err != nil || p == nil || !p.meant(g) {
+		return nil, err
 	}
 	if p.spec.NodeName != "" {
 		return putOn(&r.Cluster, g, p.field("spec.nodeName"), p.spec.NodeName)
@@ -116,14 +119,14 @@ func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *fact
 	case refused.pools == len(reached):
 		return []Finding{{
 			Reason: reasonOnlyRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
-			Message: fmt.Sprintf("can only land on nodes on which it may not run by MeshGuard %q: %s; must be able to land on others", g.Name, refused.text()),
+			Message: fmt.Sprintf("lets pods land only on nodes on which they may not run by MeshGuard %q: %s; must let them land on others", g.Name, refused.text()),
 			Remedy:  p.wayOut(g, asked),
 		}}, nil
 	case refused.pools > 0 && g.NodePools.Steering == v1alpha1.SteeringNone && r.AuthorsPods():
 		return []Finding{{
 			Reason: reasonNotSteered(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: p.field("spec"),
-			Message: fmt.Sprintf("the scheduler may choose a node that is refused then by MeshGuard %q, and the pod waits: %s", g.Name, refused.text()),
-			Remedy:  "ask by required node affinity for " + requirementsText(steering(&r.Cluster, []*facts.Guard{g})) + ", or let the guard steer (spec.nodePools.steering: Required)",
+			Message: fmt.Sprintf("nothing keeps the scheduler off nodes on which pods may not run by MeshGuard %q: %s", g.Name, refused.text()),
+			Remedy:  leaveOut(steering(&r.Cluster, []*facts.Guard{g})) + ", or let the guard steer (spec.nodePools.steering: Required)",
 		}}, nil
 	}
 	return nil, nil
@@ -133,25 +136,20 @@ func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *fact
 // was kept off all nodes is told so, instead of waiting for ever. A template is held
 // against the same, for its pods will be.
 func (p *placed) asked() nodes.Placement {
-	asked := nodes.PlacementOf(p.spec)
-	if asked.Required == nil {
+	asked, added := nodes.PlacementOf(p.spec), p.steering()
+	if asked.Required == nil || len(added) == 0 {
 		return asked
 	}
-	var guards []*facts.Guard
-	for i := range p.cluster.Guards {
-		if g := &p.cluster.Guards[i]; steers(g) {
-			guards = append(guards, g)
-		}
-	}
-	added := steering(p.cluster, guards)
 	required := &corev1.NodeSelector{}
 	for _, t := range asked.Required.NodeSelectorTerms {
-		own := slices.DeleteFunc(slices.Clone(t.MatchExpressions), func(q corev1.NodeSelectorRequirement) bool { return contains(added, q) })
-		if len(own) == 0 && len(t.MatchFields) == 0 && len(t.MatchExpressions) > 0 {
-			asked.Required = nil // a term that asks for nothing else lets in every node
-			return asked
+		if at := steeredAt(t.MatchExpressions, added); at >= 0 {
+			t.MatchExpressions = slices.Concat(t.MatchExpressions[:at], t.MatchExpressions[at+len(added):])
+			if len(t.MatchExpressions) == 0 && len(t.MatchFields) == 0 {
+				asked.Required = nil // a term that asks for nothing else lets in every node
+				return asked
+			}
 		}
-		required.NodeSelectorTerms = append(required.NodeSelectorTerms, corev1.NodeSelectorTerm{MatchExpressions: own, MatchFields: t.MatchFields})
+		required.NodeSelectorTerms = append(required.NodeSelectorTerms, t)
 	}
 	asked.Required = required
 	return asked
@@ -175,8 +173,8 @@ func (p *placed) daemonSetFindings(g *facts.Guard) []Finding {
 	}
 	return []Finding{{
 		Reason: reasonDaemonSetOnRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.field("spec.affinity"),
-		Message: fmt.Sprintf("the DaemonSet puts pods on nodes on which they may not run by MeshGuard %q: %s; must leave them out", g.Name, refused.text()),
-		Remedy:  "add to each of the terms of required node affinity: " + requirementsText(exclusion(p.cluster, g)),
+		Message: fmt.Sprintf("the DaemonSet puts pods on nodes on which they may not run by MeshGuard %q: %s; must put them on others alone", g.Name, refused.text()),
+		Remedy:  leaveOut(exclusion(p.cluster, g)),
 	}}
 }
 
@@ -190,12 +188,13 @@ func mentions(p nodes.Placement, key string) bool {
 	})
 }
 
-// blame is the field by which the pod gets where it may not run.
+// blame is the field by which the pod gets where it may not run, if it is one alone.
 func (p *placed) blame(asked nodes.Placement) string {
+	selects, requires := len(asked.NodeSelector) > 0, asked.Required != nil
 	switch {
-	case len(asked.NodeSelector) > 0:
+	case selects && !requires:
 		return p.field("spec.nodeSelector")
-	case asked.Required != nil:
+	case requires && !selects:
 		return p.field("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution")
 	}
 	return p.field("spec")

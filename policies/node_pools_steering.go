@@ -3,6 +3,7 @@ package policies
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -21,16 +22,16 @@ func steers(g *facts.Guard) bool {
 // affinity are ORed, so each of them gets it. Left alone are terms that match no node,
 // which would match some if anything were added; pods whose node has been chosen; and
 // all pods as long as no node is known.
-func steeringChanges(r *facts.Review, guards []*facts.Guard) ([]facts.Change, error) {
+func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) {
 	pod, ok := r.Object.(*corev1.Pod)
 	if !ok {
 		return nil, errWrongObject(r)
 	}
-	p := placedOf(r, pod, r.Cluster.Namespaces[r.Namespace])
-	if p == nil || pod.Spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
-		return nil, nil
+	p, err := placedOf(r, pod, r.Cluster.Namespaces[r.Namespace])
+	if err != nil || p == nil || pod.Spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
+		return nil, err
 	}
-	add := steering(&r.Cluster, slices.DeleteFunc(slices.Clone(guards), func(g *facts.Guard) bool { return !p.meant(g) }))
+	add := p.steering()
 	if len(add) == 0 {
 		return nil, nil
 	}
@@ -43,84 +44,119 @@ func steeringChanges(r *facts.Review, guards []*facts.Guard) ([]facts.Change, er
 	for i, t := range required.NodeSelectorTerms {
 		expressions := append(slices.Clone(at), "nodeSelectorTerms", strconv.Itoa(i), "matchExpressions")
 		switch {
-		case len(t.MatchExpressions) > 0:
-			for _, q := range add {
-				if !contains(t.MatchExpressions, q) {
-					changes = append(changes, facts.Change{Path: append(slices.Clone(expressions), "-"), Value: q})
-				}
-			}
-		case len(t.MatchFields) > 0:
+		case len(t.MatchExpressions) == 0 && len(t.MatchFields) > 0:
 			changes = append(changes, facts.Change{Path: expressions, Value: add})
+		case len(t.MatchExpressions) > 0 && steeredAt(t.MatchExpressions, add) < 0:
+			for _, q := range add {
+				changes = append(changes, facts.Change{Path: append(slices.Clone(expressions), "-"), Value: q})
+			}
 		}
 	}
 	return changes, nil
 }
 
-// steering is what nodes must be like by the guards. The class that the leader writes
-// on nodes says it best, but a node that is about to be made has none: autoscalers know
-// it by its instance type, by the label that the guard names, and by its region.
+// steering is what nodes must be like by all guards that are about the pod and steer.
+func (p *placed) steering() []corev1.NodeSelectorRequirement {
+	var guards []*facts.Guard
+	for i := range p.cluster.Guards {
+		if g := &p.cluster.Guards[i]; steers(g) && p.meant(g) {
+			guards = append(guards, g)
+		}
+	}
+	slices.SortFunc(guards, func(a, b *facts.Guard) int { return strings.Compare(a.Name, b.Name) })
+	return steering(p.cluster, guards)
+}
+
+// steeredAt is where among the expressions of a term those stand that steering has
+// added: all of them, in their order. Without, it is -1. What an author asks for is his
+// own, even if steering asks for the same.
+func steeredAt(term, added []corev1.NodeSelectorRequirement) int {
+	for at := range len(term) - len(added) + 1 {
+		if slices.EqualFunc(term[at:at+len(added)], added, sameRequirement) {
+			return at
+		}
+	}
+	return -1
+}
+
+func sameRequirement(a, b corev1.NodeSelectorRequirement) bool {
+	return a.Key == b.Key && a.Operator == b.Operator && slices.Equal(a.Values, b.Values)
+}
+
+// steering is what nodes must be like by the guards, each demand once. The class that
+// the leader writes on nodes says it best, but a node that is about to be made has none:
+// autoscalers know it by its instance type, by the label that the guard names, and by
+// its region.
 func steering(c *facts.Cluster, guards []*facts.Guard) []corev1.NodeSelectorRequirement {
 	var list []corev1.NodeSelectorRequirement
 	add := func(key string, operator corev1.NodeSelectorOperator, values []string) {
-		q := corev1.NodeSelectorRequirement{Key: key, Operator: operator, Values: values}
-		if len(values) > 0 && !contains(list, q) {
+		q := corev1.NodeSelectorRequirement{Key: key, Operator: operator, Values: slices.Sorted(slices.Values(values))}
+		if len(values) > 0 && !slices.ContainsFunc(list, func(o corev1.NodeSelectorRequirement) bool { return sameRequirement(o, q) }) {
 			list = append(list, q)
 		}
 	}
 	for _, g := range guards {
-		for _, q := range exclusion(c, g) {
-			add(q.Key, q.Operator, q.Values)
+		if classTells(c, g) {
+			add(v1alpha1.ClassLabel, corev1.NodeSelectorOpNotIn, refusedClasses(g.NodePools))
 		}
+		add(corev1.LabelTopologyRegion, corev1.NodeSelectorOpIn, g.NodePools.AllowedRegions)
+		add(corev1.LabelTopologyZone, corev1.NodeSelectorOpIn, g.NodePools.AllowedZones)
 		if l := g.NodePools.NodeLabel; l != nil {
-			add(l.Key, corev1.NodeSelectorOpNotIn, sorted(l.Burstable))
+			add(l.Key, corev1.NodeSelectorOpNotIn, l.Burstable)
 		}
 		add(corev1.LabelInstanceTypeStable, corev1.NodeSelectorOpNotIn, refusedTypes(c, g))
 	}
 	return list
 }
 
-// exclusion is what keeps off the nodes that there are, once they have their class.
+// exclusion is what keeps off the nodes that there are, once they have their class:
+// where that tells, nothing else about the class is needed.
 func exclusion(c *facts.Cluster, g *facts.Guard) []corev1.NodeSelectorRequirement {
-	var list []corev1.NodeSelectorRequirement
-	if classesAgree(c) {
-		values := []string{nodes.ClassLabelValue(nodes.Burstable)}
-		if g.NodePools.Unknown == v1alpha1.UnknownDeny {
-			values = append(values, nodes.ClassLabelValue(nodes.Unknown))
-		}
-		list = append(list, corev1.NodeSelectorRequirement{Key: v1alpha1.ClassLabel, Operator: corev1.NodeSelectorOpNotIn, Values: values})
+	list := steering(c, []*facts.Guard{g})
+	if !classTells(c, g) {
+		return list
 	}
-	if regions := g.NodePools.AllowedRegions; len(regions) > 0 {
-		list = append(list, corev1.NodeSelectorRequirement{Key: corev1.LabelTopologyRegion, Operator: corev1.NodeSelectorOpIn, Values: sorted(regions)})
-	}
-	if zones := g.NodePools.AllowedZones; len(zones) > 0 {
-		list = append(list, corev1.NodeSelectorRequirement{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: sorted(zones)})
-	}
-	return list
+	return slices.DeleteFunc(list, func(q corev1.NodeSelectorRequirement) bool {
+		return q.Operator == corev1.NodeSelectorOpNotIn && q.Key != v1alpha1.ClassLabel
+	})
 }
 
-// classesAgree reports whether all guards come to the same classes, so that the label
-// of nodes, which has the worst of them, is right for each.
-func classesAgree(c *facts.Cluster) bool {
-	var guards []*v1alpha1.NodePools
-	for i := range c.Guards {
-		if g := c.Guards[i].NodePools; g != nil {
-			guards = append(guards, g)
+// refusedClasses are the classes of nodes on which no pod of the guard may run, as they
+// are written on nodes.
+func refusedClasses(g *v1alpha1.NodePools) []string {
+	values := []string{nodes.ClassLabelValue(nodes.Burstable)}
+	if g.Unknown == v1alpha1.UnknownDeny {
+		values = append(values, nodes.ClassLabelValue(nodes.Unknown))
+	}
+	return values
+}
+
+// refusesClass reports whether no pod of the guard may run on nodes of the class.
+func refusesClass(g *v1alpha1.NodePools, c nodes.Class) bool {
+	return slices.Contains(refusedClasses(g), nodes.ClassLabelValue(c))
+}
+
+// classTells reports whether the class that is written on nodes, which is the worst of
+// those that guards come to, tells those that this guard refuses from all others.
+func classTells(c *facts.Cluster, g *facts.Guard) bool {
+	return !slices.ContainsFunc(c.Nodes.Pools(), func(p nodes.Pool) bool {
+		own := nodes.Classify(g.NodePools, p.First()).Class
+		written := own
+		for i := range c.Guards {
+			if o := c.Guards[i].NodePools; o != nil {
+				written = nodes.Worst(written, nodes.Classify(o, p.First()).Class)
+			}
 		}
-	}
-	if len(guards) < 2 {
-		return true
-	}
-	pools := c.Nodes.Pools()
-	return !slices.ContainsFunc(pools, func(p nodes.Pool) bool {
-		class := nodes.Classify(guards[0], p.First()).Class
-		return slices.ContainsFunc(guards[1:], func(g *v1alpha1.NodePools) bool { return nodes.Classify(g, p.First()).Class != class })
+		return refusesClass(g.NodePools, own) != refusesClass(g.NodePools, written)
 	})
 }
 
 // typesAtMost is how many instance types a pod is told to keep away from.
 const typesAtMost = 32
 
-// refusedTypes are the instance types of which every node is refused for its class.
+// refusedTypes are the instance types of nodes that are refused by their types, unless a
+// node of the type is one on which pods may run: by its label, which counts before.
+// CPU steal is that of a node, and says nothing of the next one of its type.
 func refusedTypes(c *facts.Cluster, g *facts.Guard) []string {
 	refused := map[string]bool{}
 	for _, p := range c.Nodes.Pools() {
@@ -128,19 +164,11 @@ func refusedTypes(c *facts.Cluster, g *facts.Guard) []string {
 		if t == "" {
 			continue
 		}
-		class := slices.ContainsFunc(nodes.Refused(g.NodePools, p.First()), func(f nodes.Refusal) bool { return f.Cause != nodes.CausePlace })
-		before, seen := refused[t]
-		refused[t] = class && (before || !seen)
+		if _, seen := refused[t]; !seen {
+			refused[t] = refusesClass(g.NodePools, c.Catalogue.TypeClass(g.NodePools, t))
+		}
+		refused[t] = refused[t] && refusesClass(g.NodePools, nodes.Classify(g.NodePools, p.First()).Class)
 	}
 	types := slices.DeleteFunc(sortedKeys(refused), func(t string) bool { return !refused[t] })
 	return types[:min(len(types), typesAtMost)]
-}
-
-func sorted(values []string) []string { return slices.Sorted(slices.Values(values)) }
-
-// contains reports whether the requirement is in the list, with its values in any order.
-func contains(list []corev1.NodeSelectorRequirement, q corev1.NodeSelectorRequirement) bool {
-	return slices.ContainsFunc(list, func(o corev1.NodeSelectorRequirement) bool {
-		return o.Key == q.Key && o.Operator == q.Operator && slices.Equal(sorted(o.Values), sorted(q.Values))
-	})
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -58,10 +59,7 @@ func (r refusedNodes) text() string {
 	for _, g := range r.groups[:min(len(r.groups), groupsAtMost)] {
 		parts = append(parts, nodesText(g.nodes, g.first)+" "+g.text)
 	}
-	if more := len(r.groups) - groupsAtMost; more > 0 {
-		parts = append(parts, fmt.Sprintf("and so on, %d groups of nodes more", more))
-	}
-	return strings.Join(parts, ", ")
+	return firstOf(parts, len(r.groups))
 }
 
 // nodesText names a group of nodes as the subject of a sentence.
@@ -74,30 +72,125 @@ func nodesText(n int, first string) string {
 
 // wayOut is the cheapest way for the pod to land on nodes on which it may run.
 func (p *placed) wayOut(g *facts.Guard, asked nodes.Placement) string {
-	allowed := slices.DeleteFunc(slices.Clone(p.cluster.Nodes.Pools()), func(pool nodes.Pool) bool {
-		return len(nodes.Refused(g.NodePools, pool.First())) > 0
-	})
-	if len(allowed) == 0 {
-		return "no node of the cluster is one on which it may run; add a pool of such nodes"
+	if p.ofDaemonSet() {
+		return "let the DaemonSet " + leaveOut(exclusion(p.cluster, g))
 	}
-	everything := nodes.Placement{NodeSelector: asked.NodeSelector, Required: asked.Required, Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}}
-	for _, pool := range p.cluster.Nodes.Reach(everything) {
-		if len(nodes.Refused(g.NodePools, pool.First())) > 0 {
-			continue
-		}
-		return fmt.Sprintf("tolerate the taint %s of nodes such as %q, on which it may run", quote(taintText(pool.First())), pool.First().Name())
+	asked.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	if n := allowedNode(g, p.cluster.Nodes.Reach(asked)); n != nil {
+		return fmt.Sprintf("tolerate the %s of nodes such as %q", taintsText(n), n.Name())
 	}
-	return fmt.Sprintf("let it land on others by nodeSelector, node affinity and tolerations, such as %q", allowed[0].First().Name())
+	n := allowedNode(g, p.cluster.Nodes.Pools())
+	if n == nil {
+		return addNodes(g)
+	}
+	text := fmt.Sprintf("ask for nodes such as %q", n.Name()) + askedLabelsText(asked, n)
+	if taints := taintsText(n); taints != "" {
+		text += ", and tolerate their " + taints
+	}
+	return text
 }
 
-func taintText(n *nodes.Node) string {
+// labelsAtMost is how many labels of a node a remedy tells.
+const labelsAtMost = 5
+
+// askedLabelsText tells in brackets what a node has of the labels that are asked for.
+func askedLabelsText(asked nodes.Placement, n *nodes.Node) string {
+	keys := sortedKeys(asked.NodeSelector)
+	if asked.Required != nil {
+		for _, t := range asked.Required.NodeSelectorTerms {
+			for _, q := range t.MatchExpressions {
+				keys = append(keys, q.Key)
+			}
+		}
+	}
+	slices.Sort(keys)
+	var texts []string
+	for _, key := range slices.Compact(keys) {
+		text := "no " + key
+		if v, ok := n.Object.Labels[key]; ok {
+			text = key + "=" + v
+		}
+		texts = append(texts, text)
+	}
+	if len(texts) == 0 {
+		return ""
+	}
+	return " (" + firstOf(texts[:min(len(texts), labelsAtMost)], len(texts)) + ")"
+}
+
+// addNodes is the way out where the cluster has no node on which pods may run.
+func addNodes(g *facts.Guard) string { return "the cluster has none; add " + allowedText(g) }
+
+// allowedText says on which nodes pods of the guard may run.
+func allowedText(g *facts.Guard) string {
+	text := "nodes that are not burstable"
+	if g.NodePools.Unknown == v1alpha1.UnknownDeny {
+		text = "dedicated nodes"
+	}
+	if places := plural("zone", quotes(g.NodePools.AllowedZones)); places != "" {
+		return text + ", in " + places
+	}
+	if places := plural("region", quotes(g.NodePools.AllowedRegions)); places != "" {
+		return text + ", in " + places
+	}
+	return text
+}
+
+// allowedNode returns a node on which pods of the guard may run, one without a taint if
+// there is one; nil without any.
+func allowedNode(g *facts.Guard, pools []nodes.Pool) *nodes.Node {
+	var tainted *nodes.Node
+	for i := range pools {
+		switch n := pools[i].First(); {
+		case len(nodes.Refused(g.NodePools, n)) > 0:
+		case taintsText(n) == "":
+			return n
+		case tainted == nil:
+			tainted = n
+		}
+	}
+	return tainted
+}
+
+// taintsText names the taints of a node that keep pods off, "" if it has none.
+func taintsText(n *nodes.Node) string {
 	var texts []string
 	for _, t := range n.Object.Spec.Taints {
 		if t.Effect != corev1.TaintEffectPreferNoSchedule {
-			texts = append(texts, t.ToString())
+			texts = append(texts, quote(t.ToString()))
 		}
 	}
-	return strings.Join(texts, ",")
+	return plural("taint", texts)
+}
+
+// quotes repeats values, each shortened.
+func quotes(values []string) []string {
+	quoted := make([]string, 0, len(values))
+	for _, v := range values {
+		quoted = append(quoted, quote(v))
+	}
+	return quoted
+}
+
+// plural puts a noun before a list, in the plural if that is called for; it is empty
+// when the list is.
+func plural(noun string, list []string) string {
+	switch len(list) {
+	case 0:
+		return ""
+	case 1:
+		return noun + " " + list[0]
+	}
+	return noun + "s " + strings.Join(list, ", ")
+}
+
+// leaveOut tells how nodes are left out that these requirements keep off, which may be
+// none: where only the CPU steal of nodes tells them apart, and guards disagree about it.
+func leaveOut(list []corev1.NodeSelectorRequirement) string {
+	if len(list) == 0 {
+		return "leave them out by required node affinity"
+	}
+	return "leave them out by required node affinity, in each of its terms: " + requirementsText(list)
 }
 
 // requirementsText writes requirements as they stand in a manifest, on one line.

@@ -1,7 +1,9 @@
 package v1alpha1_test
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -56,6 +58,23 @@ func TestValidate(t *testing.T) {
 		{"Exact with a bound", resources(func(s *v1alpha1.SidecarResources) {
 			s.Mode, s.Maximum = v1alpha1.ModeExact, &v1alpha1.ProxyBound{CPU: quantity("2")}
 		}), []string{"spec.sidecarResources.mode"}},
+		{"all of nodePools", nodePools(func(n *v1alpha1.NodePools) {
+			five := int32(5)
+			*n = v1alpha1.NodePools{
+				ValidationActions: []v1alpha1.ValidationAction{"Warn", "Audit"}, Scope: "All", ControlPlane: "Ignore", Unknown: "Deny", Steering: "None",
+				NodeLabel:       &v1alpha1.NodeLabel{Key: "example.com/cpu", Burstable: []string{"shared"}, Dedicated: []string{""}},
+				InstanceTypes:   []v1alpha1.InstanceTypeClass{{Types: []string{"m5.*"}, Class: "Dedicated"}},
+				MaxStealPercent: &five, AllowedRegions: []string{"eu-north-1"}, AllowedZones: []string{"eu-north-1a"},
+			}
+		}), nil},
+		{"unknown words", nodePools(func(n *v1alpha1.NodePools) { n.Scope, n.ControlPlane, n.Unknown, n.Steering = "a", "b", "c", "d" }),
+			[]string{"spec.nodePools.scope", "spec.nodePools.controlPlane", "spec.nodePools.unknown", "spec.nodePools.steering"}},
+		{"too many values", nodePools(func(n *v1alpha1.NodePools) {
+			n.AllowedRegions, n.InstanceTypes = distinct(65), []v1alpha1.InstanceTypeClass{{Types: distinct(65), Class: "Dedicated"}}
+		}), []string{"spec.nodePools.instanceTypes[0].types", "spec.nodePools.allowedRegions"}},
+		{"too long a type", nodePools(func(n *v1alpha1.NodePools) {
+			n.InstanceTypes = []v1alpha1.InstanceTypeClass{{Types: []string{strings.Repeat("a", 64)}, Class: "Dedicated"}}
+		}), []string{"spec.nodePools.instanceTypes[0].types[0]"}},
 		{"no thread", resources(func(s *v1alpha1.SidecarResources) { s.Concurrency = new(int32) }), []string{"spec.sidecarResources.concurrency"}},
 	}
 	for _, tt := range tests {
@@ -79,6 +98,18 @@ func actions(list ...v1alpha1.ValidationAction) func(*v1alpha1.MeshGuard) {
 
 func resources(change func(*v1alpha1.SidecarResources)) func(*v1alpha1.MeshGuard) {
 	return func(g *v1alpha1.MeshGuard) { change(g.Spec.SidecarResources) }
+}
+
+func nodePools(change func(*v1alpha1.NodePools)) func(*v1alpha1.MeshGuard) {
+	return func(g *v1alpha1.MeshGuard) { change(g.Spec.NodePools) }
+}
+
+func distinct(n int) []string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprint("v", i))
+	}
+	return list
 }
 
 func quantity(text string) *resource.Quantity {

@@ -22,6 +22,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -45,7 +46,7 @@ func (upToDate) LastSyncResourceVersion() string { return "1000000" }
 // them those of the recorded reviews. Where guarded, the guard selects them all.
 func filled(tb testing.TB, n int, guarded bool) *Source {
 	tb.Helper()
-	s := New(Config{OwnNamespace: "meshvakt-system", Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{OwnNamespace: "meshvakt-system", Catalogue: catalogue(tb), Log: slog.New(slog.DiscardHandler)})
 	s.policies = upToDate{}
 	guard, err := facts.NewGuard(v1alpha1.DefaultGuard())
 	if err != nil {
@@ -74,16 +75,24 @@ func filled(tb testing.TB, n int, guarded bool) *Source {
 }
 
 func podRequest() *facts.Review {
+	controlled := true
 	return &facts.Review{
 		Operation: admissionv1.Create, Kind: corev1.SchemeGroupVersion.WithKind("Pod"),
 		Namespace: "prod-shop", Name: "web",
 		Object: &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "prod-shop", Labels: map[string]string{
 				"app": "web", "pod-template-hash": "5d4f", "service.istio.io/canonical-name": "web",
-			}},
-			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "istio-proxy", Image: "istio/proxyv2:1", Args: []string{"proxy", "sidecar"}}}},
+			}, OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-5d4f", Controller: &controlled}}},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{
+				Name: "istio-proxy", Image: "istio/proxyv2:1", Args: []string{"proxy", "sidecar"},
+				Resources: corev1.ResourceRequirements{Requests: amounts("100m", "128Mi"), Limits: amounts("2", "1Gi")},
+			}}},
 		},
 	}
+}
+
+func amounts(cpu, memory string) corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
 }
 
 // judge takes the facts for a pod from the cache and judges by them. Unguarded
@@ -166,7 +175,7 @@ func serve(tb testing.TB, h http.Handler, pods [][]byte) {
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code != http.StatusOK || !bytes.Contains(w.Body.Bytes(), []byte(`"policies":"mesh-membership,strict-mtls"`)) {
+		if w.Code != http.StatusOK || !bytes.Contains(w.Body.Bytes(), []byte(`"policies":"mesh-membership,node-pools,sidecar-resources,strict-mtls"`)) {
 			tb.Fatalf("HTTP %d %s", w.Code, w.Body)
 		}
 	}

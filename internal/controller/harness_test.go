@@ -106,7 +106,7 @@ func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) 
 		switch o := o.(type) {
 		case *corev1.Namespace:
 			s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: o.ObjectMeta})
-		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration:
+		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *corev1.Node, *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration:
 			s.cache.tell(o)
 		}
 	}

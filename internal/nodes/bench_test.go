@@ -78,3 +78,16 @@ func BenchmarkNewInventory(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkNewNode(b *testing.B) {
+	c := catalogue(b)
+	for _, instanceType := range []string{"t3.large", "m5.large", ""} {
+		o := newNode(b, c, "n", "example.com/node-pool=pool-1", corev1.LabelInstanceTypeStable+"="+instanceType).Object.DeepCopy()
+		b.Run("type-"+instanceType, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				c.NewNode(o)
+			}
+		})
+	}
+}

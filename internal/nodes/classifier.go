@@ -25,21 +25,22 @@ const (
 type Verdict struct {
 	Class  Class
 	Source Source
-	// Why says it in words: "instance type t3.large".
+	// Why says in words what was looked at: "instance type t3.large", "label KEY=VALUE".
 	Why string
 }
 
 // Classify returns the class of the node under a guard: by the label that the guard
 // names, by the types that it lists, by the catalogue. The steal that is measured can
-// make a node burstable that only its type says is not, and never the other way round:
-// a CPU that is paid for by credits is not stolen from as long as there are some.
+// make a node burstable that only its type, or a label of its provider, says is not, and
+// never the other way round: a CPU that is paid for by credits is not stolen from as
+// long as there are some.
 func Classify(g *v1alpha1.NodePools, n *Node) Verdict {
 	if v, ok := byLabel(g.NodeLabel, n); ok {
 		return v
 	}
 	v := byType(g.InstanceTypes, n)
 	if v.Class != Burstable && exceeds(g.MaxStealPercent, n) {
-		return Verdict{Burstable, FromSteal, fmt.Sprintf("CPU steal of %d %%", n.steal)}
+		return Verdict{Burstable, FromSteal, fmt.Sprintf("CPU steal of %d %%, until it has fallen to %d %%", n.steal, *g.MaxStealPercent/2)}
 	}
 	return v
 }
@@ -64,10 +65,7 @@ func byType(list []v1alpha1.InstanceTypeClass, n *Node) Verdict {
 	if class, ok := listed(list, instanceType(n.Object.Labels)); ok {
 		return Verdict{class, FromInstanceType, "instance type " + instanceType(n.Object.Labels)}
 	}
-	if n.catalogued == Unknown {
-		return Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}
-	}
-	return Verdict{n.catalogued, FromInstanceType, n.cataloguedBy}
+	return n.catalogued
 }
 
 // TypeClass is the class of an instance type under a guard, Unknown when nothing tells.
@@ -85,7 +83,7 @@ func listed(list []v1alpha1.InstanceTypeClass, instanceType string) (Class, bool
 	}
 	for i := range list {
 		for _, t := range list[i].Types {
-			if match(strings.ToLower(t), strings.ToLower(instanceType)) {
+			if newPattern(t).matches(strings.ToLower(instanceType)) {
 				return Class(list[i].Class), true
 			}
 		}

@@ -17,9 +17,8 @@ type Node struct {
 	// Object holds the name, the labels, and those taints that are not just how the
 	// node fares at the moment; see lasting.
 	Object corev1.Node
-	// catalogued is the class by the built-in catalogue, and by what.
-	catalogued   Class
-	cataloguedBy string
+	// catalogued is the class by the built-in catalogue.
+	catalogued Verdict
 	// steal is the measured CPU steal in whole percent, -1 when there is none.
 	steal int32
 	// stolen: steal has made the node burstable, and has not fallen by enough since.
@@ -46,7 +45,7 @@ func (c *Catalogue) NewNode(o *corev1.Node) *Node {
 		steal:  percent(o.Annotations[v1alpha1.AnnotationSteal]),
 		stolen: o.Annotations[v1alpha1.ClassSourceAnnotation] == string(FromSteal),
 	}
-	n.catalogued, n.cataloguedBy = c.classify(o.Labels)
+	n.catalogued = c.classify(o.Labels)
 	return n
 }
 

@@ -128,16 +128,11 @@ func matches(a nodeaffinity.RequiredNodeAffinity, n *Node) bool {
 	return ok && err == nil
 }
 
-// comparisonOperators is whether tolerations with the operators Gt and Lt tolerate
-// anything. It is the default of the feature gate TaintTolerationComparisonOperators,
-// alpha and off up to Kubernetes 1.37: the scheduler then ignores such tolerations,
-// and the API server refuses pods that have them.
-const comparisonOperators = false
-
 // tolerates reports whether the pod tolerates those taints of the node that keep pods
-// from being scheduled.
+// from being scheduled. The operators Gt and Lt count: while the feature gate
+// TaintTolerationComparisonOperators is off, the API server lets in no pod with them.
 func tolerates(tolerations []corev1.Toleration, n *Node) bool {
-	_, untolerated := schedulinghelpers.FindMatchingUntoleratedTaint(logr.Discard(), n.Object.Spec.Taints, tolerations, keepsOff, comparisonOperators)
+	_, untolerated := schedulinghelpers.FindMatchingUntoleratedTaint(logr.Discard(), n.Object.Spec.Taints, tolerations, keepsOff, true)
 	return !untolerated
 }
 

@@ -32,8 +32,9 @@ func TestReach(t *testing.T) {
 	}{
 		"asks for nothing":           {Placement{}, "a1,a2 c1"},
 		"tolerates":                  {tolerate(corev1.TolerationOpEqual, "4"), "a1,a2 b1 c1"},
-		"more than, which is off":    {tolerate(corev1.TolerationOpGt, "3"), "a1,a2 c1"},
-		"less than, which is off":    {tolerate(corev1.TolerationOpLt, "5"), "a1,a2 c1"},
+		"more than":                  {tolerate(corev1.TolerationOpGt, "3"), "a1,a2 b1 c1"},
+		"less than":                  {tolerate(corev1.TolerationOpLt, "5"), "a1,a2 b1 c1"},
+		"not less than":              {tolerate(corev1.TolerationOpLt, "4"), "a1,a2 c1"},
 		"no terms":                   {terms(), ""},
 		"named":                      {terms("a2"), "a2"},
 		"named, not tolerated":       {terms("b1"), ""},

@@ -50,7 +50,7 @@ func misplaced(what, key string, allowed []string, n *Node) string {
 	case len(allowed) == 0 || slices.Contains(allowed, value):
 		return ""
 	case value == "":
-		return fmt.Sprintf("in no known %s (it lacks label %s)", what, key)
+		return fmt.Sprintf("in no known %s (label %s is missing)", what, key)
 	}
 	return fmt.Sprintf("in %s %q", what, value)
 }

@@ -8,6 +8,10 @@ import (
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
+type key struct {
+	K string `json:"k"`
+}
+
 func TestPatch(t *testing.T) {
 	annotation := func(key string) []string { return []string{"metadata", "annotations", key} }
 	limit := []string{"spec", "containers", "1", "resources", "limits", "cpu"}
@@ -55,6 +59,23 @@ func TestPatch(t *testing.T) {
 			`[{"op":"replace","path":"/spec/containers/1/resources/limits/cpu","value":"2"}]`,
 			`{"spec":{"containers":[{},{"resources":{"limits":{"cpu":"2"}}}]}}`,
 		},
+		"what is added to lists": {
+			`{"spec":{"terms":[{"x":[{"k":"a"}]},{"x":null},{}]}}`,
+			[]facts.Change{
+				{Path: []string{"spec", "terms", "0", "x", "-"}, Value: key{"b"}},
+				{Path: []string{"spec", "terms", "0", "x", "-"}, Value: key{"c"}},
+				{Path: []string{"spec", "terms", "1", "x"}, Value: []key{{"b"}, {"c"}}},
+				{Path: []string{"spec", "terms", "2", "x"}, Value: []key{{"b"}}},
+			},
+			`[{"op":"add","path":"/spec/terms/0/x/-","value":{"k":"b"}},{"op":"add","path":"/spec/terms/0/x/-","value":{"k":"c"}},` +
+				`{"op":"add","path":"/spec/terms/1/x","value":[{"k":"b"},{"k":"c"}]},{"op":"add","path":"/spec/terms/2/x","value":[{"k":"b"}]}]`,
+			`{"spec":{"terms":[{"x":[{"k":"a"},{"k":"b"},{"k":"c"}]},{"x":[{"k":"b"},{"k":"c"}]},{"x":[{"k":"b"}]}]}}`,
+		},
+		"a value below nothing": {
+			`{"spec":{}}`, []facts.Change{{Path: []string{"spec", "affinity", "node", "required"}, Value: key{"b"}}},
+			`[{"op":"add","path":"/spec/affinity","value":{"node":{"required":{"k":"b"}}}}]`,
+			`{"spec":{"affinity":{"node":{"required":{"k":"b"}}}}}`,
+		},
 	} {
 		operations, err := Patch([]byte(c.object), c.changes)
 		if err != nil {
@@ -90,6 +111,7 @@ func TestPatchErrors(t *testing.T) {
 		"no number":       {`{"a":[1]}`, []string{"a", "x"}},
 		"a word":          {`{"a":"x"}`, []string{"a", "b"}},
 		"no path":         {`{}`, nil},
+		"below an end":    {`{"a":[1]}`, []string{"a", "-", "b"}},
 	} {
 		if operations, err := Patch([]byte(c.object), []facts.Change{{Path: c.path, Value: "v"}}); err == nil {
 			t.Errorf("%s: %s", name, asJSON(t, operations))

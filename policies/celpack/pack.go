@@ -73,7 +73,7 @@ func resourceRules() []admissionregistrationv1.NamedRuleWithOperations {
 	scope := admissionregistrationv1.NamespacedScope
 	var list []admissionregistrationv1.NamedRuleWithOperations
 	for _, m := range policies.MeshMembership().Matches {
-		if m.Scope != policies.ScopeGuarded || len(m.Names) > 0 {
+		if m.Scope != policies.ScopeGuarded || len(m.Names) > 0 || m.Kind == "Binding" {
 			continue // or no workload
 		}
 		resources := []string{m.Resource}

@@ -39,7 +39,7 @@ func (c *Case) Variants(tb testing.TB) []Variant {
 	asIs := c.Review(tb)
 	creates, deletes := asIs.Operation == admissionv1.Create, asIs.Operation == admissionv1.Delete
 	own := cmp.Or(asIs.Namespace, asIs.Name)
-	vary(Variant{Name: "without its namespace", Fails: asIs.Namespace != "" || !creates}, func(r *facts.Review) { delete(r.Cluster.Namespaces, own) })
+	vary(Variant{Name: "without its namespace", Fails: asIs.Namespace != "" || asIs.Kind.Kind == "Namespace" && !creates}, func(r *facts.Review) { delete(r.Cluster.Namespaces, own) })
 	vary(Variant{Name: "with no other namespace"}, func(r *facts.Review) {
 		maps.DeleteFunc(r.Cluster.Namespaces, func(name string, _ *facts.Namespace) bool { return name != own })
 	})

@@ -61,7 +61,7 @@ func TestEveryObjectDecodesStrictly(t *testing.T) {
 					}
 				}
 				if clusterScoped := o.GetNamespace() == ""; clusterScoped && !strings.HasPrefix(o.GetKind(), "Cluster") &&
-					o.GetKind() != "CustomResourceDefinition" && o.GetKind() != "MeshGuard" && o.GetKind() != "ValidatingAdmissionPolicy" {
+					o.GetKind() != "CustomResourceDefinition" && o.GetKind() != "MeshGuard" && !strings.HasPrefix(o.GetKind(), "ValidatingAdmissionPolicy") {
 					t.Errorf("%s names no namespace", id)
 				}
 				group := o.GroupVersionKind().Group

@@ -245,7 +245,16 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		{"delete peerauthentications.security.istio.io -n default", false},
 		{"list pods -A", true},
 		{"watch pods -A", false},
-		{"get pods -n default", false},
+		{"get pods -n default", true},
+		{"delete pods -n default", false},
+		{"create pods/binding -n default", false},
+		{"list persistentvolumes", true},
+		{"patch persistentvolumes", false},
+		{"watch nodes", true},
+		{"patch nodes", true},
+		{"update nodes", false},
+		{"delete nodes", false},
+		{"patch nodes --subresource=status", false},
 		{"list resourcequotas -A", true},
 		{"list limitranges -A", true},
 		{"update resourcequotas -n default", false},
@@ -269,12 +278,43 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 			}
 		}
 	}
+	chartNodesAreSafe(t, r, account)
 	eventually(t, 30*time.Second, func() error {
 		if rules := r.kubectl("", "get", "clusterrole", "view", "-o", "jsonpath={.rules}"); !strings.Contains(rules, "meshguards") {
 			return fmt.Errorf("the ClusterRole view does not let people see MeshGuards: %s", rules)
 		}
 		return nil
 	})
+}
+
+// The right to patch nodes ends at their class.
+func chartNodesAreSafe(t *testing.T, r *release, account string) {
+	const class = "meshvakt.node-restriction.kubernetes.io/class"
+	r.kubectl(`{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1","labels":{"zone":"a"},"annotations":{"note":"a"}}}`, "create", "-f", "-")
+	for _, c := range []struct{ args, refused string }{
+		{"label node n1 --overwrite " + class + "=unknown", ""},
+		{"annotate node n1 --overwrite meshvakt.io/class-source=nothing", ""},
+		{"label node n1 --overwrite zone=b", "metadata.labels[zone]: changed by Meshvakt"},
+		{"label node n1 zone-", "metadata.labels[zone]: changed by Meshvakt"},
+		{"label node n1 " + class + "2=x", "metadata.labels[" + class + "2]: changed by Meshvakt"},
+		{"annotate node n1 --overwrite note=b", "metadata.annotations[note]: changed by Meshvakt"},
+		{"annotate node n1 note-", "metadata.annotations[note]: changed by Meshvakt"},
+		{"taint node n1 a=b:NoSchedule", "spec: changed by Meshvakt"},
+		{"cordon n1", "spec: changed by Meshvakt"},
+		{`patch node n1 --type merge -p {"metadata":{"finalizers":["a.example/b"]}}`, "metadata.finalizers: changed by Meshvakt"},
+		{"label node n1 " + class + "-", ""},
+	} {
+		// The API server learns of a policy by a watch.
+		eventually(t, 10*time.Second, func() error {
+			_, stderr, err := r.plane.Kubectl(t.Context(), controlplane.Admin, "", append(strings.Fields(c.args), "--as", account)...)
+			// kubectl cordon prints what it is told, and exits with 0 all the same.
+			if c.refused != "" && !strings.Contains(stderr, c.refused) || c.refused == "" && err != nil {
+				return fmt.Errorf("%s: %v\n%s; must be refused for %q", c.args, err, stderr, c.refused)
+			}
+			return nil
+		})
+	}
+	r.kubectl("", "delete", "node", "n1")
 }
 
 // Every set of values that the chart's own tests render passes the API server's

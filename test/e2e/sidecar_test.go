@@ -68,19 +68,24 @@ func istioContainer(t testing.TB, pod *corev1.Pod, name string) *corev1.Containe
 // classic is the annotation of pods whose proxy is an ordinary container.
 func classic() map[string]string { return map[string]string{"sidecar.istio.io/nativeSidecar": "false"} }
 
-// sidecarGuard is a guard of sidecar-resources alone, with the block as users write
-// it: numbers that are no strings must reach the API server as such.
+// sidecarGuard is a guard of sidecar-resources alone.
 func sidecarGuard(t testing.TB, name string, labels map[string]string, block string) *unstructured.Unstructured {
+	return guardOf(t, name, labels, "sidecarResources", block)
+}
+
+// guardOf is a guard of one policy alone, with its block as users write it: numbers that
+// are no strings must reach the API server as such.
+func guardOf(t testing.TB, name string, labels map[string]string, field, block string) *unstructured.Unstructured {
 	t.Helper()
-	var resources any
-	must(t, yaml.Unmarshal([]byte(block), &resources))
+	var parameters any
+	must(t, yaml.Unmarshal([]byte(block), &parameters))
 	selector := map[string]any{}
 	for k, v := range labels {
 		selector[k] = v
 	}
 	g := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{
 		"namespaceSelector": map[string]any{"matchLabels": selector},
-		"sidecarResources":  resources,
+		field:               parameters,
 	}}}
 	g.SetAPIVersion("meshvakt.io/v1alpha1")
 	g.SetKind("MeshGuard")

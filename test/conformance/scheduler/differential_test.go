@@ -54,10 +54,12 @@ type filter interface {
 	fwk.FilterPlugin
 }
 
-// newPlugins makes the plugins with the features of a scheduler that was given no --feature-gates.
+// newPlugins makes the plugins with the features of a scheduler that was given no --feature-gates but one:
+// tolerations with Gt and Lt, which the API server lets in only where they count.
 func newPlugins(t testing.TB) plugins {
 	t.Helper()
 	ctx, features := context.Background(), feature.NewSchedulerFeaturesFromGates(utilfeature.DefaultFeatureGate)
+	features.EnableTaintTolerationComparisonOperators = true
 	taints, err := tainttoleration.New(ctx, nil, nil, features)
 	if err != nil {
 		t.Fatal(err)

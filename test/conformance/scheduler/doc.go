@@ -4,7 +4,7 @@
 // round. It holds tests only.
 //
 // What is called, not imitated: PreFilter and Filter of both plugins, of the version that go.mod pins, with the
-// feature gates as they are by default. The plugins are asked in the order in which the scheduler's framework
+// feature gates as they are by default but for TaintTolerationComparisonOperators. The plugins are asked in the order in which the scheduler's framework
 // asks them: PreFilter may say that there is nothing to filter, that no node will do, or which nodes alone
 // might; Filter is asked about the nodes that are left, one by one.
 //

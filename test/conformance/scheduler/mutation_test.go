@@ -277,18 +277,10 @@ func taintMutants() []mutant {
 	return []mutant{
 		{name: "tolerations are ignored", pod: func(p *corev1.Pod) { p.Spec.Tolerations = nil }},
 		{name: "the first toleration counts", pod: func(p *corev1.Pod) { p.Spec.Tolerations = p.Spec.Tolerations[:min(1, len(p.Spec.Tolerations))] }},
-		{name: "Gt and Lt compare", pod: func(p *corev1.Pod) {
-			for _, t := range slices.Clone(p.Spec.Tolerations) {
-				for _, value := range taintValues {
-					taint, err := strconv.Atoi(value)
-					if err != nil {
-						continue
-					}
-					if n, err := strconv.Atoi(t.Value); err == nil && (t.Operator == corev1.TolerationOpGt && taint > n || t.Operator == corev1.TolerationOpLt && taint < n) {
-						p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: t.Key, Effect: t.Effect, Value: value})
-					}
-				}
-			}
+		{name: "Gt and Lt tolerate nothing", pod: func(p *corev1.Pod) {
+			p.Spec.Tolerations = slices.DeleteFunc(slices.Clone(p.Spec.Tolerations), func(t corev1.Toleration) bool {
+				return t.Operator == corev1.TolerationOpGt || t.Operator == corev1.TolerationOpLt
+			})
 		}},
 		{name: "no operator is Exists", pod: toleration(func(t *corev1.Toleration) {
 			if t.Operator == "" {

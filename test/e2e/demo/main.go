@@ -12,6 +12,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
@@ -39,6 +42,14 @@ func run(ctx context.Context, keep bool) error {
 		return err
 	}
 	defer meshvakt.stop()
+	for name, instanceType := range map[string]string{"shared-1": "t3.large", "own-1": "m5.large"} {
+		if _, err := plane.AddNode(ctx, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelInstanceTypeStable: instanceType}},
+			Status:     corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KubeletVersion: "v1.37.2"}}, // istiod renders by it
+		}); err != nil {
+			return err
+		}
+	}
 	s := &stage{ctx: ctx, plane: plane, meshvakt: meshvakt.binary}
 	if err := s.play(); err != nil {
 		return err

@@ -129,6 +129,12 @@ func story() []step {
 		{"", dev, []string{"-n", "payments", "wait", "--for=create", "pod", "-l", "app=report", "--timeout=20s"}, "", false, nil},
 		{"Meshvakt has put the others beside it. The Deployment stays as it was written.",
 			dev, []string{"-n", "payments", "get", "pods", "-l", "app=report", "-o", `jsonpath={.items[0].spec.initContainers[?(@.name=="istio-proxy")].resources}`}, "", false, []string{`"cpu":"2"`, `"memory":"256Mi"`, `"cpu":"100m"`, `"memory":"128Mi"`}},
+		{"There are two nodes. The CPU of one is paid for by credits, and Meshvakt has written on both what they are.",
+			controlplane.Admin, []string{"get", "nodes", "-L", "node.kubernetes.io/instance-type,meshvakt.node-restriction.kubernetes.io/class"}, "", false, []string{"burstable", "dedicated"}},
+		{"A Deployment wants to run on that one, where every request through its sidecar may wait for CPU.",
+			dev, apply, onNode("t3.large"), true, []string{"MV405", "shared-1", "t3.large"}},
+		{"Those that do not care have been kept off it.",
+			dev, []string{"-n", "payments", "wait", "--for=jsonpath={.spec.nodeName}=own-1", "pod", "-l", "app in (ledger, report)", "--timeout=30s"}, "", false, []string{"condition met"}},
 		{"In a namespace that nobody guards, somebody tells the clients there to talk to it in plaintext.",
 			dev, apply, plaintextClients, true, []string{"MV234", "payments"}},
 		{"Somebody wants to delete the policy that both rest on.",
@@ -149,6 +155,12 @@ func story() []step {
 // sidecarMemory is a Deployment that limits the memory of its sidecar.
 func sidecarMemory(limit string) string {
 	return strings.NewReplacer("ledger", "report", "traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"", "sidecar.istio.io/proxyMemoryLimit: "+limit).Replace(bypass)
+}
+
+// onNode is a Deployment that asks for nodes of an instance type.
+func onNode(instanceType string) string {
+	return strings.NewReplacer("ledger", "archive", "      annotations:\n        traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"\n", "",
+		"      containers:\n", "      nodeSelector:\n        node.kubernetes.io/instance-type: "+instanceType+"\n      containers:\n").Replace(bypass)
 }
 
 func onMissing(value string) []string {
