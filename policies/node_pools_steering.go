@@ -31,6 +31,7 @@ func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) 
 	if err != nil || p == nil || pod.Spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
 		return nil, err
 	}
+	p.final = false // the request does not say whether Istio has been asked already
 	add := p.steering()
 	if len(add) == 0 {
 		return nil, nil

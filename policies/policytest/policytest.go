@@ -41,6 +41,7 @@ package policytest
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -313,8 +314,22 @@ func patch(tb testing.TB, r *facts.Review, d check.Document) []objects.Operation
 	if err != nil {
 		tb.Fatal(err)
 	}
-	patch, err := objects.Patch(d.JSON, changes)
+	operations, err := objects.Patch(d.JSON, changes)
 	if err != nil {
+		tb.Fatal(err)
+	}
+	return asRead(tb, operations)
+}
+
+// asRead is a patch with values as want.yaml holds them, whatever the types were that
+// they were made from.
+func asRead(tb testing.TB, operations []objects.Operation) (patch []objects.Operation) {
+	tb.Helper()
+	raw, err := json.Marshal(operations)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &patch); err != nil {
 		tb.Fatal(err)
 	}
 	return patch

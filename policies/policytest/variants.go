@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -48,6 +50,7 @@ func (c *Case) Variants(tb testing.TB) []Variant {
 	if asIs.Kind.Kind != "ConfigMap" || !creates && !deletes {
 		broken(vary, creates, deletes, len(c.Want.Findings) > 0)
 	}
+	c.nodeVariants(tb, asIs, vary)
 	if old, ok := asIs.OldObject.(*mesh.PeerAuthentication); ok {
 		vary(Variant{Name: "with a state that lacks the old object", Want: c.Want.Decision}, func(r *facts.Review) {
 			ns := *r.Cluster.Namespaces[old.Namespace]
@@ -80,5 +83,35 @@ func broken(vary func(Variant, func(*facts.Review)), creates, deletes, finds boo
 	if !creates && finds {
 		vary(Variant{Name: "with another old object", Fails: true}, func(r *facts.Review) { r.OldObject = "another" })
 		vary(Variant{Name: "without an old object", Fails: true}, func(r *facts.Review) { r.OldObject = nil })
+	}
+}
+
+// nodeVariants are requests about a node that pods are put on, or that changes, with
+// less known of it.
+func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant, func(*facts.Review))) {
+	tb.Helper()
+	found := slices.ContainsFunc(c.Want.Findings, func(f WantFinding) bool {
+		return slices.Contains([]string{"NodeBurstable", "NodeClassUnknown", "NodeOutsideRegion", "NodeNotFound", "NodeChanges"}, f.Reason)
+	})
+	if !found {
+		return
+	}
+	if name := asIs.NodeName(); name != "" {
+		node := asIs.Cluster.Nodes.Node(name)
+		vary(Variant{Name: "with nodes that are not all known", Fails: node == nil}, func(r *facts.Review) { r.Cluster.NodesComplete = false })
+		vary(Variant{Name: "with the node read for it", Want: c.Want.Decision}, func(r *facts.Review) {
+			r.Cluster.NodesComplete, r.Cluster.Fresh = false, map[string]*nodes.Node{name: node}
+		})
+		vary(Variant{Name: "with the node gone since", Want: c.Want.Decision}, func(r *facts.Review) {
+			r.Cluster.Fresh = map[string]*nodes.Node{name: nil}
+		})
+	}
+	switch asIs.Object.(type) {
+	case *corev1.Binding:
+		vary(Variant{Name: "with its pod not read", Fails: true}, func(r *facts.Review) { r.Cluster.Bound, r.Cluster.Live = nil, false })
+		vary(Variant{Name: "with its pod gone", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.Bound = nil })
+	case *corev1.Node:
+		vary(Variant{Name: "with its pods not read", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.OnNode = nil })
+		vary(Variant{Name: "without a catalogue", Fails: true}, func(r *facts.Review) { r.Cluster.Catalogue = nil })
 	}
 }

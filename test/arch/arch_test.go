@@ -81,7 +81,7 @@ func mayImport() map[string][]string {
 		"policies/facts":      {"api/v1alpha1", "internal/mesh", "internal/nodes"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},
 		"policies/celpack":    {"api/v1alpha1", "policies"},
-		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
+		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
 		"internal/telemetry":  {"api/v1alpha1", "policies"},
