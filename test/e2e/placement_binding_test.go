@@ -18,7 +18,7 @@ const schedulerName = "system:kube-scheduler"
 // Without steering, the scheduler chooses nodes that are refused, and pods wait until it
 // chooses others.
 func (p *placement) unsteered(t *testing.T) {
-	bad := kindOfNodes{pool: "lone", instanceType: "t3.large", region: "eu-north-1"}
+	bad := kindOfNodes{pool: "lone", instanceType: "t3.small", region: "eu-north-1"}
 	full, large := bad, bad
 	full.instanceType, full.cpu = "m5.large", "10m"
 	large.instanceType, large.cpu = "m5.16xlarge", "64"
@@ -27,7 +27,7 @@ func (p *placement) unsteered(t *testing.T) {
 	w := &toPlace{name: "waiting", kind: "Deployment", pods: 6, edit: inPool("lone")}
 	began := time.Now()
 	must(t, p.dev.Create(t.Context(), w.workload(namespace)))
-	w.why = []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.large)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
+	w.why = []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.small)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, w) })
 	waitUntil(t, began.Add(watchTime))
 	n := attempts(t, schedulerName, "pods", "binding", namespace, began)
@@ -40,7 +40,11 @@ func (p *placement) unsteered(t *testing.T) {
 	join(t, large.node(3))
 	eventually(t, 30*time.Second, func() error {
 		if on(p.pods(t, namespace)) == 0 {
-			return fmt.Errorf("no pod is bound to the node that has joined")
+			var o []string
+			for _, q := range p.pods(t, namespace) {
+				o = append(o, fmt.Sprint(q.Name, " nominated ", q.Status.NominatedNodeName, " ", p.told(t, namespace, q.Name, "FailedScheduling")))
+			}
+			return fmt.Errorf("no pod is bound to the node that has joined, %d attempts\n%s", attempts(t, schedulerName, "pods", "binding", namespace, began.Add(watchTime)), o)
 		}
 		return nil
 	})
@@ -118,7 +122,7 @@ func (p *placement) bindings(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, guard := range []string{steered, unsteeredBy} {
 				o := waits(guard, nil)
-				refused(t, bind(o, "t3-00"), `target.name: node "t3-00" is burstable (instance type t3.large); must be one on which pods may run by MeshGuard "`+guard+`" [MV401]; let it run on others, such as`)
+				refused(t, bind(o, "t3-00"), `target.name: node "t3-00" is burstable (instance type t3.large); must be one on which pods may run by MeshGuard "`+guard+`" [MV401]; let it run on another, such as`)
 				refused(t, bind(o, "unlabelled-00"), "[MV402]")
 				refused(t, bind(o, "abroad-00"), "[MV403]")
 				refused(t, bind(o, "nowhere"), `target.name: there is no node "nowhere"`, "[MV404]")

@@ -15,8 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
-
-	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
 const (
@@ -31,9 +29,9 @@ func (p *placement) daemonSets(t *testing.T) {
 	w := &toPlace{name: "agent", kind: "DaemonSet", edit: cpus("1m")}
 	message := refused(t, p.dev.Create(t.Context(), w.workload(namespace)),
 		`spec.template.spec.affinity: the DaemonSet puts pods on nodes on which they may not run by MeshGuard "steered": `,
-		"are burstable (instance type t3.large)", `in region "us-east-1"`, "of unknown class", "must leave them out [MV406]")
+		"are burstable (instance type t3.large)", `in region "us-east-1"`, "must put them on others alone [MV406]")
 	t.Log(message)
-	remedy := regexp.MustCompile(`required node affinity: (\{.*\})`).FindStringSubmatch(message)
+	remedy := regexp.MustCompile(`required node affinity, in each of its terms: (\{.*\})`).FindStringSubmatch(message)
 	if remedy == nil {
 		t.Fatal("the message has no remedy that can be copied")
 	}
@@ -41,13 +39,7 @@ func (p *placement) daemonSets(t *testing.T) {
 	must(t, yaml.UnmarshalStrict([]byte("["+remedy[1]+"]"), &requirements))
 	w.edit = edits(w.edit, terms(requirements))
 	must(t, p.dev.Create(t.Context(), w.workload(namespace)))
-	want := map[string]bool{}
-	for _, n := range p.nodes(t) {
-		if pool := n.Labels["pool"]; offLimits(&n) == "" && len(n.Spec.Taints) == 0 && pool != "lone" && pool != "fresh" {
-			want[n.Name] = true
-		}
-	}
-	eventually(t, 30*time.Second, func() error { return p.runsOn(t, namespace, want) })
+	eventually(t, 30*time.Second, func() error { return p.runsOn(t, namespace, p.nodesThat(t, allowed)) })
 }
 
 // runsOn tells in what the nodes of the pods of a namespace are not those wanted. Nodes
@@ -56,7 +48,7 @@ func (p *placement) runsOn(t testing.TB, namespace string, want map[string]bool)
 	t.Helper()
 	got := map[string]bool{}
 	for _, pod := range p.pods(t, namespace) {
-		if n := pod.Spec.NodeName; n != "" && !strings.HasPrefix(n, "lone-") && !strings.HasPrefix(n, "fresh-") {
+		if n := pod.Spec.NodeName; n != "" && !comesAndGoes(n) {
 			got[n] = true
 		}
 	}
@@ -68,70 +60,84 @@ func (p *placement) runsOn(t testing.TB, namespace string, want map[string]bool)
 
 // before is what was there before any guard was.
 type before struct {
-	namespace string
-	daemonSet *appsv1.DaemonSet
-	job       *batchv1.Job
+	namespaces []string // with the DaemonSet old-agent in each
+	job        *batchv1.Job
 }
 
-// beforeGuards creates a DaemonSet that runs everywhere, and a Job that can run on
+// beforeGuards creates DaemonSets that run everywhere, and a Job that can run on
 // burstable nodes alone and has not begun.
 func (p *placement) beforeGuards(t *testing.T) *before {
 	t.Helper()
-	b := &before{namespace: p.namespace(t, steered)}
-	daemonSet := &toPlace{name: "old-agent", kind: "DaemonSet", edit: cpus("1m")}
-	b.daemonSet, _ = daemonSet.workload(b.namespace).(*appsv1.DaemonSet)
-	must(t, p.dev.Create(t.Context(), b.daemonSet))
+	b := &before{namespaces: []string{p.namespace(t, steered), p.namespace(t, unsteeredBy)}}
+	for _, namespace := range b.namespaces {
+		must(t, p.dev.Create(t.Context(), (&toPlace{name: "old-agent", kind: "DaemonSet", edit: cpus("1m")}).workload(namespace)))
+	}
 	job := &toPlace{name: "old-job", kind: "Job", pods: 2, edit: inPool("t3")}
-	b.job, _ = job.workload(b.namespace).(*batchv1.Job)
+	b.job, _ = job.workload(b.namespaces[0]).(*batchv1.Job)
 	b.job.Spec.Suspend, b.job.Spec.BackoffLimit = new(true), new(int32(2))
 	must(t, p.dev.Create(t.Context(), b.job))
-	want := map[string]bool{}
-	for _, n := range p.nodes(t) {
-		want[n.Name] = len(n.Spec.Taints) == 0
-		if !want[n.Name] {
-			delete(want, n.Name)
-		}
+	for _, namespace := range b.namespaces {
+		eventually(t, 30*time.Second, func() error {
+			return p.runsOn(t, namespace, p.nodesThat(t, func(*corev1.Node) bool { return true }))
+		})
 	}
-	eventually(t, 30*time.Second, func() error { return p.runsOn(t, b.namespace, want) })
 	return b
 }
 
+// nodesThat are the nodes without taints that do, and none of those that come and go.
+func (p *placement) nodesThat(t testing.TB, do func(*corev1.Node) bool) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, n := range p.nodes(t) {
+		if len(n.Spec.Taints) == 0 && !comesAndGoes(n.Name) && do(&n) {
+			names[n.Name] = true
+		}
+	}
+	return names
+}
+
+func allowed(n *corev1.Node) bool { return offLimits(n) == "" }
+
+// comesAndGoes reports whether a node is that of a test that runs at the same time.
+func comesAndGoes(node string) bool {
+	return strings.HasPrefix(node, "lone-") || strings.HasPrefix(node, "fresh-")
+}
+
 // fromBefore: what was there before the guard does not come back where it may not run,
-// and the controllers that want it to do not try in a hot loop.
+// comes back where it may, and is not tried in a hot loop.
 func (p *placement) fromBefore(t *testing.T, b *before) {
 	began := time.Now()
-	_, warning, err := plane.Kubectl(t.Context(), controlplane.Developer, "", "-n", b.namespace, "patch", "job", "old-job", "-p", `{"spec":{"suspend":false}}`)
-	must(t, err)
-	if !strings.Contains(warning, "[MV410]") {
-		t.Errorf("the author of the Job is told %q; must be of MV410", warning)
+	must(t, patch(t, p.dev, b.job, `{"spec":{"suspend":false}}`))
+	for _, namespace := range b.namespaces {
+		p.deletePods(t, namespace)
 	}
-	p.deletePods(t, b.namespace)
-	want := map[string]bool{}
-	for _, n := range p.nodes(t) {
-		if pool := n.Labels["pool"]; offLimits(&n) == "" && len(n.Spec.Taints) == 0 && pool != "lone" && pool != "fresh" {
-			want[n.Name] = true
-		}
+	want := p.nodesThat(t, allowed)
+	for _, namespace := range b.namespaces {
+		eventually(t, watchTime, func() error { return p.runsOn(t, namespace, want) })
+		t.Logf("the pods of a DaemonSet are back on the %d nodes on which they may run after %s", len(want), time.Since(began).Round(time.Millisecond))
 	}
-	eventually(t, watchTime, func() error { return p.runsOn(t, b.namespace, want) })
-	t.Logf("the DaemonSet's pods are back on the %d nodes on which they may run after %s", len(want), time.Since(began).Round(time.Millisecond))
 	waitUntil(t, began.Add(watchTime))
-	must(t, p.runsOn(t, b.namespace, want))
-
-	daemonSet := attempts(t, daemonSetController, "pods", "", b.namespace, began)
-	job := attempts(t, jobController, "pods", "", b.namespace, began)
-	late := began.Add(watchTime / 2)
-	t.Logf("in %s the controllers tried in vain to create %d pods of the DaemonSet, for 28 nodes, and %d of the Job, which wants 2; in the second half %d and %d",
-		watchTime, daemonSet, job, attempts(t, daemonSetController, "pods", "", b.namespace, late), attempts(t, jobController, "pods", "", b.namespace, late))
-	if daemonSet == 0 || daemonSet > 200 || job == 0 || job > 30 {
-		t.Errorf("%d attempts of the DaemonSet, %d of the Job", daemonSet, job)
-	}
-	for name, code := range map[string]string{"old-agent": "[MV40", "old-job": "[MV405]"} {
-		texts := p.told(t, b.namespace, name, "FailedCreate")
-		if len(texts) == 0 || !strings.Contains(texts[0], code) || !strings.Contains(texts[0], "is burstable") && !strings.Contains(texts[0], "are burstable") && !strings.Contains(texts[0], "in region") && !strings.Contains(texts[0], "unknown class") {
-			t.Errorf("the events of %s say %q", name, texts)
-			continue
+	for i, namespace := range b.namespaces {
+		must(t, p.runsOn(t, namespace, want))
+		pods := p.pods(t, namespace, client.MatchingLabels{"app": "old-agent"})
+		creations := attempts(t, daemonSetController, "pods", "", namespace, began)
+		bindings := attempts(t, schedulerName, "pods", "binding", namespace, began)
+		t.Logf("%s: %d pods wait; refused in %s: %d that the DaemonSet wants, %d bindings", []string{steered, unsteeredBy}[i], len(pods)-on(pods), watchTime, creations, bindings)
+		if creations > 0 || bindings > []int{0, 8}[i]*(len(pods)-on(pods)) {
+			t.Errorf("tried in vain: %d creations, %d bindings", creations, bindings)
 		}
-		t.Logf("%s: %s", name, texts[0])
+		p.waitingSays(t, namespace, pods, [][]string{{"didn't match Pod's node affinity/selector"}, {"denied the request", "[MV40"}}[i])
+	}
+	job := attempts(t, jobController, "pods", "", b.job.Namespace, began)
+	t.Logf("refused in %s: %d pods of a Job that wants 2, %d in the second half of it", watchTime, job, attempts(t, jobController, "pods", "", b.job.Namespace, began.Add(watchTime/2)))
+	if job == 0 || job > 30 {
+		t.Errorf("the Job's controller has tried %d times", job)
+	}
+	texts := p.told(t, b.job.Namespace, "old-job", "FailedCreate")
+	if len(texts) == 0 || !strings.Contains(texts[0], `10 nodes such as "t3-00" are burstable (instance type t3.large)`) || !strings.Contains(texts[0], "[MV405]") {
+		t.Errorf("the events of the Job say %q", texts)
+	} else {
+		t.Log(texts[0])
 	}
 	must(t, p.admin.Get(t.Context(), client.ObjectKeyFromObject(b.job), b.job))
 	if s := b.job.Status; s.Failed != 0 || slices.ContainsFunc(s.Conditions, func(c batchv1.JobCondition) bool {
@@ -139,6 +145,34 @@ func (p *placement) fromBefore(t *testing.T, b *before) {
 	}) {
 		t.Errorf("pods that were never created have cost the Job its backoffLimit: %+v", s)
 	}
-	must(t, p.admin.Delete(t.Context(), b.job, client.PropagationPolicy(metav1.DeletePropagationBackground)))
-	must(t, p.admin.Delete(t.Context(), b.daemonSet, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+	background := client.PropagationPolicy(metav1.DeletePropagationBackground)
+	must(t, p.admin.Delete(t.Context(), b.job, background))
+	for _, namespace := range b.namespaces {
+		must(t, p.admin.Delete(t.Context(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "old-agent"}}, background))
+	}
+}
+
+// waitingSays demands that the events of every pod without a node say why.
+func (p *placement) waitingSays(t testing.TB, namespace string, pods []corev1.Pod, why []string) {
+	t.Helper()
+	for i, pod := range pods {
+		if pod.Spec.NodeName != "" || comesAndGoes(forNode(&pod)) {
+			continue
+		}
+		texts := p.told(t, namespace, pod.Name, "FailedScheduling")
+		if !slices.ContainsFunc(texts, func(text string) bool { return saysAll(text, why) }) {
+			t.Errorf("the events of pod %s, for node %s, say %q; must hold %q", pod.Name, forNode(&pod), texts, why)
+		} else if i == 0 {
+			t.Logf("for node %s: %s", forNode(&pod), texts[0])
+		}
+	}
+}
+
+// forNode is the node that a DaemonSet has made a pod for.
+func forNode(pod *corev1.Pod) string {
+	return pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
+}
+
+func saysAll(text string, parts []string) bool {
+	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
 }

@@ -258,11 +258,15 @@ func (p *placement) race(t *testing.T) {
 		}
 	}
 	eventually(t, 30*time.Second, func() error {
+		if n := r.bound(); n < racePods {
+			return fmt.Errorf("%d of %d pods are bound", n, racePods)
+		}
+		return nil
+	})
+	p.stir(t)
+	eventually(t, 30*time.Second, func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if len(r.bindings) < racePods {
-			return fmt.Errorf("%d of %d pods are bound", len(r.bindings), racePods)
-		}
 		if last := slices.MaxFunc(r.bindings, func(a, b raceBinding) int { return int(a.revision) - int(b.revision) }); r.newest < last.revision {
 			return fmt.Errorf("nodes are known up to %d, and the last binding is %d", r.newest, last.revision)
 		}

@@ -147,7 +147,9 @@ func newPlacement(t *testing.T) *placement {
 	t.Helper()
 	sharedPlane, sharedKubeconfig := plane, serviceAccountKubeconfig
 	var err error
-	plane, serviceAccountKubeconfig, err = setUp(t.Context(), controlplane.Options{Log: os.Stderr})
+	// By themselves they do next to nothing for most of a second.
+	fast := []string{"--kube-api-qps=1000", "--kube-api-burst=1000"}
+	plane, serviceAccountKubeconfig, err = setUp(t.Context(), controlplane.Options{SchedulerArgs: fast, ControllerManagerArgs: fast, Log: os.Stderr})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := plane.Stop(); err != nil {
@@ -208,7 +210,7 @@ func join(t testing.TB, nodes ...*corev1.Node) {
 	defer cancel()
 	next := make(chan *corev1.Node)
 	var workers sync.WaitGroup
-	for range 8 {
+	for range 32 {
 		workers.Go(func() {
 			for n := range next {
 				if _, err := plane.AddNode(ctx, n); err != nil {
