@@ -2,8 +2,8 @@ package policies
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +25,11 @@ func (p *placed) demandFindings(g *facts.Guard, asked nodes.Placement) []Finding
 	}
 	var texts []string
 	for _, t := range terms {
-		text := refusedDemand(p.cluster.Catalogue, g.NodePools, demand{asked.NodeSelector, t})
+		d := demandOf(asked.NodeSelector, t)
+		text := refusedPlace(g.NodePools, d)
+		if text == "" {
+			text = refusedClass(p.cluster.Catalogue, g.NodePools, d)
+		}
 		if text == "" {
 			return nil
 		}
@@ -43,37 +47,27 @@ func (p *placed) demandFindings(g *facts.Guard, asked nodes.Placement) []Finding
 	}}
 }
 
-// demand is what one term of the affinity, together with the node selector, asks for.
-type demand struct {
-	nodeSelector map[string]string
-	term         corev1.NodeSelectorTerm
-}
+// demand is what is asked of a node, as far as it is that a label has one of some
+// values: these by the label.
+type demand map[string][]string
 
-// values are those that a label must have one of; none when it may have any.
-func (d demand) values(key string) []string {
-	var values []string
-	if v, ok := d.nodeSelector[key]; ok {
-		values = []string{v}
+// demandOf is what one term of the affinity asks for together with the node selector.
+func demandOf(nodeSelector map[string]string, term corev1.NodeSelectorTerm) demand {
+	d := demand{}
+	for key, value := range nodeSelector {
+		d[key] = []string{value}
 	}
-	for _, q := range d.term.MatchExpressions {
-		switch {
-		case q.Key != key || q.Operator != corev1.NodeSelectorOpIn:
-		case values == nil:
-			values = q.Values
-		default:
-			values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !slices.Contains(q.Values, v) })
+	for _, q := range term.MatchExpressions {
+		if q.Operator != corev1.NodeSelectorOpIn {
+			continue
+		}
+		before, asked := d[q.Key]
+		d[q.Key] = q.Values
+		if asked {
+			d[q.Key] = slices.DeleteFunc(slices.Clone(before), func(v string) bool { return !slices.Contains(q.Values, v) })
 		}
 	}
-	return values
-}
-
-// each returns the values that a label must have one of, if it holds for each of them.
-func (d demand) each(key string, holds func(value string) bool) []string {
-	values := d.values(key)
-	if slices.ContainsFunc(values, func(v string) bool { return !holds(v) }) {
-		return nil
-	}
-	return values
+	return d
 }
 
 // refusedPlace says which region or zone is refused of all that the demand lets in; ""
@@ -88,50 +82,58 @@ func refusedPlace(g *v1alpha1.NodePools, d demand) string {
 		{"zone", []string{corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone}, g.AllowedZones},
 	} {
 		for _, key := range place.keys {
-			values := d.each(key, func(v string) bool { return len(place.allowed) > 0 && !slices.Contains(place.allowed, v) })
-			if len(values) > 0 {
-				return plural(place.what, quotes(values))
+			outside := len(place.allowed) > 0 && !slices.ContainsFunc(d[key], func(v string) bool { return slices.Contains(place.allowed, v) })
+			if outside && len(d[key]) > 0 {
+				return "in " + plural(place.what, quotes(d[key]))
 			}
 		}
 	}
 	return ""
 }
 
-// refusedDemand says what is refused of all that the demand lets in; "" when it lets in
-// something else too.
-func refusedDemand(c *nodes.Catalogue, g *v1alpha1.NodePools, d demand) string {
-	if text := refusedPlace(g, d); text != "" {
-		return text
-	}
-	if l := g.NodeLabel; l != nil {
-		if values := d.each(l.Key, func(v string) bool { return slices.Contains(l.Burstable, v) }); len(values) > 0 {
-			return "label " + quote(l.Key+"="+strings.Join(values, ", ")) + " of burstable nodes"
-		}
-		if values := d.each(l.Key, func(v string) bool { return slices.Contains(l.Dedicated, v) }); len(values) > 0 {
-			return ""
+// refusedClass says why all nodes that the demand lets in are refused for their class;
+// "" when it lets in others too. What it asks a label for one value of, all of them have;
+// of the other labels it is tried whether each of the values is refused.
+func refusedClass(c *nodes.Catalogue, g *v1alpha1.NodePools, d demand) string {
+	given := map[string]string{}
+	for key, values := range d {
+		if len(values) == 1 {
+			given[key] = values[0]
 		}
 	}
-	for _, key := range []string{corev1.LabelInstanceTypeStable, corev1.LabelInstanceType} {
-		if values := d.each(key, func(v string) bool { return refusesClass(g, c.TypeClass(g, v)) }); len(values) > 0 {
-			return plural("instance type", quotes(values)) + classText(c, g, values)
+	for _, key := range sortedKeys(d) {
+		var texts []string
+		for _, value := range d[key] {
+			labels := maps.Clone(given)
+			labels[key] = value
+			text := refusedLabels(c, g, labels)
+			if text == "" {
+				texts = nil
+				break
+			}
+			if !slices.Contains(texts, text) {
+				texts = append(texts, text)
+			}
 		}
-	}
-	if values := d.each(v1alpha1.ClassLabel, func(v string) bool { return refusesClass(g, nodes.LabelledClass(v)) }); len(values) > 0 {
-		return "class " + quote(strings.Join(values, ", "))
+		if len(texts) > 0 {
+			return firstOf(texts[:min(len(texts), groupsAtMost)], len(texts))
+		}
 	}
 	return ""
 }
 
-// classText says in brackets why instance types are refused.
-func classText(c *nodes.Catalogue, g *v1alpha1.NodePools, types []string) string {
-	is := func(class nodes.Class) bool {
-		return slices.ContainsFunc(types, func(t string) bool { return c.TypeClass(g, t) == class })
+// refusedLabels says why nodes with these labels, and any others, are refused for their
+// class; "" when they are not. A node that is asked for without a type may be of any.
+func refusedLabels(c *nodes.Catalogue, g *v1alpha1.NodePools, labels map[string]string) string {
+	if class := labels[v1alpha1.ClassLabel]; slices.Contains(refusedClasses(g), class) {
+		return "of class " + quote(class)
 	}
-	switch {
-	case is(nodes.Burstable) && is(nodes.Unknown):
-		return " (burstable or of unknown class)"
-	case is(nodes.Unknown):
-		return " (of unknown class)"
+	typed := labels[corev1.LabelInstanceTypeStable] != "" || labels[corev1.LabelInstanceType] != ""
+	n := c.NewNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: labels}})
+	for _, f := range nodes.Refused(g, n) {
+		if f.Cause == nodes.CauseBurstable || f.Cause == nodes.CauseUnknown && typed {
+			return f.Text
+		}
 	}
-	return " (burstable)"
+	return ""
 }

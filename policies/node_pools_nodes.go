@@ -165,11 +165,11 @@ func VolumeOutside(c *facts.Cluster, g *facts.Guard, v *corev1.PersistentVolume)
 	}
 	// No node is there that could tell; the affinity itself may.
 	for _, t := range v.Spec.NodeAffinity.Required.NodeSelectorTerms {
-		text := refusedPlace(g.NodePools, demand{term: t})
+		text := refusedPlace(g.NodePools, demandOf(nil, t))
 		if text == "" {
 			return ""
 		}
-		where = "in " + text
+		where = text
 	}
 	return where
 }

@@ -92,8 +92,8 @@ func TestCatalogueTakesValuesOfDifferentLabels(t *testing.T) {
 		{map[string]string{"b": "v", "c": "v"}, Verdict{Dedicated, FromLabel, "label b=v"}},
 		{map[string]string{"m": "w", "a": "v"}, Verdict{Burstable, FromLabel, "label a=v"}},
 		{map[string]string{"z": "wide", "b": "v"}, Verdict{Dedicated, FromLabel, "label b=v"}},
-		{map[string]string{"m": "wide"}, Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}},
-		{map[string]string{"A": "v"}, Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}},
+		{map[string]string{"m": "wide"}, Verdict{Unknown, FromNothing, "no instance type"}},
+		{map[string]string{"A": "v"}, Verdict{Unknown, FromNothing, "no instance type"}},
 		{map[string]string{corev1.LabelInstanceTypeStable: "v", "a": "v"}, Verdict{Dedicated, FromInstanceType, "instance type v"}},
 		{map[string]string{corev1.LabelInstanceTypeStable: "x", "b": "v"}, Verdict{Burstable, FromInstanceType, "instance type x"}},
 		{map[string]string{corev1.LabelInstanceTypeStable: "other", "b": "v"}, Verdict{Dedicated, FromLabel, "label b=v"}},
@@ -126,13 +126,13 @@ func TestCatalogueOfLabels(t *testing.T) {
 		for label := range strings.FieldsSeq(labels) {
 			key, value, _ := strings.Cut(label, "=")
 			want := Verdict{class, FromLabel, "label " + label}
-			if class == Unknown {
-				want = Verdict{Unknown, FromNothing, "neither its labels nor its instance type tell its class"}
-			}
 			for _, instanceType := range []string{"", "strange"} {
-				all := map[string]string{key: value, corev1.LabelHostname: "n"}
+				all, why := map[string]string{key: value, corev1.LabelHostname: "n"}, "no instance type"
 				if instanceType != "" {
-					all[corev1.LabelInstanceTypeStable] = instanceType
+					all[corev1.LabelInstanceTypeStable], why = instanceType, "instance type "+instanceType
+				}
+				if class == Unknown {
+					want = Verdict{Unknown, FromNothing, why}
 				}
 				if got := c.classify(all); got != want {
 					t.Errorf("type %q, %s: %+v, want %+v", instanceType, label, got, want)
@@ -152,7 +152,7 @@ func TestGuardsBeforeLabelsOfProviders(t *testing.T) {
 	}{
 		"label of the provider": {v1alpha1.NodePools{}, Verdict{Dedicated, FromLabel, "label instance.hetzner.cloud/provided-by=robot"}},
 		"type of the guard":     {types("ax*", "Burstable"), Verdict{Burstable, FromInstanceType, "instance type AX41"}},
-		"steal":                 {v1alpha1.NodePools{MaxStealPercent: &one}, Verdict{Burstable, FromSteal, "CPU steal of 2 %"}},
+		"steal":                 {v1alpha1.NodePools{MaxStealPercent: &one}, Verdict{Burstable, FromSteal, "CPU steal of 2 %, until it has fallen to 0 %"}},
 	} {
 		if got := Classify(&x.guard, newNode(t, c, "n", robot...)); got != x.want {
 			t.Errorf("%s: %+v, want %+v", name, got, x.want)

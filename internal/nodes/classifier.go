@@ -123,14 +123,3 @@ func Worst(a, b Class) Class {
 
 // ClassLabelValue is how a class is written on nodes.
 func ClassLabelValue(c Class) string { return strings.ToLower(string(c)) }
-
-// LabelledClass is the class that is written on a node; Dedicated for what nobody
-// writes there, of which nothing bad is known.
-func LabelledClass(value string) Class {
-	for _, c := range []Class{Burstable, Unknown} {
-		if value == ClassLabelValue(c) {
-			return c
-		}
-	}
-	return Dedicated
-}

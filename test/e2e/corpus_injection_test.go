@@ -38,7 +38,7 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: developer}]
 // the chart installs besides the webhook does not answer for it here.
 func (y *corpusPlayer) prepare(t *testing.T) {
 	t.Helper()
-	for _, manifest := range []string{rolloutsAndDebugging, subresources} {
+	for _, manifest := range []string{rolloutsAndDebugging, subresources, bindings} {
 		must(t, plane.Apply(t.Context(), []byte(manifest)))
 	}
 	_, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=60s")
@@ -64,7 +64,7 @@ const injectorSettings = `{"global": {"hub": "registry.istio.io/testing", "tag":
 func (p *playedCase) defaultInjection(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
 	if !slices.ContainsFunc(p.guards, func(g *v1alpha1.MeshGuard) bool {
-		return g.Spec.MeshMembership != nil || g.Spec.SidecarResources != nil
+		return g.Spec.MeshMembership != nil || g.Spec.SidecarResources != nil || g.Spec.NodePools != nil
 	}) {
 		return nil
 	}
@@ -152,6 +152,7 @@ func uncalled(t *testing.T, o *unstructured.Unstructured) {
 // being deleted in the case stays because of its finalizers.
 func (y *corpusPlayer) createPod(t *testing.T, o *unstructured.Unstructured) {
 	t.Helper()
+	unscheduled(t, o)
 	y.create(t, o)
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.GetNamespace(), Name: o.GetName()}}
 	phase, found, err := unstructured.NestedString(o.Object, "status", "phase")

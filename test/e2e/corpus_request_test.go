@@ -15,6 +15,9 @@ func do(t *testing.T, c, admin client.Client, p *playedCase) error {
 	dryRun := client.NewDryRunClient(c)
 	switch p.Want.Operation {
 	case "CREATE":
+		if object.GetKind() == "Binding" {
+			return bind(t, dryRun, object, p.Want.Subresource)
+		}
 		return dryRun.Create(t.Context(), object)
 	case "DELETE":
 		return dryRun.Delete(t.Context(), object)
@@ -52,6 +55,10 @@ func change(t *testing.T, now, object *unstructured.Unstructured, subresource st
 		}
 		labels[corev1.LabelMetadataName] = now.GetName()
 		now.SetLabels(labels)
+	case "Node":
+	case "PersistentVolume":
+		take("spec", "nodeAffinity")
+		take("spec", "claimRef")
 	case "ConfigMap":
 		now.Object["data"] = object.Object["data"]
 	case "Pod": // of which little can be changed
