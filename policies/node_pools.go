@@ -109,7 +109,7 @@ func judgeNodePools(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		return judgeBinding(r, o, ns, g)
 	case *corev1.Pod, *facts.Workload:
 		after, err := placementFindings(r, o, ns, g)
-		if err != nil || len(after) == 0 || r.Operation == admissionv1.Create {
+		if len(after) == 0 || r.Operation == admissionv1.Create {
 			return after, err
 		}
 		before, err := placementFindings(r, r.OldObject, ns, g)
@@ -118,7 +118,8 @@ func judgeNodePools(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	return nil, errWrongObject(r)
 }
 
-// guardsControlPlane reports whether the guard is about the mesh's own pods too.
+// guardsControlPlane reports whether a guard of node-pools is about the mesh's own pods
+// too.
 func guardsControlPlane(g *facts.Guard) bool {
-	return g.NodePools != nil && g.NodePools.ControlPlane == v1alpha1.ControlPlaneGuard
+	return g.NodePools.ControlPlane == v1alpha1.ControlPlaneGuard
 }

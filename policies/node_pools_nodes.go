@@ -16,11 +16,8 @@ import (
 // that every pod may run on them; only for the others is it looked up which pod it is.
 func judgeBinding(r *facts.Review, b *corev1.Binding, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
 	c := &r.Cluster
-	if !c.Selects(g, ns.Name, ns.Labels) && !(guardsControlPlane(g) && c.IsRoot(ns.Name)) {
-		return nil, nil
-	}
 	found, err := putOn(c, g, "target.name", b.Target.Name)
-	if err != nil || len(found) == 0 {
+	if len(found) == 0 {
 		return nil, err
 	}
 	if c.Bound == nil && !c.Live {
@@ -111,11 +108,11 @@ func running(pods int, first string) string {
 	return fmt.Sprintf("%d pods such as %q run there", pods, first)
 }
 
-// Misplaced reports whether the guard, were the node of a pod that runs refused, would
-// be about the pod.
+// Misplaced reports whether the guard, which is one of node-pools, would be about a pod
+// that runs, were its node refused.
 func Misplaced(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, pod *corev1.Pod) bool {
 	p := &placed{meta: &pod.ObjectMeta, spec: &pod.Spec, final: true, cluster: c, namespace: ns}
-	return g.NodePools != nil && judgedPod(pod) && p.meant(g)
+	return judgedPod(pod) && p.meant(g)
 }
 
 // judgeVolume tells of volumes of guarded namespaces that come to be outside of the
@@ -141,10 +138,11 @@ func judgeVolume(r *facts.Review, v *corev1.PersistentVolume, g *facts.Guard) ([
 	}}, nil
 }
 
-// VolumeOutside says where a volume of a namespace of the guard is, if all nodes that
-// can reach it are outside of the allowed regions or zones, "" otherwise.
+// VolumeOutside says where a volume of a namespace of the guard is, which is one of
+// node-pools, if all nodes that can reach it are outside of the allowed regions or zones,
+// "" otherwise.
 func VolumeOutside(c *facts.Cluster, g *facts.Guard, v *corev1.PersistentVolume) string {
-	if g.NodePools == nil || v.Spec.ClaimRef == nil || v.Spec.NodeAffinity == nil || v.Spec.NodeAffinity.Required == nil {
+	if v.Spec.ClaimRef == nil || v.Spec.NodeAffinity == nil || v.Spec.NodeAffinity.Required == nil {
 		return ""
 	}
 	ns := c.Namespaces[v.Spec.ClaimRef.Namespace]

@@ -100,7 +100,7 @@ func (p *placed) field(path string) string {
 // placementFindings judges one side of a request.
 func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
 	p, err := placedOf(r, object, ns)
-	if err != nil || p == nil || !p.meant(g) {
+	if p == nil || !p.meant(g) {
 		return nil, err
 	}
 	if p.spec.NodeName != "" {
@@ -160,7 +160,7 @@ func (p *placed) asked() nodes.Placement {
 func (p *placed) daemonSetFindings(g *facts.Guard) []Finding {
 	asked := nodes.PlacementOf(p.spec)
 	reached := p.cluster.Nodes.Reach(asked)
-	if mentions(asked, v1alpha1.ClassLabel) {
+	if mentions(asked.Required, v1alpha1.ClassLabel) {
 		// Nodes get the label a moment after they have joined.
 		reached = slices.DeleteFunc(reached, func(pool nodes.Pool) bool { return pool.First().Label(v1alpha1.ClassLabel) == "" })
 	}
@@ -179,11 +179,8 @@ func (p *placed) daemonSetFindings(g *facts.Guard) []Finding {
 }
 
 // mentions reports whether every term asks for something of the label.
-func mentions(p nodes.Placement, key string) bool {
-	if _, ok := p.NodeSelector[key]; ok {
-		return true
-	}
-	return p.Required != nil && !slices.ContainsFunc(p.Required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
+func mentions(required *corev1.NodeSelector, key string) bool {
+	return required != nil && !slices.ContainsFunc(required.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
 		return !slices.ContainsFunc(t.MatchExpressions, func(q corev1.NodeSelectorRequirement) bool { return q.Key == key })
 	})
 }

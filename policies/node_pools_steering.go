@@ -23,12 +23,8 @@ func steers(g *facts.Guard) bool {
 // which would match some if anything were added; pods whose node has been chosen; and
 // all pods as long as no node is known.
 func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) {
-	pod, ok := r.Object.(*corev1.Pod)
-	if !ok {
-		return nil, errWrongObject(r)
-	}
-	p, err := placedOf(r, pod, r.Cluster.Namespaces[r.Namespace])
-	if err != nil || p == nil || pod.Spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
+	p, err := placedOf(r, r.Object, r.Cluster.Namespaces[r.Namespace])
+	if p == nil || p.spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
 		return nil, err
 	}
 	p.final = false // the request does not say whether Istio has been asked already
@@ -37,7 +33,7 @@ func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) 
 		return nil, nil
 	}
 	at := []string{"spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"}
-	required := nodes.PlacementOf(&pod.Spec).Required
+	required := nodes.PlacementOf(p.spec).Required
 	if required == nil {
 		return []facts.Change{{Path: at, Value: corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: add}}}}}, nil
 	}

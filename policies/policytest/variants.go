@@ -93,10 +93,7 @@ func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant
 	found := slices.ContainsFunc(c.Want.Findings, func(f WantFinding) bool {
 		return slices.Contains([]string{"NodeBurstable", "NodeClassUnknown", "NodeOutsideRegion", "NodeNotFound", "NodeChanges"}, f.Reason)
 	})
-	if !found {
-		return
-	}
-	if name := asIs.NodeName(); name != "" {
+	if name := asIs.NodeName(); found && name != "" {
 		node := asIs.Cluster.Nodes.Node(name)
 		vary(Variant{Name: "with nodes that are not all known", Fails: node == nil}, func(r *facts.Review) { r.Cluster.NodesComplete = false })
 		vary(Variant{Name: "with the node read for it", Want: c.Want.Decision}, func(r *facts.Review) {
@@ -106,12 +103,22 @@ func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant
 			r.Cluster.Fresh = map[string]*nodes.Node{name: nil}
 		})
 	}
-	switch asIs.Object.(type) {
+	switch o := asIs.Object.(type) {
 	case *corev1.Binding:
-		vary(Variant{Name: "with its pod not read", Fails: true}, func(r *facts.Review) { r.Cluster.Bound, r.Cluster.Live = nil, false })
-		vary(Variant{Name: "with its pod gone", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.Bound = nil })
+		// Which pod it is only matters for a node that some guard refuses.
+		refused := asIs.Cluster.Nodes != nil && slices.ContainsFunc(asIs.Cluster.Guards, func(g facts.Guard) bool {
+			n := asIs.Cluster.Nodes.Node(o.Target.Name)
+			return g.NodePools != nil && (n == nil || len(nodes.Refused(g.NodePools, n)) > 0)
+		})
+		vary(Variant{Name: "with its pod not read", Fails: refused}, func(r *facts.Review) { r.Cluster.Bound, r.Cluster.Live = nil, false })
+		if found {
+			vary(Variant{Name: "with its pod read before", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Live = false })
+			vary(Variant{Name: "with its pod gone", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.Bound = nil })
+		}
 	case *corev1.Node:
-		vary(Variant{Name: "with its pods not read", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.OnNode = nil })
-		vary(Variant{Name: "without a catalogue", Fails: true}, func(r *facts.Review) { r.Cluster.Catalogue = nil })
+		if found {
+			vary(Variant{Name: "with its pods not read", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.OnNode = nil })
+			vary(Variant{Name: "without a catalogue", Fails: true}, func(r *facts.Review) { r.Cluster.Catalogue = nil })
+		}
 	}
 }
