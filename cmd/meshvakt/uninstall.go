@@ -49,6 +49,8 @@ The Helm chart runs this before it deletes anything.`,
 			if err != nil {
 				return fmt.Errorf("load the client configuration: %w", err)
 			}
+			// There may be thousands of nodes to see to.
+			config.QPS, config.Burst = clientQPS, clientBurst
 			scheme := runtime.NewScheme()
 			if err := clientgoscheme.AddToScheme(scheme); err != nil {
 				return fmt.Errorf("register kinds: %w", err)
