@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -23,42 +22,43 @@ func (p *placement) unsteered(t *testing.T) {
 	full.instanceType, full.cpu = "m5.large", "10m"
 	large.instanceType, large.cpu = "m5.16xlarge", "64"
 	join(t, bad.node(0), bad.node(1), full.node(2))
-	namespace := p.namespace(t, unsteeredBy)
-	w := &toPlace{name: "waiting", kind: "Deployment", pods: 6, edit: inPool("lone")}
+	namespace, others := p.namespace(t, unsteeredBy), p.namespace(t, unguarded)
+	fill := func(node, cpu string) {
+		must(t, p.admin.Create(t.Context(), newPod(others, edits(cpus(cpu), func(s *corev1.PodSpec) { s.NodeName = node }))))
+	}
+	why := []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.small)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
+	w := &toPlace{name: "waiting", kind: "Deployment", pods: 6, edit: inPool("lone"), why: why}
 	began := time.Now()
 	must(t, p.dev.Create(t.Context(), w.workload(namespace)))
-	w.why = []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.small)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, w) })
 	waitUntil(t, began.Add(watchTime))
+	must(t, p.placed(t, namespace, w))
 	n := attempts(t, schedulerName, "pods", "binding", namespace, began)
 	t.Logf("the scheduler tries to bind %d pods %d times in %s, %.1f times a minute each", w.pods, n, watchTime, float64(n)/float64(w.pods)*float64(time.Minute/watchTime))
 	if n > 10*int(w.pods) {
 		t.Errorf("%d attempts to bind %d pods in %s", n, w.pods, watchTime)
 	}
-	must(t, p.placed(t, namespace, w))
+	t.Log(p.told(t, namespace, p.pods(t, namespace)[0].Name, "FailedScheduling")[0])
 
+	fill("lone-00", "6") // the scheduler likes the emptier one
+	fill("lone-01", "6")
+	joined := time.Now()
 	join(t, large.node(3))
-	eventually(t, 30*time.Second, func() error {
-		if on(p.pods(t, namespace)) == 0 {
-			var o []string
-			for _, q := range p.pods(t, namespace) {
-				o = append(o, fmt.Sprint(q.Name, " nominated ", q.Status.NominatedNodeName, " ", p.told(t, namespace, q.Name, "FailedScheduling")))
-			}
-			return fmt.Errorf("no pod is bound to the node that has joined, %d attempts\n%s", attempts(t, schedulerName, "pods", "binding", namespace, began.Add(watchTime)), o)
-		}
-		return nil
-	})
+	w.bound = int(w.pods)
+	eventually(t, 30*time.Second, func() error { return p.placed(t, namespace, w) })
+	t.Logf("the last pod is bound %s after a node joined on which it may run", time.Since(joined).Round(time.Millisecond))
+
+	fill("lone-03", "60")
+	more := &toPlace{name: "more", kind: "Deployment", pods: 3, edit: inPool("lone"), why: why}
+	must(t, p.dev.Create(t.Context(), more.workload(namespace)))
+	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, more) })
 	cordoned := time.Now()
 	for _, name := range []string{"lone-00", "lone-01"} {
 		_, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "cordon", name)
 		must(t, err)
 	}
-	eventually(t, 30*time.Second, func() error {
-		if bound := on(p.pods(t, namespace)); bound != int(w.pods) {
-			return fmt.Errorf("%d of %d pods are bound", bound, w.pods)
-		}
-		return nil
-	})
+	more.bound = int(more.pods)
+	eventually(t, 30*time.Second, func() error { return p.placed(t, namespace, more) })
 	t.Logf("the last pod is bound %s after the bad nodes were cordoned", time.Since(cordoned).Round(time.Millisecond))
 	p.nowhereBad(t, namespace)
 }

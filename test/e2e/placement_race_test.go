@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -33,10 +35,13 @@ type raceRecord struct {
 	mu       sync.Mutex
 	versions map[string][]nodeVersion // guarded by mu; by node, ascending
 	bindings []raceBinding            // guarded by mu
-	sent     map[uint64]time.Time     // guarded by mu; when the write of a version was sent
+	writes   map[uint64]write         // guarded by mu; by the revision they came to
 	newest   uint64                   // guarded by mu; of the versions of nodes
 	ended    []string                 // guarded by mu; watches that ended too early
 }
+
+// write is when something was written: not before it was sent, and not after the answer.
+type write struct{ sent, answered time.Time }
 
 type nodeVersion struct {
 	revision uint64
@@ -55,17 +60,17 @@ func revisionOf(t testing.TB, o metav1.Object) uint64 {
 	return n
 }
 
-// wrote notes when a version of a node was sent.
-func (r *raceRecord) wrote(revision uint64, sent time.Time) {
+// wrote notes when a revision came to be.
+func (r *raceRecord) wrote(revision uint64, w write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sent[revision] = sent
+	r.writes[revision] = w
 }
 
 // record follows nodes, and the pods of the namespaces, until the context ends.
 func (p *placement) record(t testing.TB, ctx context.Context, namespaces ...string) *raceRecord {
 	t.Helper()
-	r := &raceRecord{versions: map[string][]nodeVersion{}, sent: map[uint64]time.Time{}}
+	r := &raceRecord{versions: map[string][]nodeVersion{}, writes: map[uint64]write{}}
 	follow := func(what string, list func(metav1.ListOptions) (string, error), start func(metav1.ListOptions) (watch.Interface, error), take func(runtime.Object)) {
 		version, err := list(metav1.ListOptions{Limit: 1})
 		must(t, err)
@@ -139,26 +144,24 @@ func (r *raceRecord) windows(t testing.TB) []window {
 		return e.ObjectRef.Subresource == "binding" && e.ResponseStatus.Code == 201
 	})
 	must(t, err)
-	finished := map[string]time.Time{}
-	for i := range events {
-		finished[events[i].ObjectRef.Namespace+"/"+events[i].ObjectRef.Name] = events[i].Finished
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for i := range events {
+		e := &events[i]
+		at := slices.IndexFunc(r.bindings, func(b raceBinding) bool { return b.pod == e.ObjectRef.Name && b.namespace == e.ObjectRef.Namespace })
+		if at >= 0 {
+			r.writes[r.bindings[at].revision] = write{e.Received, e.Finished}
+		}
+	}
+	notBefore, notAfter := r.bounds()
 	var list []window
 	for _, b := range r.bindings {
-		end, ok := finished[b.namespace+"/"+b.pod]
-		if !ok {
+		if _, ok := r.writes[b.revision]; !ok {
 			t.Errorf("the audit log has no binding of pod %s", b.pod)
 			continue
 		}
 		versions := r.versions[b.onto]
-		at, _ := slices.BinarySearchFunc(versions, b.revision, func(v nodeVersion, revision uint64) int {
-			if v.revision < revision {
-				return -1
-			}
-			return 1
-		})
+		at, _ := slices.BinarySearchFunc(versions, b.revision, func(v nodeVersion, revision uint64) int { return cmp.Compare(v.revision, revision) })
 		if at == 0 {
 			t.Errorf("pod %s is bound to node %s, of which no older version is known", b.pod, b.onto)
 			continue
@@ -170,14 +173,36 @@ func (r *raceRecord) windows(t testing.TB) []window {
 		for since > 0 && versions[since-1].off != "" {
 			since--
 		}
-		sent, ok := r.sent[versions[since].revision]
+		began, ok := notBefore[versions[since].revision]
 		if !ok {
 			t.Errorf("pod %s is bound to node %s, which is %s since a version that nobody here wrote", b.pod, b.onto, versions[since].off)
 			continue
 		}
-		list = append(list, window{b, versions[at-1].off, end.Sub(sent)})
+		list = append(list, window{b, versions[at-1].off, notAfter[b.revision].Sub(began)})
 	}
 	return list
+}
+
+// bounds are the times between which each revision came to be: revisions come in order,
+// so that none is older than any before it was sent, nor newer than an answer about a
+// later one.
+func (r *raceRecord) bounds() (notBefore, notAfter map[uint64]time.Time) {
+	notBefore, notAfter = map[uint64]time.Time{}, map[uint64]time.Time{}
+	revisions := slices.Sorted(maps.Keys(r.writes))
+	var latest, earliest time.Time
+	for _, revision := range revisions {
+		if sent := r.writes[revision].sent; sent.After(latest) {
+			latest = sent
+		}
+		notBefore[revision] = latest
+	}
+	for _, revision := range slices.Backward(revisions) {
+		if answered := r.writes[revision].answered; earliest.IsZero() || answered.Before(earliest) {
+			earliest = answered
+		}
+		notAfter[revision] = earliest
+	}
+	return notBefore, notAfter
 }
 
 // race creates pods while nodes join and change all the time.
@@ -219,7 +244,7 @@ func (p *placement) race(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			r.joined(t, n.Name, added, sent)
+			r.joined(t, n.Name, added, write{sent, time.Now()})
 			if i%5 == 4 {
 				flips.Go(func() {
 					flip([]string{n.Name, racing.node(9 + i).Name, racing.node(8 + i).Name})
@@ -305,12 +330,12 @@ func (p *placement) flip(t testing.TB, r *raceRecord, name, value string) {
 		t.Errorf("change node %s: %v", name, err)
 		return
 	}
-	r.wrote(revisionOf(t, n), sent)
+	r.wrote(revisionOf(t, n), write{sent, time.Now()})
 }
 
 // joined notes when the first version of a node was sent: its later versions up to the
 // one that is given differ in nothing that counts.
-func (r *raceRecord) joined(t testing.TB, name string, n *corev1.Node, sent time.Time) {
+func (r *raceRecord) joined(t testing.TB, name string, n *corev1.Node, w write) {
 	t.Helper()
 	eventually(t, 10*time.Second, func() error {
 		r.mu.Lock()
@@ -318,7 +343,7 @@ func (r *raceRecord) joined(t testing.TB, name string, n *corev1.Node, sent time
 		if len(r.versions[name]) == 0 {
 			return fmt.Errorf("the watch has not told of node %s, version %s", name, n.ResourceVersion)
 		}
-		r.sent[r.versions[name][0].revision] = sent
+		r.writes[r.versions[name][0].revision] = w
 		return nil
 	})
 }

@@ -147,8 +147,14 @@ func (p *placement) workloads(t *testing.T) {
 	_, _, err := plane.Kubectl(t.Context(), controlplane.Developer, "", "-n", namespace, "create", "job", "--from=cronjob/cron", "cron-1")
 	must(t, err)
 	for i := range list {
-		if w := &list[i]; w.refused == nil {
-			eventually(t, 40*time.Second, func() error { return p.placed(t, namespace, w) })
+		w := &list[i]
+		if w.refused != nil {
+			continue
+		}
+		eventually(t, 40*time.Second, func() error { return p.placed(t, namespace, w) })
+		if w.why != nil {
+			pods := slices.DeleteFunc(p.pods(t, namespace, client.MatchingLabels{"app": w.name}), func(pod corev1.Pod) bool { return pod.Spec.NodeName != "" })
+			t.Logf("%s: %s", w.name, p.told(t, namespace, pods[0].Name, "FailedScheduling")[0])
 		}
 	}
 	p.nowhereBad(t, namespace)
@@ -163,6 +169,8 @@ func (p *placement) workloads(t *testing.T) {
 	if len(zones) != 3 || zones["eu-north-1a"] != 3 || zones["eu-north-1b"] != 3 {
 		t.Errorf("pods are spread over zones as %v; must be even", zones)
 	}
+	_, _, err = plane.Kubectl(t.Context(), controlplane.Developer, "", "-n", namespace, "delete", "deployments,statefulsets,jobs,cronjobs", "--all", "--wait=false")
+	must(t, err)
 }
 
 // placed tells in what the pods of a workload are not as they should be.
@@ -179,7 +187,6 @@ func (p *placement) placed(t testing.TB, namespace string, w *toPlace) error {
 		if !slices.ContainsFunc(texts, func(text string) bool { return saysAll(text, w.why) }) {
 			return fmt.Errorf("%s: the events of pod %s say %q; must hold %q", w.name, pod.Name, texts, w.why)
 		}
-		t.Logf("%s: %s", w.name, texts[0])
 	}
 	return nil
 }
