@@ -27,7 +27,9 @@ func (p *placement) unsteered(t *testing.T) {
 		must(t, p.admin.Create(t.Context(), newPod(others, edits(cpus(cpu), func(s *corev1.PodSpec) { s.NodeName = node }))))
 	}
 	why := []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.small)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
-	w := &toPlace{name: "waiting", kind: "Deployment", pods: 6, edit: inPool("lone"), why: why}
+	// Not a Deployment: the scheduler would spread its pods, and prefer the bad nodes for
+	// having none of them.
+	w := &toPlace{name: "waiting", kind: "Job", pods: 6, edit: inPool("lone"), why: why}
 	began := time.Now()
 	must(t, p.dev.Create(t.Context(), w.workload(namespace)))
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, w) })
@@ -49,7 +51,7 @@ func (p *placement) unsteered(t *testing.T) {
 	t.Logf("the last pod is bound %s after a node joined on which it may run", time.Since(joined).Round(time.Millisecond))
 
 	fill("lone-03", "60")
-	more := &toPlace{name: "more", kind: "Deployment", pods: 3, edit: inPool("lone"), why: why}
+	more := &toPlace{name: "more", kind: "Job", pods: 3, edit: inPool("lone"), why: why}
 	must(t, p.dev.Create(t.Context(), more.workload(namespace)))
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, more) })
 	cordoned := time.Now()

@@ -30,12 +30,16 @@ const (
 	staleAtMost = 200 * time.Millisecond
 )
 
+// flipEvery is how often each of those who change nodes does so.
+const flipEvery = 20 * time.Millisecond
+
 // raceRecord is what happened, in the order in which it was stored.
 type raceRecord struct {
 	mu       sync.Mutex
 	versions map[string][]nodeVersion // guarded by mu; by node, ascending
 	bindings []raceBinding            // guarded by mu
 	writes   map[uint64]write         // guarded by mu; by the revision they came to
+	shared   map[string]bool          // guarded by mu; what nodes were told to be
 	newest   uint64                   // guarded by mu; of the versions of nodes
 	ended    []string                 // guarded by mu; watches that ended too early
 }
@@ -67,10 +71,17 @@ func (r *raceRecord) wrote(revision uint64, w write) {
 	r.writes[revision] = w
 }
 
+// refused reports whether a node was told to be one that is refused.
+func (r *raceRecord) refused(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shared[node]
+}
+
 // record follows nodes, and the pods of the namespaces, until the context ends.
 func (p *placement) record(t testing.TB, ctx context.Context, namespaces ...string) *raceRecord {
 	t.Helper()
-	r := &raceRecord{versions: map[string][]nodeVersion{}, writes: map[uint64]write{}}
+	r := &raceRecord{versions: map[string][]nodeVersion{}, writes: map[uint64]write{}, shared: map[string]bool{}}
 	follow := func(what string, list func(metav1.ListOptions) (string, error), start func(metav1.ListOptions) (watch.Interface, error), take func(runtime.Object)) {
 		version, err := list(metav1.ListOptions{Limit: 1})
 		must(t, err)
@@ -134,7 +145,8 @@ func (r *raceRecord) bound() int {
 type window struct {
 	raceBinding
 	why string
-	was time.Duration // for how long at most
+	// least and most are for how long it had been.
+	least, most time.Duration
 }
 
 // windows judges every binding by the newest version of its node that is older.
@@ -173,12 +185,12 @@ func (r *raceRecord) windows(t testing.TB) []window {
 		for since > 0 && versions[since-1].off != "" {
 			since--
 		}
-		began, ok := notBefore[versions[since].revision]
-		if !ok {
+		began := versions[since].revision
+		if _, ok := r.writes[began]; !ok {
 			t.Errorf("pod %s is bound to node %s, which is %s since a version that nobody here wrote", b.pod, b.onto, versions[since].off)
 			continue
 		}
-		list = append(list, window{b, versions[at-1].off, notAfter[b.revision].Sub(began)})
+		list = append(list, window{b, versions[at-1].off, notBefore[b.revision].Sub(notAfter[began]), notAfter[b.revision].Sub(notBefore[began])})
 	}
 	return list
 }
@@ -225,10 +237,11 @@ func (p *placement) race(t *testing.T) {
 	flip := func(names []string) {
 		for flipping.Err() == nil {
 			name := names[rand.IntN(len(names))]
-			p.flip(t, r, name, []string{"shared", "own"}[rand.IntN(2)])
+			p.flip(t, r, name, map[bool]string{true: "own", false: "shared"}[r.refused(name)])
 			r.mu.Lock()
 			flipped++
 			r.mu.Unlock()
+			waitUntil(t, time.Now().Add(flipEvery))
 		}
 	}
 	for i := range 2 {
@@ -277,9 +290,9 @@ func (p *placement) race(t *testing.T) {
 	stop()
 	flips.Wait()
 	whileFlipping := r.bound()
-	for _, n := range p.nodes(t) {
-		if strings.HasPrefix(n.Name, "race-") {
-			p.flip(t, r, n.Name, "own")
+	for i := range 30 {
+		if name := racing.node(i).Name; r.refused(name) {
+			p.flip(t, r, name, "own")
 		}
 	}
 	eventually(t, 30*time.Second, func() error {
@@ -306,22 +319,24 @@ func (p *placement) race(t *testing.T) {
 		refusals += attempts(t, schedulerName, "pods", "binding", namespace, began)
 	}
 	list := r.windows(t)
-	var sizes []time.Duration
+	var least, most []time.Duration
 	for _, w := range list {
-		sizes = append(sizes, w.was.Round(time.Millisecond))
-		if w.was > staleAtMost {
-			t.Errorf("pod %s/%s was bound to node %s %s after the node had become one that is %s", w.namespace, w.pod, w.onto, w.was, w.why)
+		least, most = append(least, max(w.least, 0).Round(time.Millisecond)), append(most, w.most.Round(time.Millisecond))
+		if w.least > staleAtMost {
+			t.Errorf("pod %s/%s was bound to node %s %s after the node had become one that is %s", w.namespace, w.pod, w.onto, w.least, w.why)
 		}
 	}
-	slices.Sort(sizes)
-	t.Logf("%d bindings in %s (%d when the last pod was created, %d until nodes stopped changing), %d changes of nodes, %d bindings refused; %d to nodes that had become refused a moment before: at most %v before",
-		racePods, took.Round(time.Millisecond), inTime, whileFlipping, flipped, refusals, len(list), sizes)
+	slices.Sort(least)
+	slices.Sort(most)
+	t.Logf("%d bindings in %s (%d when the last pod was created, %d until nodes stopped changing), %d changes of nodes, %d bindings refused; %d to nodes that had become refused a moment before: at least %v, at most %v before",
+		racePods, took.Round(time.Millisecond), inTime, whileFlipping, flipped, refusals, len(list), least, most)
 	for _, namespace := range namespaces {
 		p.deletePods(t, namespace)
 	}
 }
 
-// flip changes what a node says of its CPU.
+// flip changes what a node says of its CPU: it must be another value, or the answer tells
+// of a revision that came to be long before.
 func (p *placement) flip(t testing.TB, r *raceRecord, name, value string) {
 	t.Helper()
 	n := nodeObject(name)
@@ -331,6 +346,9 @@ func (p *placement) flip(t testing.TB, r *raceRecord, name, value string) {
 		return
 	}
 	r.wrote(revisionOf(t, n), write{sent, time.Now()})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shared[name] = value == "shared"
 }
 
 // joined notes when the first version of a node was sent: its later versions up to the
@@ -344,6 +362,7 @@ func (r *raceRecord) joined(t testing.TB, name string, n *corev1.Node, w write) 
 			return fmt.Errorf("the watch has not told of node %s, version %s", name, n.ResourceVersion)
 		}
 		r.writes[r.versions[name][0].revision] = w
+		r.shared[name] = n.Labels[cpuLabel] == "shared"
 		return nil
 	})
 }
