@@ -109,6 +109,11 @@ func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *fact
 	if p.everywhere {
 		return p.daemonSetFindings(g), nil
 	}
+	if p.ofDaemonSet() {
+		// Were it refused here, the controller would put off those for other nodes, for
+		// minutes, and for longer each time. Its binding is judged.
+		return nil, nil
+	}
 	asked := p.asked()
 	reached := r.Cluster.Nodes.Reach(asked)
 	if len(reached) == 0 {

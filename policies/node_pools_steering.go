@@ -21,10 +21,11 @@ func steers(g *facts.Guard) bool {
 // on which it may run, so that scheduler and autoscalers choose right. The terms of an
 // affinity are ORed, so each of them gets it. Left alone are terms that match no node,
 // which would match some if anything were added; pods whose node has been chosen; and
-// all pods as long as no node is known.
+// all pods as long as no node is known. Pods of a DaemonSet get it too: the scheduler
+// then leaves those waiting that are for nodes on which they may not run.
 func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) {
 	p, err := placedOf(r, r.Object, r.Cluster.Namespaces[r.Namespace])
-	if p == nil || p.spec.NodeName != "" || p.ofDaemonSet() || r.Cluster.Nodes.Empty() {
+	if p == nil || p.spec.NodeName != "" || r.Cluster.Nodes.Empty() {
 		return nil, err
 	}
 	p.final = false // the request does not say whether Istio has been asked already

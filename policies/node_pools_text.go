@@ -72,9 +72,6 @@ func nodesText(n int, first string) string {
 
 // wayOut is the cheapest way for the pod to land on nodes on which it may run.
 func (p *placed) wayOut(g *facts.Guard, asked nodes.Placement) string {
-	if p.ofDaemonSet() {
-		return "let the DaemonSet " + leaveOut(exclusion(p.cluster, g))
-	}
 	asked.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	if n := allowedNode(g, p.cluster.Nodes.Reach(asked)); n != nil {
 		return fmt.Sprintf("tolerate the %s of nodes such as %q", taintsText(n), n.Name())

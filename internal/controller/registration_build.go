@@ -141,11 +141,16 @@ func guardsControlPlane(g v1alpha1.MeshGuard) bool {
 	return g.Spec.NodePools != nil && g.Spec.NodePools.ControlPlane != v1alpha1.ControlPlaneIgnore
 }
 
+// nodesTimeoutSeconds is how long the API server waits for an answer about a node. It
+// is the least there is: kubelets wait as long where we hang.
+const nodesTimeoutSeconds = 1
+
 // nodesEntry asks about nodes and what is tied to them. It fails open: these are
 // remarked on, and nothing about a node may wait for us.
 func (r *Registration) nodesEntry(matches []policies.Match) *acadmission.ValidatingWebhookApplyConfiguration {
 	return r.entry("nodes.meshvakt.io", matches, admissionregistrationv1.ClusterScope).
 		WithFailurePolicy(admissionregistrationv1.Ignore).
+		WithTimeoutSeconds(nodesTimeoutSeconds).
 		WithNamespaceSelector(acmeta.LabelSelector())
 }
 

@@ -47,6 +47,9 @@ func TestBuildNodesAndControlPlaneFailOpen(t *testing.T) {
 				if *w.FailurePolicy != admissionregistrationv1.Ignore {
 					t.Errorf("%s fails closed", w.Name)
 				}
+				if w.Name == nodes && *w.TimeoutSeconds != 1 {
+					t.Errorf("kubelets wait %d s for us", *w.TimeoutSeconds)
+				}
 			}
 			guarded := false
 			for _, w := range builtMutating(t, r) {

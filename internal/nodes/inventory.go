@@ -114,7 +114,7 @@ func (k *keys) of(n *Node) []byte {
 	for _, t := range k.taints {
 		k.key = fmt.Appendf(k.key, "%s=%s:%s\n", t.Key, t.Value, t.Effect)
 	}
-	return fmt.Appendf(k.key, "%d %t", n.steal, n.stolen)
+	return fmt.Appendf(k.key, "%d %t", n.steal, n.stolen())
 }
 
 // Node returns the node of a name, nil if there is none.

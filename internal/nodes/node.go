@@ -21,13 +21,17 @@ type Node struct {
 	catalogued Verdict
 	// steal is the measured CPU steal in whole percent, -1 when there is none.
 	steal int32
-	// stolen: steal has made the node burstable, and has not fallen by enough since.
-	stolen bool
+	// source is what the class comes from, as it is written on the node.
+	source string
 }
 
 // Equal reports whether there is nothing by which the two can be told apart. No node is
 // equal to nil.
 func (n *Node) Equal(o *Node) bool { return o != nil && reflect.DeepEqual(n, o) }
+
+// stolen reports whether steal has made the node burstable, and has not fallen by enough
+// since.
+func (n *Node) stolen() bool { return n.source == string(FromSteal) }
 
 // Name is the name of the node.
 func (n *Node) Name() string { return n.Object.Name }
@@ -43,7 +47,7 @@ func (c *Catalogue) NewNode(o *corev1.Node) *Node {
 			Spec:       corev1.NodeSpec{Taints: lasting(o.Spec.Taints)},
 		},
 		steal:  percent(o.Annotations[v1alpha1.AnnotationSteal]),
-		stolen: o.Annotations[v1alpha1.ClassSourceAnnotation] == string(FromSteal),
+		source: o.Annotations[v1alpha1.ClassSourceAnnotation],
 	}
 	n.catalogued = c.classify(o.Labels)
 	return n

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"time"
 )
 
 // AuditEvent is the part of an audit.k8s.io/v1 Event that tests of admission look at.
@@ -38,6 +39,28 @@ type AuditEvent struct {
 		Message string `json:"message"`
 	} `json:"responseStatus"`
 	Annotations map[string]string `json:"annotations"`
+	// Received is when the request came in, Finished when this stage of it was over.
+	Received time.Time `json:"requestReceivedTimestamp"`
+	Finished time.Time `json:"stageTimestamp"`
+}
+
+// Audited returns the events that are in the audit log and match.
+func (cp *ControlPlane) Audited(match func(AuditEvent) bool) ([]AuditEvent, error) {
+	lines, err := completeLines(cp.AuditLogPath, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read audit log: %w", err)
+	}
+	var found []AuditEvent
+	for line := range bytes.Lines(lines) {
+		var event AuditEvent
+		if err := json.Unmarshal(line, &event); err != nil {
+			return nil, fmt.Errorf("read audit log: %w", err)
+		}
+		if match(event) {
+			found = append(found, event)
+		}
+	}
+	return found, nil
 }
 
 // WaitAudit waits for an event in the audit log that matches, old or new. The API server

@@ -122,8 +122,10 @@ func (cp *ControlPlane) addAPIServer(port *int) *component {
 			"--tls-cert-file=" + cp.pki.servingCertFile,
 			"--tls-private-key-file=" + cp.pki.servingKeyFile,
 			"--token-auth-file=" + tokenFile,
-			"--authorization-mode=RBAC",
-			"--enable-admission-plugins=ServiceAccount", // on by default; here so that nobody wonders
+			"--authorization-mode=Node,RBAC",
+			// The first is on by default, and here so that nobody wonders; by the second
+			// kubelets may change nothing but their own node and what is on it.
+			"--enable-admission-plugins=ServiceAccount,NodeRestriction",
 			"--service-account-issuer=" + issuer,
 			"--service-account-key-file=" + cp.pki.serviceAccountFile,
 			"--service-account-signing-key-file=" + cp.pki.serviceAccountFile,
@@ -144,16 +146,17 @@ func (cp *ControlPlane) addAPIServer(port *int) *component {
 
 func (cp *ControlPlane) addControllerManager(admin kubernetes.Interface) *component {
 	return cp.add(ControllerManager, func() *exec.Cmd {
-		return exec.Command(cp.kubernetes.ControllerManager,
-			"--kubeconfig="+cp.Kubeconfig(controllerManagerUser),
+		args := []string{
+			"--kubeconfig=" + cp.Kubeconfig(controllerManagerUser),
 			"--use-service-account-credentials=true",
-			"--service-account-private-key-file="+cp.pki.serviceAccountFile,
-			"--root-ca-file="+cp.pki.caFile,
+			"--service-account-private-key-file=" + cp.pki.serviceAccountFile,
+			"--root-ca-file=" + cp.pki.caFile,
 			"--leader-elect=false",
 			"--secure-port=0",
-			"--node-monitor-grace-period="+nodeGracePeriod,
-			"--node-startup-grace-period="+nodeGracePeriod,
-		)
+			"--node-monitor-grace-period=" + nodeGracePeriod,
+			"--node-startup-grace-period=" + nodeGracePeriod,
+		}
+		return exec.Command(cp.kubernetes.ControllerManager, append(args, cp.options.ControllerManagerArgs...)...)
 	}, func(ctx context.Context) error {
 		return errors.Join(canCreatePods(ctx, admin, metav1.NamespaceDefault), aggregated(ctx, admin))
 	})
@@ -179,11 +182,12 @@ func aggregated(ctx context.Context, admin kubernetes.Interface) error {
 
 func (cp *ControlPlane) addScheduler() *component {
 	return cp.add(Scheduler, func() *exec.Cmd {
-		return exec.Command(cp.kubernetes.Scheduler,
-			"--kubeconfig="+cp.Kubeconfig(schedulerUser),
+		args := []string{
+			"--kubeconfig=" + cp.Kubeconfig(schedulerUser),
 			"--leader-elect=false",
 			"--secure-port=0",
-		)
+		}
+		return exec.Command(cp.kubernetes.Scheduler, append(args, cp.options.SchedulerArgs...)...)
 	}, nil)
 }
 

@@ -57,6 +57,10 @@ type Options struct {
 	// they are resolved. A later flag overrides an earlier one.
 	APIServerArgs []string
 
+	// SchedulerArgs and ControllerManagerArgs are appended to the flags of these in the
+	// same way.
+	SchedulerArgs, ControllerManagerArgs []string
+
 	// AuditPolicy is an audit.k8s.io/v1 Policy in YAML. Empty means metadata of all
 	// requests but reads.
 	AuditPolicy string

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 )
 
 // AddNode creates a node that is ready and returns when pods can be scheduled to it.
@@ -67,10 +67,18 @@ func (cp *ControlPlane) AddNode(ctx context.Context, node *corev1.Node) (*corev1
 	return created, nil
 }
 
+// NodeConfig returns a client configuration with the identity of a node's kubelet. It
+// may do what a kubelet may: see to its own node and to the pods on it.
+func (cp *ControlPlane) NodeConfig(node string) *rest.Config {
+	config := cp.RestConfig(Admin)
+	config.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}}
+	return config
+}
+
 // startKubelet starts the stand-in for kubelets: it confirms that a scheduled pod that
 // is being deleted has ended. Without it, such pods and their namespaces would stay.
 func (cp *ControlPlane) startKubelet() error {
-	client, err := metadata.NewForConfig(cp.RestConfig(kubeletUser))
+	client, err := kubernetes.NewForConfig(cp.RestConfig(Admin))
 	if err != nil {
 		return fmt.Errorf("create client: %w", err)
 	}
@@ -79,7 +87,7 @@ func (cp *ControlPlane) startKubelet() error {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			endTerminatingPods(ctx, client)
+			cp.endTerminatingPods(ctx, client)
 			select { // the API server is away, or ended the watch as it does now and then
 			case <-ctx.Done():
 			case <-time.After(200 * time.Millisecond):
@@ -97,40 +105,44 @@ func (cp *ControlPlane) startKubelet() error {
 }
 
 // endTerminatingPods does the work of the stand-in until its watch ends.
-func endTerminatingPods(ctx context.Context, client metadata.Interface) {
-	pods := client.Resource(corev1.SchemeGroupVersion.WithResource("pods"))
+func (cp *ControlPlane) endTerminatingPods(ctx context.Context, client kubernetes.Interface) {
 	scheduled := metav1.ListOptions{
 		FieldSelector: fields.OneTermNotEqualSelector("spec.nodeName", "").String(),
 	}
-	list, err := pods.List(ctx, scheduled)
+	list, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, scheduled)
 	if err != nil {
 		return
 	}
 	for i := range list.Items {
-		endTerminatingPod(ctx, client, &list.Items[i])
+		cp.endTerminatingPod(ctx, &list.Items[i])
 	}
 	scheduled.ResourceVersion = list.ResourceVersion
-	events, err := pods.Watch(ctx, scheduled)
+	events, err := client.CoreV1().Pods(metav1.NamespaceAll).Watch(ctx, scheduled)
 	if err != nil {
 		return
 	}
 	defer events.Stop()
 	for event := range events.ResultChan() {
-		pod, ok := event.Object.(*metav1.PartialObjectMetadata)
+		pod, ok := event.Object.(*corev1.Pod)
 		if ok && (event.Type == watch.Added || event.Type == watch.Modified) {
-			endTerminatingPod(ctx, client, pod)
+			cp.endTerminatingPod(ctx, pod)
 		}
 	}
 }
 
-func endTerminatingPod(ctx context.Context, client metadata.Interface, pod *metav1.PartialObjectMetadata) {
+// endTerminatingPod acts as the kubelet of the pod's node: no other may delete the pod,
+// and admission webhooks see who it is.
+func (cp *ControlPlane) endTerminatingPod(ctx context.Context, pod *corev1.Pod) {
 	if pod.DeletionTimestamp == nil {
 		return
 	}
+	client, err := kubernetes.NewForConfig(cp.NodeConfig(pod.Spec.NodeName))
+	if err != nil {
+		return
+	}
 	now := int64(0)
-	pods := client.Resource(corev1.SchemeGroupVersion.WithResource("pods")).Namespace(pod.Namespace)
 	_ = poll(ctx, func(ctx context.Context) error { // fails only when ctx ends
-		err := pods.Delete(ctx, pod.Name, metav1.DeleteOptions{
+		err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 			GracePeriodSeconds: &now,
 			Preconditions:      &metav1.Preconditions{UID: &pod.UID},
 		})

@@ -42,7 +42,6 @@ func Users() []User { return []User{Admin, Platform, Developer, Auditor} }
 const (
 	controllerManagerUser User = "system:kube-controller-manager"
 	schedulerUser         User = "system:kube-scheduler"
-	kubeletUser           User = "system:node:controlplane"
 )
 
 // rbac grants the users above what their documentation says.
@@ -59,13 +58,11 @@ type account struct {
 
 func newAccounts() map[User]account {
 	accounts := map[User]account{}
-	for _, user := range append(Users(), controllerManagerUser, schedulerUser, kubeletUser) {
+	for _, user := range append(Users(), controllerManagerUser, schedulerUser) {
 		a := account{user: user, token: rand.Text()}
 		switch user {
 		case Admin:
 			a.groups = "system:masters"
-		case kubeletUser:
-			a.groups = "system:nodes"
 		case Platform, Developer, Auditor:
 			a.groups = string(user) + "s"
 		}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,6 +71,7 @@ func startReplica(t testing.TB, args ...string) *replica {
 	t.Cleanup(func() {
 		r.stop()
 		unregister(t)
+		r.withoutRaces()
 		if t.Failed() {
 			r.dump(60)
 		}
@@ -128,6 +130,17 @@ func (r *replica) dump(lines int) {
 	defer r.mu.Unlock()
 	from := max(0, len(r.log)-lines)
 	r.t.Logf("log of meshvakt (last %d of %d lines):\n%s", len(r.log)-from, len(r.log), strings.Join(r.log[from:], "\n"))
+}
+
+// withoutRaces fails the test for data races, which a binary that is built to detect
+// them writes into its log.
+func (r *replica) withoutRaces() {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := slices.IndexFunc(r.log, func(line string) bool { return strings.Contains(line, "WARNING: DATA RACE") }); at >= 0 {
+		r.t.Errorf("meshvakt has a data race:\n%s", strings.Join(r.log[at:min(len(r.log), at+60)], "\n"))
+	}
 }
 
 // stop ends the replica as Kubernetes does: SIGTERM, later SIGKILL.
