@@ -76,8 +76,11 @@ func nodeMatches() []Match {
 	return append(matches,
 		// Where a pod may land is settled when it is created: after that a node
 		// selector and an affinity can only be narrowed, and what more tolerations
-		// open is judged with the Binding.
-		Match{Group: "", Resource: "pods", Versions: []string{"v1"}, Kind: "Pod", Operations: create, Scope: ScopeGuardedAndControlPlane},
+		// open is judged with the Binding. Its labels can bring it into ambient.
+		Match{
+			Group: "", Resource: "pods", Versions: []string{"v1"}, Kind: "Pod", Operations: createUpdate, Subresources: []string{"status"},
+			Scope: ScopeGuardedAndControlPlane, OnlyIfChanged: []string{"metadata.?labels"},
+		},
 		Match{Group: "", Resource: "pods", Versions: []string{"v1"}, Kind: "Binding", Operations: create, OnlySubresource: "binding", Scope: ScopeGuardedAndControlPlane},
 		Match{Group: "", Resource: "bindings", Versions: []string{"v1"}, Kind: "Binding", Operations: create, Scope: ScopeGuardedAndControlPlane},
 		// Kubelets change labels by the subresource too.

@@ -128,6 +128,9 @@ func refusedLabels(c *nodes.Catalogue, g *v1alpha1.NodePools, labels map[string]
 	if class := labels[v1alpha1.ClassLabel]; slices.Contains(refusedClasses(g), class) {
 		return "of class " + quote(class)
 	}
+	if l := g.NodeLabel; l != nil && len(l.Dedicated) > 0 && labels[l.Key] == "" {
+		return "" // nodes of any type may state that their CPU is their own
+	}
 	typed := labels[corev1.LabelInstanceTypeStable] != "" || labels[corev1.LabelInstanceType] != ""
 	n := c.NewNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: labels}})
 	for _, f := range nodes.Refused(g, n) {

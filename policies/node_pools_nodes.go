@@ -23,12 +23,12 @@ func judgeBinding(r *facts.Review, b *corev1.Binding, ns *facts.Namespace, g *fa
 	if c.Bound == nil && !c.Live {
 		return nil, fmt.Errorf("%w: pod %s/%s", ErrMissingFact, r.Namespace, b.Name)
 	}
-	if c.Bound == nil { // nothing is bound: the API server says so itself
-		return nil, nil
-	}
-	p := &placed{meta: &c.Bound.ObjectMeta, spec: &c.Bound.Spec, final: true, cluster: c, namespace: ns}
-	if !p.meant(g) {
-		return nil, nil
+	// Where there is no such pod, one may be created before the API server looks.
+	if c.Bound != nil {
+		p := &placed{meta: &c.Bound.ObjectMeta, spec: &c.Bound.Spec, final: true, cluster: c, namespace: ns}
+		if !p.meant(g) {
+			return nil, nil
+		}
 	}
 	return found, nil
 }

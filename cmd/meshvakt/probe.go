@@ -18,6 +18,7 @@ import (
 func newProbe() *cobra.Command {
 	var o probe.Options
 	var output string
+	var p publishOptions
 	cmd := &cobra.Command{
 		Use:   "probe",
 		Short: "Measure what this machine does to a proxy: stolen CPU, late wake-ups, slow disks, distance",
@@ -34,14 +35,23 @@ func newProbe() *cobra.Command {
 
 It needs no cluster and no rights, writes 65 MiB into --dir and removes them again.
 Its load is bounded; the last line says what it came to. Exit status: 0 measured,
-1 not everything, 2 nothing.`,
+1 not everything, 2 nothing.
+
+With --publish it goes on until it is told to end, and writes what it measures to its
+Node: to annotations, and to the condition CPUContended.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains([]string{"table", "json"}, output) {
 				return fmt.Errorf("--output %q; must be table or json", output)
 			}
+			if err := p.check(cmd, &o); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if p.publish {
+				return p.run(ctx, o)
+			}
 			result, err := probe.Run(ctx, o)
 			if err != nil {
 				return err
@@ -63,10 +73,12 @@ Its load is bounded; the last line says what it came to. Exit status: 0 measured
 		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&o.Window, "window", 10*time.Second, "for how long CPU is watched, 1s or more")
+	f.DurationVar(&o.Window, "window", 10*time.Second, "for how long CPU is watched, 1s or more; 1m when nothing is said with --publish")
 	f.StringVar(&o.Dir, "dir", ".", "directory on the disk to measure; empty leaves the disk out")
 	f.StringArrayVar(&o.Targets, "target", nil, "address (host:port) to connect to; may be repeated")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
+	p.addFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("publish", "output")
 	return cmd
 }
 

@@ -114,19 +114,19 @@ func (o *serveOptions) check() error {
 }
 
 // newLogger makes the process's logger and sends what libraries log through it.
-func (o *serveOptions) newLogger() (*slog.Logger, error) {
+func newLogger(minLevel, format string) (*slog.Logger, error) {
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+	if err := level.UnmarshalText([]byte(minLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level: %w", err)
 	}
 	var h slog.Handler
-	switch o.logFormat {
+	switch format {
 	case "json":
 		h = slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})
 	case "text":
 		h = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
 	default:
-		return nil, fmt.Errorf("--log-format: %q; must be json or text", o.logFormat)
+		return nil, fmt.Errorf("--log-format: %q; must be json or text", format)
 	}
 	ctrllog.SetLogger(logr.FromSlogHandler(h))
 	klog.SetSlogLogger(slog.New(h))

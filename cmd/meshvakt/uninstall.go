@@ -17,17 +17,23 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/internal/controller"
+	"github.com/meshvakt/meshvakt/internal/publish"
 )
 
+// uninstallQPS lets it clean some thousand Nodes within a minute.
+const uninstallQPS = 100
+
 func newUninstall() *cobra.Command {
-	var kubeconfig, namespace, deployment string
+	var kubeconfig, namespace, deployment, probes string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "uninstall",
@@ -38,6 +44,9 @@ ValidatingAdmissionPolicy, in this order.
 Removed the other way round, the replicas would put them back; left behind, the
 validating configuration would refuse every change it is about, since nobody answers
 any more.
+
+With --probe-daemonset it then deletes that DaemonSet too, waits for its pods, and takes
+from all Nodes what they have written there.
 The Helm chart runs this before it deletes anything.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,8 +58,7 @@ The Helm chart runs this before it deletes anything.`,
 			if err != nil {
 				return fmt.Errorf("load the client configuration: %w", err)
 			}
-			// There may be thousands of nodes to see to.
-			config.QPS, config.Burst = clientQPS, clientBurst
+			config.QPS, config.Burst = uninstallQPS, uninstallQPS
 			scheme := runtime.NewScheme()
 			if err := clientgoscheme.AddToScheme(scheme); err != nil {
 				return fmt.Errorf("register kinds: %w", err)
@@ -59,14 +67,22 @@ The Helm chart runs this before it deletes anything.`,
 			if err != nil {
 				return fmt.Errorf("create the client: %w", err)
 			}
-			return uninstall(ctx, c, client.ObjectKey{Namespace: namespace, Name: deployment}, cmd.OutOrStdout())
+			if err := uninstall(ctx, c, client.ObjectKey{Namespace: namespace, Name: deployment}, cmd.OutOrStdout()); err != nil || probes == "" {
+				return err
+			}
+			api, err := corev1client.NewForConfig(config)
+			if err != nil {
+				return fmt.Errorf("create the client: %w", err)
+			}
+			return uninstallProbes(ctx, c, api.Nodes(), client.ObjectKey{Namespace: namespace, Name: probes}, cmd.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file; empty inside a cluster")
 	f.StringVar(&namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "meshvakt-system"), "namespace Meshvakt runs in")
 	f.StringVar(&deployment, "deployment", "meshvakt", "Deployment of the replicas")
-	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the replicas to end")
+	f.StringVar(&probes, "probe-daemonset", "", "DaemonSet of meshvakt probe; empty when there is none")
+	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long all of it may take")
 	return cmd
 }
 
@@ -118,23 +134,56 @@ func stopReplicas(ctx context.Context, c client.Client, d *appsv1.Deployment, ou
 		return fmt.Errorf("read the selector of Deployment %s: %w", key, err)
 	}
 	fmt.Fprintf(out, "waiting for the pods of Deployment %s to end\n", key)
-	err = wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		var pods corev1.PodList
-		if err := c.List(ctx, &pods, client.InNamespace(key.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-			return false, fmt.Errorf("list the pods of Deployment %s: %w", key, err)
-		}
-		return !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool {
-			// The pod this runs in may carry the same labels.
-			return ownedByReplicaSet(&p)
-		}), nil
-	})
-	if err != nil {
+	// The pod this runs in may carry the same labels.
+	if err := waitForPods(ctx, c, key.Namespace, selector, "ReplicaSet"); err != nil {
 		return fmt.Errorf("wait for the replicas to end: %w", err)
 	}
 	return nil
 }
 
-func ownedByReplicaSet(p *corev1.Pod) bool {
-	owner := metav1.GetControllerOf(p)
-	return owner != nil && owner.Kind == "ReplicaSet"
+// waitForPods waits until no pod is left that the selector selects and a controller of
+// the kind owns.
+func waitForPods(ctx context.Context, c client.Client, namespace string, selector labels.Selector, kind string) error {
+	return wait.PollUntilContextCancel(ctx, 500*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		var pods corev1.PodList
+		if err := c.List(ctx, &pods, client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
+			return false, fmt.Errorf("list pods: %w", err)
+		}
+		return !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool {
+			owner := metav1.GetControllerOf(&p)
+			return owner != nil && owner.Kind == kind
+		}), nil
+	})
+}
+
+// uninstallProbes deletes the DaemonSet, waits for its last pod, which would write to its
+// Node again, and cleans the Nodes. Each step may have been done already.
+func uninstallProbes(ctx context.Context, c client.Client, nodes publish.AllNodes, key client.ObjectKey, out io.Writer) error {
+	var d appsv1.DaemonSet
+	switch err := c.Get(ctx, key, &d); {
+	case apierrors.IsNotFound(err):
+		fmt.Fprintf(out, "there is no DaemonSet %s\n", key)
+	case err != nil:
+		return fmt.Errorf("get DaemonSet %s: %w", key, err)
+	default:
+		selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+		if err != nil {
+			return fmt.Errorf("read the selector of DaemonSet %s: %w", key, err)
+		}
+		// In the foreground the DaemonSet stays until its pods are gone, so that they are
+		// waited for again where this is cut short.
+		if err := c.Delete(ctx, &d, client.PropagationPolicy(metav1.DeletePropagationForeground)); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete DaemonSet %s: %w", key, err)
+		}
+		fmt.Fprintf(out, "waiting for the pods of DaemonSet %s to end\n", key)
+		if err := waitForPods(ctx, c, key.Namespace, selector, "DaemonSet"); err != nil {
+			return fmt.Errorf("wait for the probes to end: %w", err)
+		}
+	}
+	n, err := publish.Withdraw(ctx, nodes)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "removed what the probes had written from %d Nodes\n", n)
+	return nil
 }

@@ -75,7 +75,7 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	var errs []error
 	for _, k := range state.order {
 		d := state.docs[k]
-		if !reads(d) {
+		if !reads(d) || !judgedOnCreate(k.kind) {
 			errs = append(errs, result.skip(d))
 			continue
 		}

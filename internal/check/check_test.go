@@ -192,6 +192,15 @@ apiVersion: v1
 kind: Node
 metadata: {name: n1}
 `
+	const ignoring = `
+---
+apiVersion: meshvakt.io/v1alpha1
+kind: MeshGuard
+metadata: {name: default}
+spec:
+  namespaceSelector: {matchLabels: {meshvakt.io/guarded: "true"}}
+  nodePools: {controlPlane: Ignore}
+`
 	const noNodes = "where pods can land is judged by what they ask for alone: the manifests hold no Node (kubectl get nodes -o yaml)"
 	for _, tt := range []struct {
 		name, object, cluster, want string
@@ -199,6 +208,8 @@ metadata: {name: n1}
 		{"nothing is said", pod, injected, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector\n" + noNodes},
 		{"half is said", pod, injected + injector, "lack its MutatingWebhookConfigurations\n" + noNodes},
 		{"nodes are said", pod, injected + node, "lack its MutatingWebhookConfigurations and ConfigMap istio-sidecar-injector"},
+		{"the mesh's own pods", strings.ReplaceAll(pod, "prod", "istio-system"), injected, noNodes},
+		{"the mesh's own pods, ignored", strings.ReplaceAll(pod, "prod", "istio-system"), injected + ignoring, ""},
 		{"no workload", strings.ReplaceAll(injected, "prod", "stage"), injected, ""},
 		{"no guard", pod, strings.ReplaceAll(injected, "guarded:", "other:"), ""},
 	} {

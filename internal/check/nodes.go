@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -84,7 +85,11 @@ func (s *State) places(r *facts.Review) {
 		return
 	}
 	for i := range r.Cluster.Guards {
-		if g := &r.Cluster.Guards[i]; g.NodePools != nil && r.Cluster.Selects(g, ns.Name, ns.Labels) {
+		g := &r.Cluster.Guards[i]
+		if g.NodePools == nil {
+			continue
+		}
+		if r.Cluster.Selects(g, ns.Name, ns.Labels) || g.NodePools.ControlPlane == v1alpha1.ControlPlaneGuard && r.Cluster.IsRoot(ns.Name) {
 			s.placed++
 			return
 		}

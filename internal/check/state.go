@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -104,6 +105,15 @@ func clusterScoped(kind schema.GroupKind) bool {
 
 // judged reports whether any policy reads objects of the kind.
 func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
+
+// judgedOnCreate reports whether any policy judges that objects of the kind are created.
+func judgedOnCreate(kind schema.GroupKind) bool {
+	return slices.ContainsFunc(policies.All(), func(p policies.Policy) bool {
+		return slices.ContainsFunc(p.Matches, func(m policies.Match) bool {
+			return m.Group == kind.Group && m.Kind == kind.Kind && slices.Contains(m.Operations, admissionv1.Create)
+		})
+	})
+}
 
 // reads reports whether any policy reads the object. Of ConfigMaps those alone that
 // are the settings of istiod, or what proxies trust: a chart has many others.

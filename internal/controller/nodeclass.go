@@ -79,9 +79,10 @@ func (n *NodeClasses) Reconcile(ctx context.Context, r reconcile.Request) (recon
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("encode the patch of node %q: %w", r.Name, err)
 	}
+	// The subresource takes metadata too, and needs no right to change the spec.
 	written := &corev1.Node{}
 	written.Name = r.Name
-	if err := n.Client.Patch(ctx, written, client.RawPatch(types.MergePatchType, patch), FieldOwner); err != nil {
+	if err := n.Client.Status().Patch(ctx, written, client.RawPatch(types.MergePatchType, patch), FieldOwner); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(fmt.Errorf("write the class of node %q: %w", r.Name, err))
 	}
 	n.Log.InfoContext(ctx, "wrote the class of a node", "node", r.Name, "class", want.label, "source", want.source)
@@ -158,7 +159,7 @@ func EraseNodeClasses(ctx context.Context, c client.Client) error {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	for i := range list.Items {
-		if err := c.Patch(ctx, &list.Items[i], client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
+		if err := c.Status().Patch(ctx, &list.Items[i], client.RawPatch(types.MergePatchType, patch)); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("take the class off node %q: %w", list.Items[i].Name, err)
 		}
 	}

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"testing"
@@ -20,6 +21,19 @@ func node(name, instanceType string, annotations map[string]string) *corev1.Node
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: name, Labels: map[string]string{corev1.LabelInstanceTypeStable: instanceType}, Annotations: annotations,
 	}}
+}
+
+// nodeStatus patches metadata of nodes by the subresource, as the API server does.
+func nodeStatus(asked func() error) func(context.Context, client.Client, string, client.Object, client.Patch, ...client.SubResourcePatchOption) error {
+	return func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, _ ...client.SubResourcePatchOption) error {
+		if err := asked(); err != nil {
+			return err
+		}
+		if sub != "status" {
+			return fmt.Errorf("patch of %s", sub)
+		}
+		return c.Patch(ctx, o, p)
+	}
 }
 
 func TestNodeClasses(t *testing.T) {
@@ -62,10 +76,7 @@ func TestNodeClasses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.node.Labels["kept"], c.node.Labels[v1alpha1.ClassLabel] = "yes", "wrong"
 			writes := 0
-			s := newSetting(t, interceptor.Funcs{Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-				writes++
-				return w.Patch(ctx, o, p, opts...)
-			}}, append(c.guards, c.node)...)
+			s := newSetting(t, interceptor.Funcs{SubResourcePatch: nodeStatus(func() error { writes++; return nil })}, append(c.guards, c.node)...)
 			r := &NodeClasses{Client: s.client, Source: s.source, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }}
 			for range 2 {
 				result, err := r.Reconcile(t.Context(), request("n"))
@@ -102,12 +113,12 @@ func TestNodeClasses(t *testing.T) {
 func TestNodeClassesOfWhatIsGone(t *testing.T) {
 	down := errors.New("down")
 	fail := false
-	s := newSetting(t, interceptor.Funcs{Patch: func(ctx context.Context, w client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+	s := newSetting(t, interceptor.Funcs{SubResourcePatch: nodeStatus(func() error {
 		if fail {
 			return down
 		}
-		return w.Patch(ctx, o, p, opts...)
-	}}, guardOfNodes("a", func(*v1alpha1.NodePools) {}), node("n", "t3.large", nil))
+		return nil
+	})}, guardOfNodes("a", func(*v1alpha1.NodePools) {}), node("n", "t3.large", nil))
 	r := &NodeClasses{Client: s.client, Source: s.source, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 	if _, err := r.Reconcile(t.Context(), request("gone")); err != nil {
 		t.Errorf("a node that is gone: %v", err)

@@ -1,7 +1,7 @@
 package objects
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,24 +18,22 @@ type Operation struct {
 	Value any    `json:"value"`
 }
 
-// Patch returns the operations that make the changes in the JSON of an object. They
-// are made from the text and not from types, so that nothing that the types do not
-// know is lost, and they touch nothing but what changes: where something on the way to
-// a value is missing, or null, it is added together with all that changes below it.
+// Patch returns the operations that make the changes in the JSON of an object, which has
+// been checked as Checked demands it. They are made from the text and not from types, so
+// that nothing that the types do not know is lost, and they touch nothing but what
+// changes: where something on the way to a value is missing, or null, it is added
+// together with all that changes below it.
 func Patch(object []byte, changes []facts.Change) ([]Operation, error) {
 	if len(changes) == 0 {
 		return nil, nil
 	}
-	var root any
-	if err := json.Unmarshal(object, &root); err != nil {
-		return nil, fmt.Errorf("patch: %w", err)
-	}
+	text := string(object)
 	var operations []Operation
 	added := map[string]map[string]any{} // what operations add that more can go into
 	for _, c := range changes {
-		path, rest, op, err := reach(root, c.Path)
+		path, rest, op, err := reach(text, c.Path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("patch: %w", err)
 		}
 		if len(rest) == 0 {
 			operations = append(operations, Operation{op, path, c.Value})
@@ -54,35 +52,62 @@ func Patch(object []byte, changes []facts.Change) ([]Operation, error) {
 
 // reach follows a path as far as there is something, and returns the pointer to where
 // it ends, or to the first field that is missing, with the rest of the path.
-func reach(at any, path []string) (pointer string, rest []string, op string, err error) {
+func reach(text string, path []string) (pointer string, rest []string, op string, err error) {
+	r := &reader{text: text}
 	var b strings.Builder
 	for i, name := range path {
 		b.WriteString("/" + escape(name))
-		last := i == len(path)-1
-		switch in := at.(type) {
-		case map[string]any:
-			value, ok := in[name]
-			if !ok || value == nil {
-				return b.String(), path[i+1:], "add", nil
-			}
-			at = value
-		case []any:
-			if last && name == "-" {
+		there := false
+		switch r.next() {
+		case '{':
+			there = r.enterField(name)
+		case '[':
+			if name == "-" && i == len(path)-1 {
 				return b.String(), nil, "add", nil
 			}
-			n, err := strconv.Atoi(name)
-			if err != nil || n < 0 || n >= len(in) {
-				return "", nil, "", fmt.Errorf("patch: there is no element %s in the list at %s", name, strings.Join(path[:i], "."))
+			if there = r.enterElement(name); !there && r.err == nil {
+				return "", nil, "", fmt.Errorf("there is no element %s in the list at %s", name, strings.Join(path[:i], "."))
 			}
-			at = in[n]
 		default:
-			return "", nil, "", fmt.Errorf("patch: there is nothing that could hold %s at %s", name, strings.Join(path[:i], "."))
+			return "", nil, "", fmt.Errorf("there is nothing that could hold %s at %s", name, strings.Join(path[:i], "."))
 		}
-		if last {
-			return b.String(), nil, "replace", nil
+		if r.err != nil {
+			return "", nil, "", r.err
+		}
+		if !there || r.next() == 'n' {
+			return b.String(), path[i+1:], "add", nil
 		}
 	}
-	return "", nil, "", fmt.Errorf("patch: empty path")
+	if len(path) == 0 {
+		return "", nil, "", errors.New("empty path")
+	}
+	return b.String(), nil, "replace", nil
+}
+
+// enterField stops at the value of a field of the object that comes, if it has it.
+func (r *reader) enterField(name string) bool {
+	for field := range r.fields() {
+		if field == name {
+			return true
+		}
+		r.skip()
+	}
+	return false
+}
+
+// enterElement stops at an element of the list that comes, if it has it.
+func (r *reader) enterElement(number string) bool {
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 || !r.expect('[', "list") {
+		return false
+	}
+	for ; n > 0 && r.next() != ']' && r.err == nil; n-- {
+		r.skip()
+		if r.next() == ',' {
+			r.at++
+		}
+	}
+	return r.next() != ']'
 }
 
 // put sets a value below a new object.

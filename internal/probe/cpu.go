@@ -52,9 +52,8 @@ func (s stat) stealSince(before stat) float64 {
 	return 100 * float64(s.steal-before.steal) / float64(s.total-before.total)
 }
 
-// wakeUps sleeps a millisecond at a time, and returns how much longer each took.
-func wakeUps(ctx context.Context, window time.Duration) ([]time.Duration, error) {
-	const nap = time.Millisecond
+// wakeUps sleeps for one nap after the other, and returns how much longer each took.
+func wakeUps(ctx context.Context, window, nap time.Duration) ([]time.Duration, error) {
 	late := make([]time.Duration, 0, window/nap)
 	timer := time.NewTimer(nap)
 	defer timer.Stop()

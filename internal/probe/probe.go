@@ -2,12 +2,13 @@
 // hypervisor takes away, how late threads wake up, how long the disk takes to store and
 // to find something, and how far away others are.
 //
-// Its own load is bounded: a thousand wake-ups a second, for the length of the window;
-// 500 small writes; 2,000 reads of 4 KiB from a file of 64 MiB; twenty connections to
-// each target. Result.Cost says what it came to.
+// Its own load is bounded: a thousand wake-ups a second, or as Options.Nap says, for the
+// length of the window; 500 small writes; 2,000 reads of 4 KiB from a file of 64 MiB;
+// twenty connections to each target. Result.Cost says what it came to.
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,9 @@ import (
 type Options struct {
 	// Window is for how long CPU is watched, at least a second.
 	Window time.Duration
+	// Nap is how long the thread sleeps whose wake-ups are timed; zero means a
+	// millisecond. Ten times as long costs a tenth.
+	Nap time.Duration
 	// Dir is a directory on the disk that is measured; empty leaves the disk out.
 	Dir string
 	// Targets are addresses, host:port, to which connections are made.
@@ -32,13 +36,18 @@ type Result struct {
 	// StealPercent is the share of CPU time that the hypervisor gave to others while
 	// this node wanted it, of all CPUs.
 	StealPercent float64 `json:"stealPercent"`
+	// StealMeasured tells a steal of nothing from one that could not be measured.
+	StealMeasured bool `json:"-"`
 	// WakeUp is how much later than asked for a sleeping thread goes on.
 	WakeUp Latency `json:"wakeUp"`
 	// Sync is how long fdatasync takes after a write of 2,300 bytes, as etcd does it.
 	Sync Latency `json:"sync"`
 	// ReadsPerSecond are random reads of 4 KiB, one at a time, past the page cache.
-	ReadsPerSecond float64  `json:"readsPerSecond"`
-	Targets        []Target `json:"targets"`
+	ReadsPerSecond float64 `json:"readsPerSecond"`
+	// DiskMeasuredAt is when Sync and ReadsPerSecond were measured, where that was before
+	// this window; they have been carried over then. Run itself leaves it nil.
+	DiskMeasuredAt *time.Time `json:"diskMeasuredAt,omitempty"`
+	Targets        []Target   `json:"targets"`
 	// Cost is the CPU time that the measurement itself took.
 	Cost   Cost     `json:"cost"`
 	Errors []string `json:"errors"`
@@ -74,7 +83,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	r := &Result{WindowSeconds: o.Window.Seconds(), Targets: []Target{}, Errors: []string{}}
 	started, cpu := time.Now(), cpuTime()
 	before, errBefore := readStat()
-	wakeUp, err := wakeUps(ctx, o.Window)
+	wakeUp, err := wakeUps(ctx, o.Window, cmp.Or(o.Nap, time.Millisecond))
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +92,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := errors.Join(errBefore, errAfter); err != nil {
 		r.failed("CPU steal", err)
 	} else {
-		r.StealPercent = after.stealSince(before)
+		r.StealPercent, r.StealMeasured = after.stealSince(before), true
 	}
 	if o.Dir != "" {
 		r.disk(ctx, o.Dir)

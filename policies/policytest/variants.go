@@ -112,8 +112,10 @@ func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant
 		})
 		vary(Variant{Name: "with its pod not read", Fails: refused}, func(r *facts.Review) { r.Cluster.Bound, r.Cluster.Live = nil, false })
 		if found {
-			vary(Variant{Name: "with its pod read before", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Live = false })
-			vary(Variant{Name: "with its pod gone", Want: policies.Allow}, func(r *facts.Review) { r.Cluster.Bound = nil })
+			if asIs.Cluster.Bound != nil {
+				vary(Variant{Name: "with its pod read before", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Live = false })
+			}
+			vary(Variant{Name: "with its pod gone", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Bound = nil })
 		}
 	case *corev1.Node:
 		if found {

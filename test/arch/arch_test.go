@@ -77,6 +77,7 @@ func mayImport() map[string][]string {
 		"internal/mesh":       {},
 		"internal/nodes":      {"api/v1alpha1"},
 		"internal/probe":      {},
+		"internal/publish":    {"api/v1alpha1", "internal/probe"},
 		"internal/objects":    {"internal/mesh", "policies/facts"},
 		"policies/facts":      {"api/v1alpha1", "internal/mesh", "internal/nodes"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},

@@ -251,6 +251,16 @@ func TestSchemaRefuses(t *testing.T) {
 		{"guard.spec.strictMtls.onMissing=Hold", "strictMtls"},
 		{"metrics.serviceMonitor.enable=true", "enable"},
 		{"networkPolicy.apiServerPorts={}", "apiServerPorts"},
+		{"probe.enable=true", "enable"},
+		{"probe.interval=30s", "interval"},
+		{"probe.interval=0m", "interval"},
+		{"probe.window=1500ms", "window"},
+		{"probe.contendedAt=0", "contendedAt"},
+		{"probe.contendedAt=101", "contendedAt"},
+		{"probe.targets={istiod}", "targets"},
+		{"probe.targets={a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9}", "targets"},
+		{"probe.disk.every=1h", "every"},
+		{"probe.hostNetwork=true", "hostNetwork"},
 	} {
 		_, _, err := helm(t, "template", "meshvakt", chart, "--set", c.set)
 		if err == nil {

@@ -51,3 +51,27 @@ func (cp *ControlPlane) ServiceAccountKubeconfig(ctx context.Context, namespace,
 	path := cp.kubeconfigPath(user)
 	return path, cp.writeKubeconfig(path, user, token)
 }
+
+// PodKubeconfig writes a kubeconfig file with the token that the kubelet would give an
+// existing pod, bound to it and so to its node, and returns its path.
+func (cp *ControlPlane) PodKubeconfig(ctx context.Context, namespace, pod string) (string, error) {
+	client, err := kubernetes.NewForConfig(cp.RestConfig(Admin))
+	if err != nil {
+		return "", fmt.Errorf("create client: %w", err)
+	}
+	p, err := client.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("get pod %s/%s: %w", namespace, pod, err)
+	}
+	seconds := int64(tokenSeconds)
+	answer, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, p.Spec.ServiceAccountName,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+			ExpirationSeconds: &seconds,
+			BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID},
+		}}, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("request token of pod %s/%s: %w", namespace, pod, err)
+	}
+	path := cp.kubeconfigPath("pod:" + namespace + ":" + pod)
+	return path, cp.writeKubeconfig(path, p.Spec.ServiceAccountName, answer.Status.Token)
+}

@@ -5,6 +5,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: webhook
 {{- end }}
 
+{{/* Labels by which the DaemonSet selects its pods; immutable. */}}
+{{- define "meshvakt.probeSelectorLabels" -}}
+app.kubernetes.io/name: meshvakt
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: probe
+{{- end }}
+
 {{/* Labels of every object. */}}
 {{- define "meshvakt.labels" -}}
 app.kubernetes.io/name: meshvakt
