@@ -38,7 +38,7 @@ import (
 //   - Steering changes no judgement.
 //   - A pod is refused exactly if there are nodes on which it can land and the guard
 //     refuses all of them; or for what it asks for, if there is no such node, and then
-//     none could be thought of on which it may run.
+//     none could be thought of on which it may run. One of a DaemonSet never is.
 //   - A DaemonSet is refused exactly if it can land on a node that the guard refuses.
 func TestPlacementOfRandomPods(t *testing.T) {
 	const clusters, podsEach = 1_500, 6
@@ -65,7 +65,7 @@ func TestPlacementOfRandomPods(t *testing.T) {
 	const pods = clusters * podsEach
 	for _, kind := range []string{
 		"loses a node", "keeps all nodes", "loses all nodes", "is not to be steered", "class of another guard", "refused",
-		"not refused", "refused for what it asks for", "reaches no node", "has been steered by its author", "DaemonSet refused", "DaemonSet passes",
+		"not refused", "refused for what it asks for", "reaches no node", "has been steered by its author", "DaemonSet refused", "DaemonSet passes", "of a DaemonSet",
 	} {
 		if seen[kind] < pods/200 {
 			t.Errorf("%s: only %d of %d pods", kind, seen[kind], pods)
@@ -201,7 +201,7 @@ func (w *nodeWorld) steering(pod *corev1.Pod) []*facts.Guard {
 func (w *nodeWorld) checkSteering(t *testing.T, pod, steered *corev1.Pod, seen map[string]int) {
 	t.Helper()
 	steer := w.steering(pod)
-	if len(steer) == 0 || pod.Spec.NodeName != "" || len(pod.OwnerReferences) > 0 || len(w.objects) == 0 {
+	if len(steer) == 0 || pod.Spec.NodeName != "" || len(w.objects) == 0 {
 		seen["is not to be steered"]++
 		if !sameJSON(t, pod, steered) {
 			t.Fatalf("is steered, which it must not be\n%s", w.describe(t, pod, steered))
@@ -242,6 +242,13 @@ func (w *nodeWorld) checkRefusal(t *testing.T, pod *corev1.Pod, d *policies.Deci
 	if pod.Spec.NodeName != "" {
 		return
 	}
+	if len(pod.OwnerReferences) > 0 {
+		seen["of a DaemonSet"]++
+		if slices.ContainsFunc(d.Findings, func(f policies.Ruling) bool { return f.Policy == "node-pools" && f.Severity == policies.Breach }) {
+			t.Fatalf("a pod of a DaemonSet is refused: %q\n%s", texts(d), w.describe(t, pod))
+		}
+		return
+	}
 	if w.likeSteered(t, pod) {
 		seen["has been steered by its author"]++
 		return
@@ -277,9 +284,7 @@ func (w *nodeWorld) likeSteered(t *testing.T, pod *corev1.Pod) bool {
 	if pod.Spec.Affinity == nil || len(w.steering(pod)) == 0 || len(w.objects) == 0 {
 		return false
 	}
-	free := pod.DeepCopy()
-	free.OwnerReferences = nil // of a DaemonSet, whose pods are not steered, but judged alike
-	after := required(w.steered(t, free))
+	after := required(w.steered(t, pod))
 	for i, term := range required(pod) {
 		if len(term.MatchExpressions) > 0 && len(term.MatchExpressions) == len(after[i].MatchExpressions) {
 			return true
