@@ -16,6 +16,9 @@ import (
 // that every pod may run on them; only for the others is it looked up which pod it is.
 func judgeBinding(r *facts.Review, b *corev1.Binding, ns *facts.Namespace, g *facts.Guard) ([]Finding, error) {
 	c := &r.Cluster
+	if !c.Selects(g, ns.Name, ns.Labels) && !(guardsControlPlane(g) && c.IsRoot(ns.Name)) {
+		return nil, nil
+	}
 	found, err := putOn(c, g, "target.name", b.Target.Name)
 	if len(found) == 0 {
 		return nil, err

@@ -29,9 +29,6 @@ import (
 	"github.com/meshvakt/meshvakt/internal/publish"
 )
 
-// uninstallQPS lets it clean some thousand Nodes within a minute.
-const uninstallQPS = 100
-
 func newUninstall() *cobra.Command {
 	var kubeconfig, namespace, deployment, probes string
 	var timeout time.Duration
@@ -58,7 +55,8 @@ The Helm chart runs this before it deletes anything.`,
 			if err != nil {
 				return fmt.Errorf("load the client configuration: %w", err)
 			}
-			config.QPS, config.Burst = uninstallQPS, uninstallQPS
+			// There may be thousands of nodes to see to.
+			config.QPS, config.Burst = clientQPS, clientBurst
 			scheme := runtime.NewScheme()
 			if err := clientgoscheme.AddToScheme(scheme); err != nil {
 				return fmt.Errorf("register kinds: %w", err)

@@ -209,7 +209,7 @@ func TestBuildAsksForWhatIsEnforced(t *testing.T) {
 		"strict-mtls alone":       {only(true, false, false, false), "peerauthentications", "deployments", podLabels, "none", false},
 		"mesh-membership alone":   {only(false, true, false, false), "pods/ephemeralcontainers", "peerauthentications", pods, "", true},
 		"sidecar-resources alone": {only(false, false, true, false), "pods/resize", "pods/ephemeralcontainers", pods, replicas, false},
-		"node-pools alone":        {only(false, false, false, true), "pods/binding", "pods/status", "", "", false},
+		"node-pools alone":        {only(false, false, false, true), "pods/binding", "pods/resize", podLabels, "", false},
 		"two":                     {only(true, true, false, false), "peerauthentications", "pods/resize", pods, "", true},
 		"all":                     {only(true, true, true, true), "pods/resize", "none", pods, replicas, true},
 	} {

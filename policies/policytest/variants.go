@@ -9,6 +9,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/policies"
@@ -105,10 +106,14 @@ func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant
 	}
 	switch o := asIs.Object.(type) {
 	case *corev1.Binding:
-		// Which pod it is only matters for a node that some guard refuses.
-		refused := asIs.Cluster.Nodes != nil && slices.ContainsFunc(asIs.Cluster.Guards, func(g facts.Guard) bool {
-			n := asIs.Cluster.Nodes.Node(o.Target.Name)
-			return g.NodePools != nil && (n == nil || len(nodes.Refused(g.NodePools, n)) > 0)
+		// Which pod it is only matters for a node that some guard of its namespace refuses.
+		cluster, ns := &asIs.Cluster, asIs.Cluster.Namespaces[asIs.Namespace]
+		refused := cluster.Nodes != nil && slices.ContainsFunc(cluster.Guards, func(g facts.Guard) bool {
+			if g.NodePools == nil || !cluster.Selects(&g, ns.Name, ns.Labels) && !(g.NodePools.ControlPlane == v1alpha1.ControlPlaneGuard && cluster.IsRoot(ns.Name)) {
+				return false
+			}
+			n := cluster.Nodes.Node(o.Target.Name)
+			return n == nil || len(nodes.Refused(g.NodePools, n)) > 0
 		})
 		vary(Variant{Name: "with its pod not read", Fails: refused}, func(r *facts.Review) { r.Cluster.Bound, r.Cluster.Live = nil, false })
 		if found {
