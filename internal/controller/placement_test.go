@@ -47,7 +47,7 @@ func TestPlacement(t *testing.T) {
 		"a volume elsewhere":        {home, []client.Object{prod, volume("v", "prod", "us-east-1")}, "VolumesMisplaced", `1 volume is where it must not be: v of prod/data, which is in region "us-east-1"`, 1},
 		"a volume at home":          {home, []client.Object{prod, volume("v", "prod", "eu-north-1")}, "AllPlaced", "", 0},
 		"a volume of others":        {home, []client.Object{prod, dev, volume("v", "dev", "us-east-1")}, "AllPlaced", "", 0},
-		"both":                      {home, []client.Object{shared, prod, pod("prod"), volume("v", "prod", "us-east-1")}, "PodsMisplaced", "; 1 volumes are", 1},
+		"both":                      {home, []client.Object{shared, prod, pod("prod"), volume("v", "prod", "us-east-1")}, "PodsMisplaced", "; 1 volume is", 1},
 		"regions do not matter":     {guardOfNodes("default", func(*v1alpha1.NodePools) {}), []client.Object{prod, volume("v", "prod", "us-east-1")}, "AllPlaced", "", 0},
 		"a guard that does not ask": {guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), []client.Object{shared, prod, pod("prod")}, "", "", 0},
 	} {
