@@ -139,10 +139,10 @@ func placementCondition(pods, volumes []string) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionPlacementCompliant, Status: metav1.ConditionFalse}
 	var texts []string
 	if len(pods) > 0 {
-		texts = append(texts, fmt.Sprintf("%d pods run where they may not: %s", len(pods), firstNames(pods)))
+		texts = append(texts, counted(len(pods), "pod runs where it may not", "pods run where they may not")+": "+firstNames(pods))
 	}
 	if len(volumes) > 0 {
-		texts = append(texts, fmt.Sprintf("%d volumes are where they must not be: %s", len(volumes), firstNames(volumes)))
+		texts = append(texts, counted(len(volumes), "volume is where it must not be", "volumes are where they must not be")+": "+firstNames(volumes))
 	}
 	switch c.Message = strings.Join(texts, "; "); {
 	case len(pods) > 0:
@@ -153,6 +153,13 @@ func placementCondition(pods, volumes []string) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "AllPlaced", "no pod and no volume of this guard is where it must not be"
 	}
 	return c
+}
+
+func counted(n int, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 // longestNote is what the API server takes as the text of an event, less a bit.

@@ -41,13 +41,13 @@ func TestPlacement(t *testing.T) {
 		events          int
 	}{
 		"nothing runs":              {home, []client.Object{shared, prod}, "AllPlaced", "no pod and no volume", 0},
-		"a pod of the guard":        {home, []client.Object{shared, prod, pod("prod")}, "PodsMisplaced", "1 pods run where they may not: prod/web on node shared, which is burstable (instance type t3.large)", 1},
+		"a pod of the guard":        {home, []client.Object{shared, prod, pod("prod")}, "PodsMisplaced", "1 pod runs where it may not: prod/web on node shared, which is burstable (instance type t3.large)", 1},
 		"a pod of others":           {home, []client.Object{shared, dev, pod("dev")}, "AllPlaced", "", 0},
 		"no node that is refused":   {home, []client.Object{prod, pod("prod")}, "AllPlaced", "", 0},
-		"a volume elsewhere":        {home, []client.Object{prod, volume("v", "prod", "us-east-1")}, "VolumesMisplaced", `1 volumes are where they must not be: v of prod/data, which is in region "us-east-1"`, 1},
+		"a volume elsewhere":        {home, []client.Object{prod, volume("v", "prod", "us-east-1")}, "VolumesMisplaced", `1 volume is where it must not be: v of prod/data, which is in region "us-east-1"`, 1},
 		"a volume at home":          {home, []client.Object{prod, volume("v", "prod", "eu-north-1")}, "AllPlaced", "", 0},
 		"a volume of others":        {home, []client.Object{prod, dev, volume("v", "dev", "us-east-1")}, "AllPlaced", "", 0},
-		"both":                      {home, []client.Object{shared, prod, pod("prod"), volume("v", "prod", "us-east-1")}, "PodsMisplaced", "; 1 volumes are", 1},
+		"both":                      {home, []client.Object{shared, prod, pod("prod"), volume("v", "prod", "us-east-1")}, "PodsMisplaced", "; 1 volume is", 1},
 		"regions do not matter":     {guardOfNodes("default", func(*v1alpha1.NodePools) {}), []client.Object{prod, volume("v", "prod", "us-east-1")}, "AllPlaced", "", 0},
 		"a guard that does not ask": {guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), []client.Object{shared, prod, pod("prod")}, "", "", 0},
 	} {
