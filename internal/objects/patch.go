@@ -57,7 +57,7 @@ func reach(text string, path []string) (pointer string, rest []string, op string
 	var b strings.Builder
 	for i, name := range path {
 		b.WriteString("/" + escape(name))
-		there := false
+		var there bool
 		switch r.next() {
 		case '{':
 			there = r.enterField(name)
