@@ -79,10 +79,7 @@ func judgeNode(r *facts.Review, after *corev1.Node, g *facts.Guard) ([]Finding, 
 	if !ok || r.Cluster.Catalogue == nil {
 		return nil, errWrongObject(r)
 	}
-	was := nodes.Refused(g.NodePools, r.Cluster.Catalogue.NewNode(before))
-	is := slices.DeleteFunc(nodes.Refused(g.NodePools, r.Cluster.Catalogue.NewNode(after)), func(f nodes.Refusal) bool {
-		return slices.ContainsFunc(was, func(o nodes.Refusal) bool { return o.Cause == f.Cause })
-	})
+	is := nodes.NewlyRefused(g.NodePools, r.Cluster.Catalogue.NewNode(before), r.Cluster.Catalogue.NewNode(after))
 	if len(is) == 0 || r.Cluster.OnNode == nil {
 		return nil, nil
 	}

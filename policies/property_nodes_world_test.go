@@ -91,7 +91,7 @@ func newNodeWorld(t *testing.T, random *rand.Rand) *nodeWorld {
 		}
 		w.objects, list = append(w.objects, n), append(list, catalogue.NewNode(n))
 	}
-	w.cluster.Nodes = nodes.NewInventory(list)
+	w.cluster.Nodes = nodes.NewInventory(list, facts.NodeLabels(w.cluster.Guards)...)
 	return w
 }
 
@@ -148,7 +148,7 @@ func (w *nodeWorld) node(name string) *corev1.Node {
 	if w.chance(4) {
 		n.Annotations[v1alpha1.AnnotationSteal] = []string{"1.5", "3.9", "9.0"}[w.IntN(3)]
 		if w.chance(2) {
-			n.Annotations[v1alpha1.ClassSourceAnnotation] = "steal"
+			n.Annotations[v1alpha1.ClassSourceAnnotation] = "steal:5"
 		}
 	}
 	if w.chance(4) {

@@ -6,9 +6,10 @@ package v1alpha1
 const ClassLabel = "meshvakt.node-restriction.kubernetes.io/class"
 
 // ClassSourceAnnotation is the annotation of nodes in which the leading replica writes
-// what their class comes from: label, instance-type, steal or nothing. A node that is
-// burstable because of CPU steal stays so until the steal has fallen to half of the
-// threshold, and this is where it is remembered.
+// what their class comes from: label, instance-type, nothing, or steal with the
+// thresholds that it has reached, as in "steal:5,10". A node that is burstable because of
+// CPU steal stays so until the steal has fallen to half of the threshold, and this is
+// where it is remembered.
 const ClassSourceAnnotation = "meshvakt.io/class-source"
 
 // NodePools are the parameters of the policy node-pools: on which nodes the pods of

@@ -36,7 +36,7 @@ func (s *State) readNodes() error {
 		list = append(list, catalogue.NewNode(&n))
 	}
 	if len(list) > 0 {
-		s.cluster.Nodes, s.cluster.NodesComplete = nodes.NewInventory(list), true
+		s.cluster.Nodes, s.cluster.NodesComplete = nodes.NewInventory(list, facts.NodeLabels(s.cluster.Guards)...), true
 	}
 	return errors.Join(errs...)
 }

@@ -27,6 +27,7 @@ type nodeIndex struct {
 	mu        sync.Mutex
 	nodes     map[string]*nodes.Node // guarded by mu
 	inventory *nodes.Inventory       // guarded by mu; nil when it is out of date
+	judged    []string               // guarded by mu; labels that the inventory was told of
 }
 
 func newNodeIndex(c *nodes.Catalogue) *nodeIndex {
@@ -52,12 +53,13 @@ func (x *nodeIndex) remove(name string) {
 	x.inventory = nil
 }
 
-// facts are what is known of nodes from the cache.
-func (x *nodeIndex) facts() facts.NodeFacts {
+// facts are what is known of nodes from the cache, for the judgement by these guards.
+func (x *nodeIndex) facts(guards []facts.Guard) facts.NodeFacts {
+	judged := facts.NodeLabels(guards)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.inventory == nil {
-		x.inventory = nodes.NewInventory(slices.Collect(maps.Values(x.nodes)))
+	if x.inventory == nil || !slices.Equal(judged, x.judged) {
+		x.inventory, x.judged = nodes.NewInventory(slices.Collect(maps.Values(x.nodes)), judged...), judged
 	}
 	return facts.NodeFacts{Catalogue: x.catalogue, Nodes: x.inventory}
 }
@@ -184,8 +186,7 @@ func (s *Source) readNode(ctx context.Context, r *facts.Review) (facts.Cluster, 
 	return c, err
 }
 
-// becomesRefused reports whether a guard lets pods run on the node before the change
-// and not after it.
+// becomesRefused reports whether a guard refuses the node for something new.
 func (s *Source) becomesRefused(c *facts.Cluster, r *facts.Review, after *corev1.Node) bool {
 	before, ok := r.OldObject.(*corev1.Node)
 	if !ok {
@@ -193,7 +194,7 @@ func (s *Source) becomesRefused(c *facts.Cluster, r *facts.Review, after *corev1
 	}
 	was, is := s.nodes.catalogue.NewNode(before), s.nodes.catalogue.NewNode(after)
 	return slices.ContainsFunc(c.Guards, func(g facts.Guard) bool {
-		return g.NodePools != nil && len(nodes.Refused(g.NodePools, is)) > len(nodes.Refused(g.NodePools, was))
+		return g.NodePools != nil && len(nodes.NewlyRefused(g.NodePools, was, is)) > 0
 	})
 }
 

@@ -127,20 +127,26 @@ func TestReadOfBindingsIsCached(t *testing.T) {
 
 // The pods of a node are read only where a change of it could matter to them.
 func TestReadOfANodeThatChanges(t *testing.T) {
-	fine, shared := storedNode("n1", "m5.large"), storedNode("n1", "t3.large")
+	fine, shared, abroad := storedNode("n1", "m5.large"), storedNode("n1", "t3.large"), storedNode("n1", "m5.large")
+	for _, n := range []*corev1.Node{fine, shared} {
+		n.Labels[corev1.LabelTopologyRegion] = "home"
+	}
 	for name, c := range map[string]struct {
 		before, after *corev1.Node
 		pods          int
 	}{
 		"becomes burstable":        {fine, shared, 1},
 		"is burstable":             {shared, shared, 0},
+		"leaves its region":        {shared, abroad, 1},
 		"ceases to be burstable":   {shared, fine, 0},
 		"stays what it is":         {fine, fine, 0},
 		"a volume is not for pods": {nil, nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, server := reading(t, "11", onNode("n1"))
-			s.index.setGuards(nodeGuard(t), 1)
+			guards := nodeGuard(t)
+			guards[0].NodePools.AllowedRegions = []string{"home"}
+			s.index.setGuards(guards, 1)
 			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
 			review := &facts.Review{Kind: corev1.SchemeGroupVersion.WithKind("Node"), Name: "n1"}
 			if c.after == nil {
@@ -161,25 +167,25 @@ func TestReadOfANodeThatChanges(t *testing.T) {
 
 func TestNodeIndex(t *testing.T) {
 	x := newNodeIndex(catalogue(t))
-	if !x.facts().Nodes.Empty() || x.facts().Nodes == nil {
+	if !x.facts(nil).Nodes.Empty() || x.facts(nil).Nodes == nil {
 		t.Error("no nodes are not the same as not knowing of any")
 	}
 	n := storedNode("n1", "m5.large")
 	if !x.set(n) || x.set(n) {
 		t.Error("it is told again of what has not changed")
 	}
-	same := x.facts().Nodes
+	same := x.facts(nil).Nodes
 	heartbeat := n.DeepCopy()
 	heartbeat.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}}
 	heartbeat.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}}
-	if x.set(heartbeat) || x.facts().Nodes != same {
+	if x.set(heartbeat) || x.facts(nil).Nodes != same {
 		t.Error("how a node fares makes the inventory anew")
 	}
-	if !x.set(storedNode("n1", "t3.large")) || x.facts().Nodes == same {
+	if !x.set(storedNode("n1", "t3.large")) || x.facts(nil).Nodes == same {
 		t.Error("another instance type is not noticed")
 	}
 	x.remove("n1")
-	if n := x.facts().Nodes.Node("n1"); n != nil {
+	if n := x.facts(nil).Nodes.Node("n1"); n != nil {
 		t.Error("a node that is gone is still known")
 	}
 }

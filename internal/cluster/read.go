@@ -97,11 +97,11 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		return facts.Cluster{}, err
 	}
 	live := &liveRead{source: s, cluster: facts.Cluster{Live: true}}
-	s.addCached(&live.cluster)
-	live.cluster.NodesComplete = true // the one that matters is read below
 	if err := live.settings(ctx); err != nil {
 		return facts.Cluster{}, err
 	}
+	s.addCached(&live.cluster)
+	live.cluster.NodesComplete = true // the one that matters is read below
 	roots := live.cluster.RootNamespaces()
 	all, pods := concernsAll(r, name, roots, s.cfg.IstioNamespace), live.needsPods(r)
 	if all || pods {

@@ -354,7 +354,7 @@ func (s *Source) Cached(namespace string) (facts.Cluster, error) {
 
 // addCached adds what is the same for all namespaces.
 func (s *Source) addCached(c *facts.Cluster) {
-	c.Unguardable, c.NodeFacts = s.unguardable(), s.nodes.facts()
+	c.Unguardable, c.NodeFacts = s.unguardable(), s.nodes.facts(c.Guards)
 }
 
 // IstioNamespace is where istiod's ConfigMaps are.

@@ -105,16 +105,18 @@ func differs(patch map[string]any, have map[string]string, key, want string) {
 type written struct{ label, source string }
 
 // classOf is the worst of the classes that guards come to. If CPU steal has made the
-// node burstable for any of them, this is remembered.
+// node burstable for any of them, it is remembered for which thresholds.
 func classOf(guards []facts.Guard, n *nodes.Node) written {
 	var worst nodes.Verdict
-	stolen := false
+	var stolen []int32
 	for i := range guards {
 		if guards[i].NodePools == nil {
 			continue
 		}
 		v := nodes.Classify(guards[i].NodePools, n)
-		stolen = stolen || v.Source == nodes.FromSteal
+		if v.Source == nodes.FromSteal {
+			stolen = append(stolen, *guards[i].NodePools.MaxStealPercent)
+		}
 		if worst.Class == "" || nodes.Worst(worst.Class, v.Class) != worst.Class {
 			worst = v
 		}
@@ -123,8 +125,8 @@ func classOf(guards []facts.Guard, n *nodes.Node) written {
 		return written{}
 	}
 	w := written{nodes.ClassLabelValue(worst.Class), string(worst.Source)}
-	if stolen {
-		w.source = string(nodes.FromSteal)
+	if len(stolen) > 0 {
+		w.source = nodes.StealSource(stolen)
 	}
 	return w
 }

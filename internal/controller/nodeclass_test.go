@@ -41,6 +41,7 @@ func TestNodeClasses(t *testing.T) {
 	five := int32(5)
 	plain := guardOfNodes("a", func(*v1alpha1.NodePools) {})
 	stealing := guardOfNodes("b", func(n *v1alpha1.NodePools) { n.MaxStealPercent = &five })
+	lazy := guardOfNodes("d", func(n *v1alpha1.NodePools) { n.MaxStealPercent = new(int32); *n.MaxStealPercent = 10 })
 	own := guardOfNodes("c", func(n *v1alpha1.NodePools) {
 		n.InstanceTypes = []v1alpha1.InstanceTypeClass{{Types: []string{"t3.large"}, Class: v1alpha1.NodeDedicated}}
 	})
@@ -66,10 +67,13 @@ func TestNodeClasses(t *testing.T) {
 		"both agree":                  {[]client.Object{own, stealing}, node("n", "ccx23", nil), "dedicated", "instance-type", false, 0},
 		"no guard of nodes":           {[]client.Object{strict}, node("n", "t3.large", nil), "", "", false, 0},
 		"no guard":                    {nil, node("n", "t3.large", nil), "", "", false, 0},
-		"stolen from":                 {[]client.Object{stealing}, node("n", "ccx23", measured("6.0", "", time.Minute)), "burstable", "steal", true, 119 * time.Minute},
-		"stolen from for one of two":  {[]client.Object{plain, stealing}, node("n", "ccx23", measured("6.0", "", time.Minute)), "burstable", "steal", true, 119 * time.Minute},
-		"still stolen from":           {[]client.Object{stealing}, node("n", "ccx23", measured("3.5", "steal", time.Minute)), "burstable", "steal", true, 119 * time.Minute},
-		"no longer stolen from":       {[]client.Object{stealing}, node("n", "ccx23", measured("2.0", "steal", time.Minute)), "dedicated", "instance-type", true, 119 * time.Minute},
+		"stolen from":                 {[]client.Object{stealing}, node("n", "ccx23", measured("6.0", "", time.Minute)), "burstable", "steal:5", true, 119 * time.Minute},
+		"stolen from for one of two":  {[]client.Object{plain, stealing}, node("n", "ccx23", measured("6.0", "", time.Minute)), "burstable", "steal:5", true, 119 * time.Minute},
+		"still stolen from":           {[]client.Object{stealing}, node("n", "ccx23", measured("3.5", "steal:5", time.Minute)), "burstable", "steal:5", true, 119 * time.Minute},
+		"stolen from for another":     {[]client.Object{stealing, lazy}, node("n", "ccx23", measured("7.0", "steal:5", time.Minute)), "burstable", "steal:5", true, 119 * time.Minute},
+		"stolen from for both":        {[]client.Object{stealing, lazy}, node("n", "ccx23", measured("10.0", "steal:5", time.Minute)), "burstable", "steal:5,10", true, 119 * time.Minute},
+		"still stolen from for one":   {[]client.Object{stealing, lazy}, node("n", "ccx23", measured("5.0", "steal:5,10", time.Minute)), "burstable", "steal:5", true, 119 * time.Minute},
+		"no longer stolen from":       {[]client.Object{stealing}, node("n", "ccx23", measured("2.0", "steal:5", time.Minute)), "dedicated", "instance-type", true, 119 * time.Minute},
 		"a measurement of long ago":   {[]client.Object{stealing}, node("n", "ccx23", measured("2.0", "", 2*time.Hour)), "dedicated", "instance-type", false, 0},
 		"a measurement without a day": {[]client.Object{stealing}, node("n", "ccx23", map[string]string{v1alpha1.AnnotationSteal: "2.0"}), "dedicated", "instance-type", false, 0},
 	} {

@@ -97,7 +97,7 @@ func exceeds(threshold *int32, n *Node) bool {
 	if threshold == nil || n.steal < 0 {
 		return false
 	}
-	return n.steal >= *threshold || n.stolen() && 2*n.steal > *threshold
+	return n.steal >= *threshold || n.stolen(*threshold) && 2*n.steal > *threshold
 }
 
 // instanceType is the type of a node by its labels; the older one is still set by some

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 )
 
 // Inventory is the nodes of a cluster by pools, so that thousands of nodes cost what
@@ -32,9 +34,13 @@ type Pool struct {
 // First stands for all nodes of the pool.
 func (p *Pool) First() *Node { return p.Nodes[0] }
 
-// NewInventory groups nodes. Their names are distinct.
-func NewInventory(list []*Node) *Inventory {
+// NewInventory groups nodes. Their names are distinct. The labels that guards name are
+// given, since nodes that differ in one of those are never of one pool.
+func NewInventory(list []*Node, judged ...string) *Inventory {
 	i := &Inventory{byName: make(map[string]place, len(list)), own: ownLabels(list)}
+	for _, label := range append(judged, judgedLabels()...) {
+		delete(i.own, label)
+	}
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b *Node) int { return strings.Compare(a.Name(), b.Name()) })
 	at := map[string]int{}
@@ -51,6 +57,14 @@ func NewInventory(list []*Node) *Inventory {
 		i.pools[p].Nodes = append(i.pools[p].Nodes, n)
 	}
 	return i
+}
+
+// judgedLabels are those by which nodes are judged under every guard. By those of the
+// catalogue they are told apart by what it makes of them.
+func judgedLabels() []string {
+	return []string{
+		corev1.LabelInstanceTypeStable, corev1.LabelInstanceType, corev1.LabelTopologyRegion, corev1.LabelTopologyZone, v1alpha1.ClassLabel,
+	}
 }
 
 // manyValues is how many values a label may have before it is asked whether it is one
@@ -114,7 +128,7 @@ func (k *keys) of(n *Node) []byte {
 	for _, t := range k.taints {
 		k.key = fmt.Appendf(k.key, "%s=%s:%s\n", t.Key, t.Value, t.Effect)
 	}
-	return fmt.Appendf(k.key, "%d %t", n.steal, n.stolen())
+	return fmt.Appendf(k.key, "%d %s %s", n.steal, n.catalogued.Why, n.stolenText())
 }
 
 // Node returns the node of a name, nil if there is none.

@@ -18,12 +18,12 @@ func newNode(t testing.TB, c *Catalogue, name string, says ...string) *Node {
 	o := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}, Annotations: map[string]string{}}}
 	for _, s := range says {
 		key, value, _ := strings.Cut(s, "=")
-		if value, effect, ok := strings.Cut(value, ":"); ok {
-			o.Spec.Taints = append(o.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)})
-			continue
-		}
 		if key == v1alpha1.AnnotationSteal || key == v1alpha1.ClassSourceAnnotation {
 			o.Annotations[key] = value
+			continue
+		}
+		if value, effect, ok := strings.Cut(value, ":"); ok {
+			o.Spec.Taints = append(o.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)})
 			continue
 		}
 		o.Labels[key] = value
@@ -115,7 +115,7 @@ func TestClassify(t *testing.T) {
 	five := int32(5)
 	label := &v1alpha1.NodeLabel{Key: "cpu", Burstable: []string{"shared"}, Dedicated: []string{"own", ""}}
 	steal := func(percent string) string { return v1alpha1.AnnotationSteal + "=" + percent }
-	stolen := v1alpha1.ClassSourceAnnotation + "=steal"
+	stolen := v1alpha1.ClassSourceAnnotation + "=steal:2,5"
 	for name, x := range map[string]struct {
 		guard v1alpha1.NodePools
 		node  []string
@@ -142,6 +142,7 @@ func TestClassify(t *testing.T) {
 		"burstable, no steal":     {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("0"), "node.kubernetes.io/instance-type=t3.large"}, Burstable, FromInstanceType},
 		"fallen, not by half":     {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("3.0"), stolen}, Burstable, FromSteal},
 		"fallen by half":          {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("2.9"), stolen}, Unknown, FromNothing},
+		"fallen for another":      {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("3.0"), v1alpha1.ClassSourceAnnotation + "=steal:2,50"}, Unknown, FromNothing},
 		"no number":               {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("much"), stolen}, Unknown, FromNothing},
 		"no percentage":           {v1alpha1.NodePools{MaxStealPercent: &five}, []string{steal("1e9"), stolen}, Unknown, FromNothing},
 	} {
@@ -169,5 +170,43 @@ func TestWorst(t *testing.T) {
 				t.Errorf("of %s and %s: %s", a, b, got)
 			}
 		}
+	}
+}
+
+// Nodes that are judged by a label are never of one pool, however many values it has.
+func TestJudgedLabelsPartPools(t *testing.T) {
+	c := catalogue(t)
+	var list []*Node
+	for n, instanceType := range []string{"t3.large", "m5.large", "m5.xlarge", "m6i.large", "m6i.xlarge", "c5.large", "c5.xlarge", "r5.large", "r5.xlarge"} {
+		list = append(list, newNode(t, c, fmt.Sprint("n", n), "node.kubernetes.io/instance-type="+instanceType, fmt.Sprint("topology.kubernetes.io/region=r", n), fmt.Sprint("cpu=", n), fmt.Sprint("id=", n)))
+	}
+	burstable := func(i *Inventory) (names []string) {
+		for _, p := range i.Pools() {
+			if Classify(&v1alpha1.NodePools{}, p.First()).Class == Burstable {
+				for _, n := range p.Nodes {
+					names = append(names, n.Name())
+				}
+			}
+		}
+		return names
+	}
+	i := NewInventory(list)
+	if got := burstable(i); !slices.Equal(got, []string{"n0"}) {
+		t.Errorf("burstable %q; must be n0 alone", got)
+	}
+	if len(i.Pools()) != 9 {
+		t.Errorf("%d pools; must be one for each region", len(i.Pools()))
+	}
+	same := make([]*Node, 0, len(list))
+	for n := range list {
+		same = append(same, newNode(t, c, fmt.Sprint("n", n), fmt.Sprint("cpu=", n), "karpenter.k8s.aws/instance-family="+map[bool]string{true: "t3", false: fmt.Sprint("m", n)}[n == 0]))
+	}
+	for judged, want := range map[string]int{"": 2, "cpu": 9} { // n0 is burstable by the label of Karpenter
+		if got := len(NewInventory(same, judged).Pools()); got != want {
+			t.Errorf("with judged label %q %d pools; must be %d", judged, got, want)
+		}
+	}
+	if got := burstable(NewInventory(same)); !slices.Equal(got, []string{"n0"}) {
+		t.Errorf("burstable %q; must be n0 alone", got)
 	}
 }

@@ -3,6 +3,7 @@ package nodes
 import (
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,9 +30,30 @@ type Node struct {
 // equal to nil.
 func (n *Node) Equal(o *Node) bool { return o != nil && reflect.DeepEqual(n, o) }
 
-// stolen reports whether steal has made the node burstable, and has not fallen by enough
+// stolen reports whether steal has reached a threshold, and has not fallen to half of it
 // since.
-func (n *Node) stolen() bool { return n.source == string(FromSteal) }
+func (n *Node) stolen(threshold int32) bool {
+	return slices.Contains(strings.Split(n.stolenText(), ","), strconv.Itoa(int(threshold)))
+}
+
+// stolenText are the thresholds that steal has reached, as they are written on the node.
+func (n *Node) stolenText() string {
+	list, ok := strings.CutPrefix(n.source, string(FromSteal)+":")
+	if !ok {
+		return ""
+	}
+	return list
+}
+
+// StealSource is how it is written on a node that steal has reached the thresholds of
+// guards, in percent. Each of them goes by its own.
+func StealSource(thresholds []int32) string {
+	var list []string
+	for _, t := range slices.Compact(slices.Sorted(slices.Values(thresholds))) {
+		list = append(list, strconv.Itoa(int(t)))
+	}
+	return string(FromSteal) + ":" + strings.Join(list, ",")
+}
 
 // Name is the name of the node.
 func (n *Node) Name() string { return n.Object.Name }

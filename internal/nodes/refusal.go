@@ -44,6 +44,15 @@ func Refused(g *v1alpha1.NodePools, n *Node) []Refusal {
 	return list
 }
 
+// NewlyRefused returns why pods may not run on the node as it is, of what did not hold for
+// it as it was.
+func NewlyRefused(g *v1alpha1.NodePools, was, is *Node) []Refusal {
+	before := Refused(g, was)
+	return slices.DeleteFunc(Refused(g, is), func(f Refusal) bool {
+		return slices.ContainsFunc(before, func(o Refusal) bool { return o.Cause == f.Cause })
+	})
+}
+
 func misplaced(what, key string, allowed []string, n *Node) string {
 	value := n.Label(key)
 	switch {

@@ -40,6 +40,18 @@ func NewGuard(g *v1alpha1.MeshGuard) (Guard, error) {
 	}, nil
 }
 
+// NodeLabels returns the labels by which guards have nodes state their class, sorted.
+func NodeLabels(guards []Guard) []string {
+	var keys []string
+	for i := range guards {
+		if n := guards[i].NodePools; n != nil && n.NodeLabel != nil {
+			keys = append(keys, n.NodeLabel.Key)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
 // Selects reports whether the guard covers a namespace of this name and labels.
 func (c *Cluster) Selects(g *Guard, namespace string, namespaceLabels map[string]string) bool {
 	return !slices.Contains(c.Unguardable, namespace) && g.Selector.Matches(labels.Set(namespaceLabels))
