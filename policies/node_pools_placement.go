@@ -121,20 +121,39 @@ func placementFindings(r *facts.Review, object any, ns *facts.Namespace, g *fact
 	}
 	refused := refusedPools(g, reached)
 	switch {
+	case refused.pools == len(reached) && g.NodePools.OnNoNode == v1alpha1.OnNoNodeWait:
+		return p.waits(r, g, asked, refused), nil
 	case refused.pools == len(reached):
 		return []Finding{{
 			Reason: reasonOnlyRefusedNodes(), Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
 			Message: fmt.Sprintf("lets pods land only on nodes on which they may not run by MeshGuard %q: %s; must let them land on others", g.Name, refused.text()),
 			Remedy:  p.wayOut(g, asked),
 		}}, nil
-	case refused.pools > 0 && g.NodePools.Steering == v1alpha1.SteeringNone && r.AuthorsPods():
+	case refused.pools > 0 && !steers(g) && r.AuthorsPods():
+		remedy := leaveOut(steering(&r.Cluster, []*facts.Guard{g}))
+		if g.NodePools.Steering == v1alpha1.SteeringNone {
+			remedy += ", or let the guard steer (spec.nodePools.steering: Required)"
+		}
 		return []Finding{{
 			Reason: reasonNotSteered(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: p.field("spec"),
 			Message: fmt.Sprintf("nothing keeps the scheduler off nodes on which pods may not run by MeshGuard %q: %s", g.Name, refused.text()),
-			Remedy:  leaveOut(steering(&r.Cluster, []*facts.Guard{g})) + ", or let the guard steer (spec.nodePools.steering: Required)",
+			Remedy:  remedy,
 		}}, nil
 	}
 	return nil, nil
+}
+
+// waits judges a pod that is kept off all nodes that there are for it: unless it asks for
+// refused ones by itself, it may wait for others, and its author is told.
+func (p *placed) waits(r *facts.Review, g *facts.Guard, asked nodes.Placement, refused refusedNodes) []Finding {
+	if found := p.demandFindings(g, asked); len(found) > 0 || !r.AuthorsPods() {
+		return found
+	}
+	return []Finding{{
+		Reason: reasonOnlyRefusedNodes(), Severity: Notice, Type: metav1.CauseTypeForbidden, Field: p.blame(asked),
+		Message: fmt.Sprintf("lets pods land only on nodes on which they may not run by MeshGuard %q: %s; they wait for others", g.Name, refused.text()),
+		Remedy:  p.wayOut(g, asked),
+	}}
 }
 
 // asked is what the pod asks for without what Meshvakt has added, so that a pod that

@@ -12,9 +12,10 @@ import (
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
-// steers reports whether the guard keeps pods off nodes when they are created.
+// steers reports whether the guard keeps pods off nodes when they are created. One that
+// only warns does not: pods would wait by it.
 func steers(g *facts.Guard) bool {
-	return g.NodePools != nil && g.NodePools.Steering == v1alpha1.SteeringRequired
+	return g.NodePools != nil && g.NodePools.Steering == v1alpha1.SteeringRequired && slices.Contains(g.NodePools.ValidationActions, v1alpha1.Deny)
 }
 
 // steeringChanges adds to a pod that is being created required node affinity to nodes

@@ -133,6 +133,8 @@ func (w *nodeWorld) guard() *v1alpha1.NodePools {
 	}
 	if w.chance(6) {
 		n.Steering = v1alpha1.SteeringNone
+	} else if w.chance(5) {
+		n.OnNoNode = v1alpha1.OnNoNodeWait
 	}
 	v1alpha1.SetDefaults(g)
 	return n

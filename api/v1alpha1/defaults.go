@@ -67,6 +67,7 @@ func SetDefaults(g *MeshGuard) {
 		n.ControlPlane = cmp.Or(n.ControlPlane, ControlPlaneGuard)
 		n.Unknown = cmp.Or(n.Unknown, UnknownAllow)
 		n.Steering = cmp.Or(n.Steering, SteeringRequired)
+		n.OnNoNode = cmp.Or(n.OnNoNode, OnNoNodeReject)
 	}
 }
 

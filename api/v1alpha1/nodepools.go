@@ -15,6 +15,7 @@ const ClassSourceAnnotation = "meshvakt.io/class-source"
 // NodePools are the parameters of the policy node-pools: on which nodes the pods of
 // guarded namespaces run.
 //
+// +kubebuilder:validation:XValidation:rule="self.onNoNode != 'Wait' || self.steering == 'Required' && 'Deny' in self.validationActions",message="onNoNode Wait must be used together with steering Required and validationActions Deny: nothing else keeps pods waiting"
 // +kubebuilder:validation:XValidation:rule="!has(self.allowedZones) || has(self.allowedRegions)",message="allowedZones must be used together with allowedRegions: a zone is in a region"
 type NodePools struct {
 	// ValidationActions says what a finding does: Deny refuses the request, Warn
@@ -75,11 +76,21 @@ type NodePools struct {
 
 	// Steering says whether pods are told, when they are created, by required node
 	// affinity, to keep away from nodes they may not run on: Required or None. With
-	// None such a pod waits when the scheduler has chosen a node that is refused.
+	// None such a pod waits when the scheduler has chosen a node that is refused. Where
+	// validationActions has no Deny, nothing is steered: a trial keeps no pod waiting.
 	//
 	// +optional
 	// +kubebuilder:default=Required
 	Steering Steering `json:"steering,omitempty"`
+
+	// OnNoNode says what becomes of a pod that could land on refused nodes alone, as
+	// nodes are at present: Reject refuses it; Wait lets it in, steered away from all of
+	// them, so that it waits for other nodes, and autoscalers make some. A pod that asks
+	// for refused nodes by itself is refused in any case.
+	//
+	// +optional
+	// +kubebuilder:default=Reject
+	OnNoNode OnNoNode `json:"onNoNode,omitempty"`
 
 	// AllowedRegions are the values of label topology.kubernetes.io/region of nodes
 	// that pods may run on. A node without the label is refused. Absent: all.
@@ -216,4 +227,15 @@ type Steering string
 const (
 	SteeringRequired Steering = "Required"
 	SteeringNone     Steering = "None"
+)
+
+// OnNoNode is what happens to a pod that could land on refused nodes alone.
+//
+// +kubebuilder:validation:Enum=Reject;Wait
+type OnNoNode string
+
+// The ways to treat such a pod.
+const (
+	OnNoNodeReject OnNoNode = "Reject"
+	OnNoNodeWait   OnNoNode = "Wait"
 )

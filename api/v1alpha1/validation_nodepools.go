@@ -21,6 +21,10 @@ func validateNodePools(n *NodePools, at *field.Path) field.ErrorList {
 	errs = append(errs, oneOf(at.Child("controlPlane"), n.ControlPlane, ControlPlaneGuard, ControlPlaneIgnore)...)
 	errs = append(errs, oneOf(at.Child("unknown"), n.Unknown, UnknownAllow, UnknownDeny)...)
 	errs = append(errs, oneOf(at.Child("steering"), n.Steering, SteeringRequired, SteeringNone)...)
+	errs = append(errs, oneOf(at.Child("onNoNode"), n.OnNoNode, OnNoNodeReject, OnNoNodeWait)...)
+	if n.OnNoNode == OnNoNodeWait && (n.Steering != SteeringRequired || !slices.Contains(n.ValidationActions, Deny)) {
+		errs = append(errs, field.Forbidden(at.Child("onNoNode"), "Wait must be used together with steering Required and validationActions Deny: nothing else keeps pods waiting"))
+	}
 	if l := n.NodeLabel; l != nil {
 		errs = append(errs, validateNodeLabel(l, at.Child("nodeLabel"))...)
 	}

@@ -61,7 +61,7 @@ func TestValidate(t *testing.T) {
 		{"all of nodePools", nodePools(func(n *v1alpha1.NodePools) {
 			five := int32(5)
 			*n = v1alpha1.NodePools{
-				ValidationActions: []v1alpha1.ValidationAction{"Warn", "Audit"}, Scope: "All", ControlPlane: "Ignore", Unknown: "Deny", Steering: "None",
+				ValidationActions: []v1alpha1.ValidationAction{"Warn", "Audit"}, Scope: "All", ControlPlane: "Ignore", Unknown: "Deny", Steering: "None", OnNoNode: "Reject",
 				NodeLabel:       &v1alpha1.NodeLabel{Key: "example.com/cpu", Burstable: []string{"shared"}, Dedicated: []string{""}},
 				InstanceTypes:   []v1alpha1.InstanceTypeClass{{Types: []string{"m5.*"}, Class: "Dedicated"}},
 				MaxStealPercent: &five, AllowedRegions: []string{"eu-north-1"}, AllowedZones: []string{"eu-north-1a"},

@@ -22,6 +22,9 @@ func TestNodeGuardNonsense(t *testing.T) {
 		"unknown treatment of the mesh":   {"{controlPlane: Deny}", at + ".controlPlane", `supported values: "Guard", "Ignore"`},
 		"unknown treatment of unknown":    {"{unknown: Warn}", at + ".unknown", `supported values: "Allow", "Deny"`},
 		"unknown steering":                {"{steering: Preferred}", at + ".steering", `supported values: "Required", "None"`},
+		"unknown word for no node":        {"{onNoNode: Hope}", at + ".onNoNode", `supported values: "Reject", "Wait"`},
+		"waiting without steering":        {"{onNoNode: Wait, steering: None}", at, "onNoNode Wait must be used together with steering Required and validationActions Deny"},
+		"waiting without Deny":            {"{onNoNode: Wait, validationActions: [Warn]}", at, "onNoNode Wait must be used together with steering Required and validationActions Deny"},
 		"no action":                       {"{validationActions: []}", at + ".validationActions", "should have at least 1 items"},
 		"Deny and Warn":                   {"{validationActions: [Deny, Warn]}", at + ".validationActions", "Deny and Warn must not be used together"},
 		"no threshold":                    {"{maxStealPercent: 0}", at + ".maxStealPercent", "should be greater than or equal to 1"},
@@ -79,7 +82,7 @@ maxStealPercent: 5`)
 	var g v1alpha1.MeshGuard
 	must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(written), &g))
 	n := g.Spec.NodePools
-	if n.Scope != v1alpha1.PlacementMesh || n.ControlPlane != v1alpha1.ControlPlaneGuard || n.Unknown != v1alpha1.UnknownAllow || n.Steering != v1alpha1.SteeringRequired ||
+	if n.Scope != v1alpha1.PlacementMesh || n.ControlPlane != v1alpha1.ControlPlaneGuard || n.Unknown != v1alpha1.UnknownAllow || n.Steering != v1alpha1.SteeringRequired || n.OnNoNode != v1alpha1.OnNoNodeReject ||
 		len(n.ValidationActions) != 1 || n.ValidationActions[0] != v1alpha1.Deny {
 		t.Errorf("defaults %+v", n)
 	}
