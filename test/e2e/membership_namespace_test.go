@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -93,14 +94,15 @@ func membershipNeverTouched(t *testing.T, namespace string) {
 	dev, admin := clientFor(t, controlplane.Developer), clientFor(t, controlplane.Admin)
 	bad := (&vector{spec: "{hostNetwork: true}"}).template(t)
 	t.Run("mirror pods", func(t *testing.T) {
-		config := plane.RestConfig(controlplane.Admin)
-		config.Impersonate.UserName, config.Impersonate.Groups = "system:node:n1", []string{"system:nodes", "system:masters"}
-		node, err := client.New(config, client.Options{Scheme: scheme})
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{Unschedulable: true}}
+		create(t, admin, node)
+		kubelet, err := client.New(plane.NodeConfig(node.Name), client.Options{Scheme: scheme})
 		must(t, err)
 		mirror := podOf(namespace, bad)
 		mirror.SetAnnotations(map[string]string{corev1.MirrorPodAnnotationKey: "x"})
-		must(t, unstructured.SetNestedField(mirror.Object, "n1", "spec", "nodeName"))
-		must(t, node.Create(t.Context(), mirror, client.DryRunAll))
+		mirror.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID, Controller: new(true)}})
+		must(t, unstructured.SetNestedField(mirror.Object, node.Name, "spec", "nodeName"))
+		eventually(t, 10*time.Second, func() error { return kubelet.Create(t.Context(), mirror.DeepCopy(), client.DryRunAll) }) // the API server gets to know the node
 	})
 	t.Run("what has ended", func(t *testing.T) {
 		ns := meshNamespace(t, "ended", nil)

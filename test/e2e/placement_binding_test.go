@@ -133,7 +133,9 @@ func (p *placement) bindings(t *testing.T) {
 					t.Errorf("bound to %q", got[0].Spec.NodeName)
 				}
 			}
-			must(t, bind(waits(meshOnly, nil), "t3-00"))
+			outside := waits(meshOnly, nil)
+			must(t, bind(outside, "t3-00"))
+			refused(t, relabel(t.Context(), p.dev, outside, "istio.io/dataplane-mode", "ambient"), `node "t3-00" is burstable`, `MeshGuard "mesh-only" [MV401]`)
 			inMesh := waits(meshOnly, map[string]string{"istio.io/dataplane-mode": "ambient"})
 			refused(t, bind(inMesh, "t3-00"), `MeshGuard "mesh-only" [MV401]`)
 			must(t, bind(inMesh, "m5-00"))

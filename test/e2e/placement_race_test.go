@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	racePods = 500
+	racePods, raceNodes = 500, 30
 	// staleAtMost is how long a node may have been refused already, by what is stored,
 	// when a pod is bound to it: its class is judged by a cache, and the binding is
 	// stored a moment after it was judged.
@@ -223,48 +223,16 @@ func (p *placement) race(t *testing.T) {
 	watching, stopWatching := context.WithCancel(t.Context())
 	defer stopWatching()
 	r := p.record(t, watching, namespaces...)
-	racing := kindOfNodes{pool: "race", instanceType: "m5.xlarge", region: "eu-north-1"}
-	var names []string
 	for i := range 10 {
-		join(t, racing.node(i))
-		names = append(names, racing.node(i).Name)
+		join(t, racing(i))
 	}
-
 	began := time.Now()
-	flipping, stop := context.WithCancel(t.Context())
-	var work, flips sync.WaitGroup
-	flipped := 0
-	flip := func(names []string) {
-		for flipping.Err() == nil {
-			name := names[rand.IntN(len(names))]
-			p.flip(t, r, name, map[bool]string{true: "own", false: "shared"}[r.refused(name)])
-			r.mu.Lock()
-			flipped++
-			r.mu.Unlock()
-			waitUntil(t, time.Now().Add(flipEvery))
-		}
-	}
-	for i := range 2 {
-		flips.Go(func() { flip(names[5*i : 5*i+5]) })
-	}
-	work.Go(func() { // nodes join, of one kind or the other, and change at once
-		for i := range 20 {
-			n := racing.node(10 + i)
-			n.Labels[cpuLabel] = []string{"own", "shared"}[i%2]
-			sent := time.Now()
-			added, err := plane.AddNode(t.Context(), n)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			r.joined(t, n.Name, added, write{sent, time.Now()})
-			if i%5 == 4 {
-				flips.Go(func() {
-					flip([]string{n.Name, racing.node(9 + i).Name, racing.node(8 + i).Name})
-				})
-			}
-		}
-	})
+	changing, stop := context.WithCancel(t.Context())
+	defer stop()
+	var work, changes sync.WaitGroup
+	changes.Go(func() { p.change(t, changing, r, 0, 1, 2, 3, 4) })
+	changes.Go(func() { p.change(t, changing, r, 5, 6, 7, 8, 9) })
+	work.Go(func() { p.joinRace(t, changing, r, &changes) })
 	next := make(chan int)
 	for range 4 {
 		work.Go(func() {
@@ -288,10 +256,60 @@ func (p *placement) race(t *testing.T) {
 		return nil
 	})
 	stop()
-	flips.Wait()
-	whileFlipping := r.bound()
-	for i := range 30 {
-		if name := racing.node(i).Name; r.refused(name) {
+	changes.Wait()
+	whileChanging := r.bound()
+	p.endRace(t, r)
+	took := time.Since(began)
+	refusals := 0
+	for _, namespace := range namespaces {
+		refusals += attempts(t, schedulerName, "pods", "binding", namespace, began)
+	}
+	t.Logf("%d bindings in %s (%d when the last pod was created, %d until nodes stopped changing), %d changes of nodes, %d bindings refused",
+		racePods, took.Round(time.Millisecond), inTime, whileChanging, len(r.writes), refusals)
+	judgeRace(t, r.windows(t))
+	for _, namespace := range namespaces {
+		p.deletePods(t, namespace)
+	}
+}
+
+// racing is one of the nodes of the race.
+func racing(i int) *corev1.Node {
+	k := kindOfNodes{pool: "race", instanceType: "m5.xlarge", region: "eu-north-1"}
+	return k.node(i)
+}
+
+// change changes one of the nodes after the other until the context ends.
+func (p *placement) change(t testing.TB, ctx context.Context, r *raceRecord, nodes ...int) {
+	for ctx.Err() == nil {
+		name := racing(nodes[rand.IntN(len(nodes))]).Name
+		p.flip(t, r, name, map[bool]string{true: "own", false: "shared"}[r.refused(name)])
+		waitUntil(t, time.Now().Add(flipEvery))
+	}
+}
+
+// joinRace lets nodes join, of one kind or the other, of which some change from then on.
+func (p *placement) joinRace(t testing.TB, ctx context.Context, r *raceRecord, changes *sync.WaitGroup) {
+	for i := 10; i < raceNodes; i++ {
+		n := racing(i)
+		n.Labels[cpuLabel] = []string{"own", "shared"}[i%2]
+		sent := time.Now()
+		added, err := plane.AddNode(t.Context(), n)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		r.joined(t, n.Name, added, write{sent, time.Now()})
+		if i%5 == 4 {
+			changes.Go(func() { p.change(t, ctx, r, i, i-1, i-2) })
+		}
+	}
+}
+
+// endRace lets all pods get nodes, and waits until everything has been recorded.
+func (p *placement) endRace(t testing.TB, r *raceRecord) {
+	t.Helper()
+	for i := range raceNodes {
+		if name := racing(i).Name; r.refused(name) {
 			p.flip(t, r, name, "own")
 		}
 	}
@@ -305,20 +323,19 @@ func (p *placement) race(t *testing.T) {
 	eventually(t, 30*time.Second, func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if last := slices.MaxFunc(r.bindings, func(a, b raceBinding) int { return int(a.revision) - int(b.revision) }); r.newest < last.revision {
+		if len(r.ended) > 0 {
+			t.Fatalf("watches ended: %q", r.ended)
+		}
+		if last := slices.MaxFunc(r.bindings, func(a, b raceBinding) int { return cmp.Compare(a.revision, b.revision) }); r.newest < last.revision {
 			return fmt.Errorf("nodes are known up to %d, and the last binding is %d", r.newest, last.revision)
 		}
 		return nil
 	})
-	took := time.Since(began)
-	if len(r.ended) > 0 {
-		t.Fatalf("watches ended: %q", r.ended)
-	}
-	refusals := 0
-	for _, namespace := range namespaces {
-		refusals += attempts(t, schedulerName, "pods", "binding", namespace, began)
-	}
-	list := r.windows(t)
+}
+
+// judgeRace demands that no pod was bound to a node that had been refused for long.
+func judgeRace(t testing.TB, list []window) {
+	t.Helper()
 	var least, most []time.Duration
 	for _, w := range list {
 		least, most = append(least, max(w.least, 0).Round(time.Millisecond)), append(most, w.most.Round(time.Millisecond))
@@ -328,11 +345,7 @@ func (p *placement) race(t *testing.T) {
 	}
 	slices.Sort(least)
 	slices.Sort(most)
-	t.Logf("%d bindings in %s (%d when the last pod was created, %d until nodes stopped changing), %d changes of nodes, %d bindings refused; %d to nodes that had become refused a moment before: at least %v, at most %v before",
-		racePods, took.Round(time.Millisecond), inTime, whileFlipping, flipped, refusals, len(list), least, most)
-	for _, namespace := range namespaces {
-		p.deletePods(t, namespace)
-	}
+	t.Logf("%d bindings to nodes that had become refused a moment before: at least %v, at most %v before", len(list), least, most)
 }
 
 // flip changes what a node says of its CPU: it must be another value, or the answer tells
