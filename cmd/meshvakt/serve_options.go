@@ -85,7 +85,7 @@ func newServe() *cobra.Command {
 	f.DurationVar(&o.drainDelay, "drain-delay", server.DefaultDrainDelay, "how long to go on serving after SIGTERM while endpoints are updated")
 	f.DurationVar(&o.shutdownTimeout, "shutdown-timeout", server.DefaultShutdownTimeout, "how long requests in flight may take after that")
 	f.DurationVar(&o.webhookTimeout, "webhook-timeout", 5*time.Second, "how long the API server waits for an answer, 1s to 30s")
-	f.BoolVar(&o.mutation, "mutation", true, "fill in the resources of sidecars when pods are created, and not just judge them")
+	f.BoolVar(&o.mutation, "mutation", true, "fill in the resources of sidecars and steer pods to nodes when they are created, and not just judge them")
 	f.IntVar(&o.maxInFlight, "max-in-flight", webhook.DefaultMaxInFlight, "reviews judged at once; more are answered 503")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time register the webhook, provision and report")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")

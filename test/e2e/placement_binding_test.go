@@ -8,16 +8,28 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
 const schedulerName = "system:kube-scheduler"
 
+// apartTaint keeps the pods of other tests, which run at the same time, off nodes.
+func apartTaint() corev1.Taint {
+	return corev1.Taint{Key: "example.com/apart", Effect: corev1.TaintEffectNoSchedule}
+}
+
+func inPoolApart(pool string) func(*corev1.PodSpec) {
+	return edits(inPool(pool), func(s *corev1.PodSpec) {
+		s.Tolerations = []corev1.Toleration{{Key: apartTaint().Key, Operator: corev1.TolerationOpExists}}
+	})
+}
+
 // Without steering, the scheduler chooses nodes that are refused, and pods wait until it
 // chooses others.
 func (p *placement) unsteered(t *testing.T) {
-	bad := kindOfNodes{pool: "lone", instanceType: "t3.small", region: "eu-north-1"}
+	bad := kindOfNodes{pool: "lone", instanceType: "t3.small", region: "eu-north-1", taints: []corev1.Taint{apartTaint()}}
 	full, large := bad, bad
 	full.instanceType, full.cpu = "m5.large", "10m"
 	large.instanceType, large.cpu = "m5.16xlarge", "64"
@@ -29,7 +41,7 @@ func (p *placement) unsteered(t *testing.T) {
 	why := []string{"denied the request: violates MeshGuard", `target.name: node "lone-0`, "is burstable (instance type t3.small)", `must be one on which pods may run by MeshGuard "unsteered" [MV401]`}
 	// Not a Deployment: the scheduler would spread its pods, and prefer the bad nodes for
 	// having none of them.
-	w := &toPlace{name: "waiting", kind: "Job", pods: 6, edit: inPool("lone"), why: why}
+	w := &toPlace{name: "waiting", kind: "Job", pods: 6, edit: inPoolApart("lone"), why: why}
 	began := time.Now()
 	must(t, p.dev.Create(t.Context(), w.workload(namespace)))
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, w) })
@@ -51,7 +63,7 @@ func (p *placement) unsteered(t *testing.T) {
 	t.Logf("the last pod is bound %s after a node joined on which it may run", time.Since(joined).Round(time.Millisecond))
 
 	fill("lone-03", "60")
-	more := &toPlace{name: "more", kind: "Job", pods: 3, edit: inPool("lone"), why: why}
+	more := &toPlace{name: "more", kind: "Job", pods: 3, edit: inPoolApart("lone"), why: why}
 	must(t, p.dev.Create(t.Context(), more.workload(namespace)))
 	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, more) })
 	cordoned := time.Now()
@@ -62,6 +74,30 @@ func (p *placement) unsteered(t *testing.T) {
 	more.bound = int(more.pods)
 	eventually(t, 30*time.Second, func() error { return p.placed(t, namespace, more) })
 	t.Logf("the last pod is bound %s after the bad nodes were cordoned", time.Since(cordoned).Round(time.Millisecond))
+	p.nowhereBad(t, namespace)
+}
+
+// waitsForNodes: where the guard says so, pods wait for a pool that is scaled to zero.
+func (p *placement) waitsForNodes(t *testing.T) {
+	bad := kindOfNodes{pool: "zero", instanceType: "t3.small", region: "eu-north-1", taints: []corev1.Taint{apartTaint()}}
+	good := bad
+	good.instanceType = "m5.large"
+	join(t, bad.node(0))
+	namespace := p.namespace(t, waiting)
+	w := &toPlace{name: "patient", kind: "Deployment", pods: 3, edit: inPoolApart("zero"), why: []string{"didn't match Pod's node affinity/selector"}}
+	text, err := yaml.Marshal(w.workload(namespace))
+	must(t, err)
+	_, warning, err := plane.Kubectl(t.Context(), controlplane.Developer, "apiVersion: apps/v1\nkind: Deployment\n"+string(text), "create", "-f", "-")
+	must(t, err)
+	if !saysAll(warning, []string{`node "zero-00" is burstable (instance type t3.small); they wait for others [MV405]`}) {
+		t.Errorf("the author is told %q", warning)
+	}
+	eventually(t, 20*time.Second, func() error { return p.placed(t, namespace, w) })
+	joined := time.Now()
+	join(t, good.node(1))
+	w.bound = int(w.pods)
+	eventually(t, 30*time.Second, func() error { return p.placed(t, namespace, w) })
+	t.Logf("the last pod is bound %s after a node joined on which it may run", time.Since(joined).Round(time.Millisecond))
 	p.nowhereBad(t, namespace)
 }
 
@@ -92,7 +128,7 @@ func (p *placement) named(t *testing.T) {
 	w := &toPlace{name: "named", kind: "Deployment", pods: 1, edit: func(s *corev1.PodSpec) { s.NodeName = "t3-00" }}
 	refused(t, p.dev.Create(t.Context(), w.workload(namespace)), `spec.template.spec.nodeName: node "t3-00"`, "[MV401]")
 	// A node that has joined a moment ago is known.
-	fresh := kindOfNodes{pool: "fresh", instanceType: "m5.xlarge", region: "eu-north-1"}
+	fresh := kindOfNodes{pool: "fresh", instanceType: "m5.xlarge", region: "eu-north-1", taints: []corev1.Taint{apartTaint()}}
 	_, err := p.clientset.CoreV1().Nodes().Create(t.Context(), fresh.node(0), metav1.CreateOptions{})
 	must(t, err)
 	must(t, p.dev.Create(t.Context(), at("fresh-00")))

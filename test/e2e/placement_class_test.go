@@ -125,7 +125,7 @@ func (p *placement) steal(t *testing.T) {
 
 	p.measure(t, node, "7.0", now)
 	p.class(t, node, "burstable")
-	p.source(t, node, "steal")
+	p.source(t, node, "steal:5")
 	t.Log(refused(t, p.dev.Create(t.Context(), at()), `node "m5-03" is burstable (CPU steal of 7 %, until it has fallen to 2 %)`, "[MV401]"))
 	p.measure(t, node, "3.0", now)
 	p.settled(t, node)
@@ -169,8 +169,8 @@ func (p *placement) settled(t testing.TB, node string) {
 func (p *placement) classFollowsGuards(t *testing.T) {
 	must(t, patch(t, p.admin, nodeObject("m5-04"), `{"metadata":{"labels":{"example.com/other":"shared"}}}`))
 	each := func(text string) {
-		for _, name := range []string{steered, unsteeredBy, meshOnly} {
-			must(t, patch(t, p.admin, guardObject(name), text))
+		for _, g := range placementGuards() {
+			must(t, patch(t, p.admin, guardObject(g.Name), text))
 		}
 	}
 	each(`{"spec":{"nodePools":{"nodeLabel":{"key":"example.com/other"}}}}`)
@@ -219,8 +219,7 @@ func (p *placement) classFollowsGuards(t *testing.T) {
 		}
 		return nil
 	})
-	for _, g := range []*v1alpha1.MeshGuard{placementGuard(steered, nil), placementGuard(unsteeredBy, func(n *v1alpha1.NodePools) { n.Steering = v1alpha1.SteeringNone }),
-		placementGuard(meshOnly, func(n *v1alpha1.NodePools) { n.Scope, n.Steering = v1alpha1.PlacementMesh, v1alpha1.SteeringNone })} {
+	for _, g := range placementGuards() {
 		have := guardObject(g.Name)
 		must(t, p.admin.Get(t.Context(), client.ObjectKeyFromObject(have), have))
 		have.Spec = g.Spec

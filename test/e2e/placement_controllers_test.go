@@ -42,13 +42,12 @@ func (p *placement) daemonSets(t *testing.T) {
 	eventually(t, 30*time.Second, func() error { return p.runsOn(t, namespace, p.nodesThat(t, allowed)) })
 }
 
-// runsOn tells in what the nodes of the pods of a namespace are not those wanted. Nodes
-// of other tests come and go.
+// runsOn tells in what the nodes of the pods of a namespace are not those wanted.
 func (p *placement) runsOn(t testing.TB, namespace string, want map[string]bool) error {
 	t.Helper()
 	got := map[string]bool{}
 	for _, pod := range p.pods(t, namespace) {
-		if n := pod.Spec.NodeName; n != "" && !comesAndGoes(n) {
+		if n := pod.Spec.NodeName; n != "" {
 			got[n] = true
 		}
 	}
@@ -84,12 +83,12 @@ func (p *placement) beforeGuards(t *testing.T) *before {
 	return b
 }
 
-// nodesThat are the nodes without taints that do, and none of those that come and go.
+// nodesThat are the nodes without taints that do.
 func (p *placement) nodesThat(t testing.TB, do func(*corev1.Node) bool) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
 	for _, n := range p.nodes(t) {
-		if len(n.Spec.Taints) == 0 && !comesAndGoes(n.Name) && do(&n) {
+		if len(n.Spec.Taints) == 0 && do(&n) {
 			names[n.Name] = true
 		}
 	}
@@ -97,11 +96,6 @@ func (p *placement) nodesThat(t testing.TB, do func(*corev1.Node) bool) map[stri
 }
 
 func allowed(n *corev1.Node) bool { return offLimits(n) == "" }
-
-// comesAndGoes reports whether a node is that of a test that runs at the same time.
-func comesAndGoes(node string) bool {
-	return strings.HasPrefix(node, "lone-") || strings.HasPrefix(node, "fresh-")
-}
 
 // fromBefore: what was there before the guard does not come back where it may not run,
 // comes back where it may, and is not tried in a hot loop.
@@ -156,7 +150,7 @@ func (p *placement) fromBefore(t *testing.T, b *before) {
 func (p *placement) waitingSays(t testing.TB, namespace string, pods []corev1.Pod, why []string) {
 	t.Helper()
 	for i, pod := range pods {
-		if pod.Spec.NodeName != "" || comesAndGoes(forNode(&pod)) {
+		if pod.Spec.NodeName != "" {
 			continue
 		}
 		texts := p.told(t, namespace, pod.Name, "FailedScheduling")

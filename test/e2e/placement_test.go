@@ -32,7 +32,7 @@ func TestPlacement(t *testing.T) {
 	// These wait for controllers most of the time.
 	t.Run("at work", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T){
-			"workloads": p.workloads, "without steering": p.unsteered, "nodes that are named": p.named, "bindings": p.bindings,
+			"workloads": p.workloads, "without steering": p.unsteered, "waiting": p.waitsForNodes, "nodes that are named": p.named, "bindings": p.bindings,
 			"DaemonSets": p.daemonSets, "from before the guard": func(t *testing.T) { p.fromBefore(t, old) }, "who runs pods": p.whoeverRuns,
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -55,6 +55,7 @@ const (
 	steered     = "steered"         // pods are told to keep away from nodes
 	unsteeredBy = "unsteered"       // only their binding is judged
 	meshOnly    = "mesh-only"       // those in the mesh
+	waiting     = "waiting"         // pods wait where no node is for them
 	placementBy = "placement"       // the label of namespaces
 	cpuLabel    = "example.com/cpu" // by which nodes may state their class: shared or own
 )
@@ -139,6 +140,18 @@ func placementGuard(name string, edit func(*v1alpha1.NodePools)) *v1alpha1.MeshG
 		edit(g.Spec.NodePools)
 	}
 	return g
+}
+
+// placementGuards are the guards of the tests, which come to the same classes.
+func placementGuards() []*v1alpha1.MeshGuard {
+	return []*v1alpha1.MeshGuard{
+		placementGuard(steered, nil),
+		placementGuard(unsteeredBy, func(n *v1alpha1.NodePools) { n.Steering = v1alpha1.SteeringNone }),
+		placementGuard(meshOnly, func(n *v1alpha1.NodePools) {
+			n.Scope, n.Steering = v1alpha1.PlacementMesh, v1alpha1.SteeringNone
+		}),
+		placementGuard(waiting, func(n *v1alpha1.NodePools) { n.OnNoNode = v1alpha1.OnNoNodeWait }),
+	}
 }
 
 // newPlacement boots the cluster. The binary is the one of the package, so that it may
@@ -249,12 +262,11 @@ func (p *placement) guards(t *testing.T) {
 		return err
 	})
 	t.Logf("all nodes have their class %s after the guard was created", time.Since(began).Round(time.Millisecond))
-	guard(t, placementGuard(unsteeredBy, func(n *v1alpha1.NodePools) { n.Steering = v1alpha1.SteeringNone }))
-	guard(t, placementGuard(meshOnly, func(n *v1alpha1.NodePools) {
-		n.Scope, n.Steering = v1alpha1.PlacementMesh, v1alpha1.SteeringNone
-	}))
-	for _, name := range []string{steered, unsteeredBy, meshOnly} {
-		enforcing(t, name)
+	for _, g := range placementGuards() {
+		if g.Name != steered {
+			guard(t, g)
+		}
+		enforcing(t, g.Name)
 	}
 	p.classesAreRight(t)
 }

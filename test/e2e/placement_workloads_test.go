@@ -177,7 +177,13 @@ func (p *placement) workloads(t *testing.T) {
 func (p *placement) placed(t testing.TB, namespace string, w *toPlace) error {
 	pods := p.pods(t, namespace, client.MatchingLabels{"app": w.name})
 	if len(pods) != int(w.pods) || on(pods) != w.bound {
-		return fmt.Errorf("%s: %d pods are there, %d have nodes; must be %d and %d", w.name, len(pods), on(pods), w.pods, w.bound)
+		err := fmt.Errorf("%s: %d pods are there, %d have nodes; must be %d and %d", w.name, len(pods), on(pods), w.pods, w.bound)
+		for _, pod := range pods {
+			if pod.Spec.NodeName == "" {
+				err = fmt.Errorf("%w\n%s: %q", err, pod.Name, p.told(t, namespace, pod.Name, "FailedScheduling"))
+			}
+		}
+		return err
 	}
 	for _, pod := range pods {
 		if pod.Spec.NodeName != "" {
