@@ -32,7 +32,7 @@ control-plane: ## Build etcd, Kubernetes and istiod from Go modules (cached outs
 .PHONY: unit
 unit: ## Unit, HTTP, corpus, chart and architecture tests, with the race detector
 	@echo '== unit tests'
-	@go test -race ./...
+	@go test -race -timeout 20m ./...
 
 .PHONY: mutation
 mutation: ## List which case of the corpus holds which rule of the policies

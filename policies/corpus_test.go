@@ -90,6 +90,7 @@ func TestCorpusIsComplete(t *testing.T) {
 // TestCorpusStatesAges demands that policies which compete by age say how old they
 // are, in that order, so that a reader with a real API server can create them so.
 func TestCorpusStatesAges(t *testing.T) {
+	t.Parallel()
 	for _, c := range policytest.Load(t, "testdata") {
 		r := c.Review(t)
 		for _, ns := range r.Cluster.Namespaces {
@@ -110,6 +111,7 @@ func TestCorpusStatesAges(t *testing.T) {
 
 // TestFindingsAreWellFormed reads every message as a machine can.
 func TestFindingsAreWellFormed(t *testing.T) {
+	t.Parallel()
 	for _, c := range policytest.Load(t, "testdata") {
 		final, submitted := evaluate(t, c.Review(t)), evaluate(t, c.ReviewSubmitted(t))
 		for _, f := range slices.Concat(final.Findings, submitted.Findings) {
@@ -165,6 +167,7 @@ func TestCheckReportsBrokenPolicies(t *testing.T) {
 // TestJudgingIsPure judges every case twenty times with the facts in another
 // order, and compares the facts before and after.
 func TestJudgingIsPure(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, c := range policytest.Load(t, "testdata") {
 		first := evaluate(t, c.Review(t))
@@ -224,6 +227,7 @@ func copyCluster(c *facts.Cluster) facts.Cluster {
 // TestVariants judges what the files of cases cannot say. What cannot be judged is
 // never a pass, and no panic either.
 func TestVariants(t *testing.T) {
+	t.Parallel()
 	for _, c := range policytest.Load(t, "testdata") {
 		for _, v := range c.Variants(t) {
 			d, err := policies.Evaluate(policies.All(), v.Review)

@@ -22,6 +22,7 @@ import (
 // exactly when it unguards without the right, guards what is not STRICT, or makes
 // some port of some pod in a guarded namespace worse.
 func TestNamespaceChangesAgainstBruteForce(t *testing.T) {
+	t.Parallel()
 	const changes = 20_000
 	random := rand.New(rand.NewPCG(20260102, 7))
 	seen := map[policies.Outcome]int{}

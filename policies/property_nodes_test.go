@@ -42,7 +42,8 @@ import (
 //   - A pod of a DaemonSet is not refused for where it can land.
 //   - A DaemonSet is refused exactly if it can land on a node that the guard refuses.
 func TestPlacementOfRandomPods(t *testing.T) {
-	const clusters, podsEach = 1_500, 6
+	t.Parallel()
+	const clusters, podsEach = 1_000, 6
 	random := rand.New(rand.NewPCG(20261126, 8))
 	seen, possible := map[string]int{}, possibleLabels()
 	for range clusters {

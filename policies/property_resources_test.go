@@ -33,6 +33,7 @@ import (
 //   - where its class is to be preserved, it is Guaranteed exactly if it would be
 //     without its proxy, by Kubernetes' own reckoning.
 func TestSidecarsOfRandomPods(t *testing.T) {
+	t.Parallel()
 	const pods = 6_000
 	random := rand.New(rand.NewPCG(20261126, 4))
 	seen := map[string]int{}

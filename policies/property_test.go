@@ -25,6 +25,7 @@ import (
 // falls below STRICT and below what it was. The definition is computed here over
 // all label sets of a small alphabet, by package mesh alone.
 func TestPolicyChangesAgainstBruteForce(t *testing.T) {
+	t.Parallel()
 	const changes = 30_000
 	random := rand.New(rand.NewPCG(20260101, 7))
 	seen := map[string]int{}
