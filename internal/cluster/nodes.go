@@ -137,24 +137,16 @@ func (s *Source) GuardNames() []string {
 	return names
 }
 
-// addNode reads the node that a request puts a pod on, and the pod of a Binding. The
-// cache may not have heard of a node that has just joined, or that it is another one by
-// now.
+// asksAboutNodes reports whether any guard is about where pods run.
+func asksAboutNodes(guards []facts.Guard) bool {
+	return slices.ContainsFunc(guards, func(g facts.Guard) bool { return g.NodePools != nil })
+}
+
+// addNode reads the node that a request puts a pod on. The cache may not have heard of a
+// node that has just joined, or that it is another one by now.
 func (s *Source) addNode(ctx context.Context, r *facts.Review, c *facts.Cluster) error {
-	if !slices.ContainsFunc(c.Guards, func(g facts.Guard) bool { return g.NodePools != nil }) {
-		return nil
-	}
-	if b, ok := r.Object.(*corev1.Binding); ok {
-		var pod corev1.Pod
-		switch err := s.cfg.Live.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: b.Name}, &pod); {
-		case err == nil:
-			c.Bound = &pod
-		case !apierrors.IsNotFound(err):
-			return fmt.Errorf("get pod %s/%s: %w", r.Namespace, b.Name, err)
-		}
-	}
 	name := r.NodeName()
-	if name == "" {
+	if name == "" || !asksAboutNodes(c.Guards) {
 		return nil
 	}
 	var node corev1.Node
@@ -165,6 +157,22 @@ func (s *Source) addNode(ctx context.Context, r *facts.Review, c *facts.Cluster)
 		c.Fresh = map[string]*nodes.Node{name: nil}
 	default:
 		return fmt.Errorf("get node %q: %w", name, err)
+	}
+	return nil
+}
+
+// addBound reads the pod that a Binding is about.
+func (s *Source) addBound(ctx context.Context, r *facts.Review, c *facts.Cluster) error {
+	b, ok := r.Object.(*corev1.Binding)
+	if !ok || !asksAboutNodes(c.Guards) {
+		return nil
+	}
+	var pod corev1.Pod
+	switch err := s.cfg.Live.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: b.Name}, &pod); {
+	case err == nil:
+		c.Bound = &pod
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("get pod %s/%s: %w", r.Namespace, b.Name, err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -107,21 +108,41 @@ func TestReadOfWhatIsNotThere(t *testing.T) {
 	}
 }
 
-// Facts of nodes that are not known in the cache are no reason to pass, and known ones
-// no reason to read.
-func TestReadOfBindingsIsCached(t *testing.T) {
-	s, server := reading(t, "11", storedNamespace("prod", guardedLabels(), "10"), v1alpha1.DefaultGuard())
-	s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
-	s.nodes.set(storedNode("n1", "m5.large"))
-	got, err := s.Read(t.Context(), &facts.Review{Kind: corev1.SchemeGroupVersion.WithKind("Binding"), Namespace: "prod", Object: &corev1.Binding{Target: corev1.ObjectReference{Name: "n1"}}})
-	if err != nil || server.count() != 0 || got.Live {
-		t.Fatalf("%v, %d reads", err, server.count())
-	}
-	if n, known := got.Node("n1"); !known || n == nil {
-		t.Error("node n1 is not known")
-	}
-	if n, known := got.Node("n2"); known || n != nil {
-		t.Errorf("node n2 is known: %v", n)
+// What a node is at the moment at which a pod is put on it counts, and of the pod nothing
+// is read as long as it does not matter. Pods that run keep what the cache knows.
+func TestReadOfWhatIsPutOnNodes(t *testing.T) {
+	for name, c := range map[string]struct {
+		operation admissionv1.Operation
+		object    any
+		reads     []string
+		class     nodes.Class
+	}{
+		"a binding":             {admissionv1.Create, &corev1.Binding{Target: corev1.ObjectReference{Name: "n1"}}, []string{"get *v1.Node /n1"}, nodes.Burstable},
+		"a pod that names it":   {admissionv1.Create, onNode("n1"), []string{"get *v1.Node /n1"}, nodes.Burstable},
+		"a pod that names none": {admissionv1.Create, onNode(""), nil, nodes.Dedicated},
+		"a pod that runs":       {admissionv1.Update, onNode("n1"), nil, nodes.Dedicated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, server := reading(t, "11", storedNode("n1", "t3.large"))
+			s.index.setGuards(nodeGuard(t), 1)
+			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
+			s.nodes.set(storedNode("n1", "m5.large")) // before it was replaced
+			review := &facts.Review{Operation: c.operation, Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: "prod", Object: c.object}
+			got, err := s.Read(t.Context(), review)
+			if err != nil || got.Live || !slices.Equal(server.reads, c.reads) {
+				t.Fatalf("%v, reads %q; must be %q", err, server.reads, c.reads)
+			}
+			if n, known := got.Node("n1"); !known || nodes.Classify(got.Guards[0].NodePools, n).Class != c.class {
+				t.Errorf("node %+v; must be %s", n, c.class)
+			}
+			if n, known := got.Node("n2"); known || n != nil {
+				t.Errorf("node n2 is known: %v", n)
+			}
+			server.fail = func(string, any) error { return errors.New("out of order") }
+			if _, err := s.Read(t.Context(), review); (err != nil) != (c.reads != nil) {
+				t.Errorf("the node cannot be read: %v", err)
+			}
+		})
 	}
 }
 

@@ -2,10 +2,12 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,10 +31,8 @@ const pageSize = 500
 //   - the cached policies may be older than the labels that put the namespace
 //     under its guard, so that a policy deleted just before that is still in them.
 //
-// A node that the cache does not know is told from one that does not exist by a live
-// read, and so is one on which a pod would be refused. What a node has become in the
-// last milliseconds may not be known: then the pod runs on it as if the node had become
-// so the moment after.
+// The node that a pod is put on, by a Binding or by its own word, is read live: what it
+// is at that moment counts. Where a pod could land is told from the cache.
 //
 // Everything else is rare and read live.
 func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, error) {
@@ -53,7 +53,10 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	s.addCached(&c)
 	if e != nil && c.Guarded(r.Namespace, e.namespace.Labels) && (e.verified >= newest || s.policiesAsOf() >= newest) {
 		s.addQuotas(ctx, r, &c)
-		return c, nil
+		if r.Operation != admissionv1.Create {
+			return c, nil
+		}
+		return c, s.addNode(ctx, r, &c)
 	}
 	return s.ReadLive(ctx, r)
 }
@@ -118,7 +121,7 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 		err = live.pods(ctx, name)
 	}
 	if err == nil {
-		err = s.addNode(ctx, r, &live.cluster)
+		err = errors.Join(s.addNode(ctx, r, &live.cluster), s.addBound(ctx, r, &live.cluster))
 	}
 	if err != nil {
 		return facts.Cluster{}, err

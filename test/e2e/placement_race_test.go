@@ -25,8 +25,7 @@ import (
 const (
 	racePods, raceNodes = 500, 30
 	// staleAtMost is how long a node may have been refused already, by what is stored,
-	// when a pod is bound to it: its class is judged by a cache, and the binding is
-	// stored a moment after it was judged.
+	// when a pod is bound to it: the binding is stored a moment after it was judged.
 	staleAtMost = 200 * time.Millisecond
 )
 
