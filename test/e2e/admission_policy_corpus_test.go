@@ -39,7 +39,8 @@ func packCases(t *testing.T) (cases []packCase, states map[string]*packCase) {
 	for _, c := range policytest.Load(t, "../../policies/testdata") {
 		d := c.FinalDocument(t)
 		podsOrTemplates := slices.ContainsFunc(policies.MeshMembership().Matches, func(m policies.Match) bool {
-			return m.Kind == d.Kind.Kind && m.Scope == policies.ScopeGuarded
+			// Of Bindings an admission policy could know their labels, not the pod's.
+			return m.Kind == d.Kind.Kind && m.Kind != "Binding" && m.Scope == policies.ScopeGuarded
 		})
 		if c.Policy != "mesh-membership" || c.Want.Operation != "CREATE" || !podsOrTemplates {
 			continue

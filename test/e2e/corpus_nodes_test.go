@@ -66,6 +66,36 @@ func (y *corpusPlayer) remember(t *testing.T, c *playedCase) {
 	}
 }
 
+// leaveNodes ends the pods of earlier batches that are still on a node of the same name,
+// where the case is of what runs on it. No kubelet ends them here.
+func (y *corpusPlayer) leaveNodes(t *testing.T, batch corpusBatch) {
+	t.Helper()
+	if batch[0].object(t).GetKind() != "Node" {
+		return
+	}
+	own := map[string]bool{}
+	for _, c := range batch {
+		for _, o := range c.objects {
+			own[o.GetNamespace()] = true
+		}
+	}
+	eventually(t, 30*time.Second, func() error {
+		var pods corev1.PodList
+		must(t, y.admin.List(t.Context(), &pods))
+		left := 0
+		for i := range pods.Items {
+			if pod := &pods.Items[i]; pod.Spec.NodeName != "" && !own[pod.Namespace] {
+				left++
+				must(t, client.IgnoreNotFound(y.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0))))
+			}
+		}
+		if left > 0 {
+			return fmt.Errorf("%d pods of earlier batches are on nodes", left)
+		}
+		return nil
+	})
+}
+
 // unscheduled keeps the scheduler away from a pod of the state: whether it has a node is
 // what the case says.
 func unscheduled(t *testing.T, o *unstructured.Unstructured) {

@@ -220,6 +220,7 @@ func (y *corpusPlayer) play(t *testing.T, batch corpusBatch) {
 	y.setUp(t, batch)
 	y.guard(t, batch[0])
 	y.remember(t, batch[0])
+	y.leaveNodes(t, batch)
 	for _, c := range batch {
 		t.Run(c.Name, func(t *testing.T) {
 			y.ran++

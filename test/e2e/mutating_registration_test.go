@@ -23,7 +23,7 @@ const mutatingName = "before-istio.meshvakt.io"
 // resourcesGuard is a guard of sidecar-resources alone.
 func resourcesGuard() *v1alpha1.MeshGuard {
 	g := v1alpha1.DefaultGuard()
-	g.Spec.StrictMTLS, g.Spec.MeshMembership = nil, nil
+	g.Spec.StrictMTLS, g.Spec.MeshMembership, g.Spec.NodePools = nil, nil, nil
 	return g
 }
 

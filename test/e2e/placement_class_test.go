@@ -221,9 +221,11 @@ func (p *placement) classFollowsGuards(t *testing.T) {
 	})
 	for _, g := range placementGuards() {
 		have := guardObject(g.Name)
-		must(t, p.admin.Get(t.Context(), client.ObjectKeyFromObject(have), have))
-		have.Spec = g.Spec
-		must(t, p.admin.Update(t.Context(), have))
+		eventually(t, 10*time.Second, func() error { // its status changes meanwhile
+			must(t, p.admin.Get(t.Context(), client.ObjectKeyFromObject(have), have))
+			have.Spec = g.Spec
+			return p.admin.Update(t.Context(), have)
+		})
 	}
 	p.class(t, "t3-09", "burstable")
 	p.class(t, "m5-11", "dedicated")
