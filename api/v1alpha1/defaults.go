@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"cmp"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ func DefaultGuard() *MeshGuard {
 			MeshMembership:    &MeshMembership{},
 			SidecarResources:  &SidecarResources{},
 			NodePools:         &NodePools{},
+			Exceptions:        &Exceptions{},
 		},
 	}
 	SetDefaults(g)
@@ -29,6 +31,7 @@ func DefaultGuard() *MeshGuard {
 // SetDefaults fills what the CustomResourceDefinition's defaults fill in the
 // API server, for guards that are read from files.
 func SetDefaults(g *MeshGuard) {
+	setExceptionDefaults(&g.Spec)
 	if s := g.Spec.StrictMTLS; s != nil {
 		if len(s.ValidationActions) == 0 {
 			s.ValidationActions = []ValidationAction{Deny}
@@ -68,6 +71,15 @@ func SetDefaults(g *MeshGuard) {
 		n.Unknown = cmp.Or(n.Unknown, UnknownAllow)
 		n.Steering = cmp.Or(n.Steering, SteeringRequired)
 		n.OnNoNode = cmp.Or(n.OnNoNode, OnNoNodeReject)
+	}
+}
+
+// setExceptionDefaults is about exceptions and remediation.
+func setExceptionDefaults(s *MeshGuardSpec) {
+	s.Remediation = cmp.Or(s.Remediation, RemediationNone)
+	if e := s.Exceptions; e != nil {
+		e.MaxDuration.Duration = cmp.Or(e.MaxDuration.Duration, DefaultExceptionHours*time.Hour)
+		e.Approval = cmp.Or(e.Approval, ApprovalTwoPerson)
 	}
 }
 

@@ -70,6 +70,19 @@ type MeshGuardSpec struct {
 	//
 	// +optional
 	NodePools *NodePools `json:"nodePools,omitempty"`
+
+	// Exceptions says which GuardExceptions this guard takes. Without it, none.
+	//
+	// +optional
+	Exceptions *Exceptions `json:"exceptions,omitempty"`
+
+	// Remediation says what Meshvakt does about a guarded namespace that was STRICT
+	// and no longer is: None leaves it to people; Restore creates the
+	// PeerAuthentication "default" with mode STRICT in it again.
+	//
+	// +optional
+	// +kubebuilder:default=None
+	Remediation Remediation `json:"remediation,omitempty"`
 }
 
 // StrictMTLS are the parameters of the policy strict-mtls.

@@ -19,7 +19,7 @@ func GroupVersion() schema.GroupVersion {
 
 // AddToScheme registers the kinds of this package with a scheme.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion(), &MeshGuard{}, &MeshGuardList{})
+	s.AddKnownTypes(GroupVersion(), &MeshGuard{}, &MeshGuardList{}, &GuardException{}, &GuardExceptionList{})
 	metav1.AddToGroupVersion(s, GroupVersion())
 	return nil
 }

@@ -44,6 +44,12 @@ func Validate(g *MeshGuard) field.ErrorList {
 	if n := g.Spec.NodePools; n != nil {
 		errs = append(errs, validateNodePools(n, spec.Child("nodePools"))...)
 	}
+	if e := g.Spec.Exceptions; e != nil {
+		errs = append(errs, validateExceptions(e, spec.Child("exceptions"))...)
+	}
+	if known := []Remediation{RemediationNone, RemediationRestore}; !slices.Contains(known, g.Spec.Remediation) {
+		errs = append(errs, field.NotSupported(spec.Child("remediation"), g.Spec.Remediation, known))
+	}
 	return errs
 }
 
