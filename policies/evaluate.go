@@ -36,9 +36,21 @@ type Decision struct {
 type Ruling struct {
 	Finding
 	Policy string
-	// Guards are the guards under which the finding was made with this action.
+	// Guards are the guards under which the finding was made with this action; none
+	// for what no guard has a say in.
 	Guards []string
 	Action v1alpha1.ValidationAction
+	// Exception is the one that lets the finding pass, where Action is Excepted.
+	Exception *facts.Exception
+}
+
+// Excepted is the action of a finding that an exception lets pass. Users and audit are
+// told of it.
+const Excepted v1alpha1.ValidationAction = "Excepted"
+
+// RestsOnException reports whether an exception lets pass what the request breaks.
+func (d *Decision) RestsOnException() bool {
+	return slices.ContainsFunc(d.Findings, func(r Ruling) bool { return r.Exception != nil })
 }
 
 // ErrPanic marks a policy that panicked; it is our own fault and the request
@@ -65,21 +77,34 @@ func Evaluate(list []Policy, r *facts.Review) (Decision, error) {
 		if !p.judges(r) {
 			continue
 		}
-		judged := false
+		judged := p.Own != nil
+		if judged {
+			found, err := judge(p.Own, r)
+			if err != nil {
+				return Decision{}, fmt.Errorf("evaluate policy %s: %w", p.ID, err)
+			}
+			for _, f := range found {
+				d.Findings = append(d.Findings, Ruling{Finding: f, Policy: p.ID, Action: actionsFor(f.Severity, []v1alpha1.ValidationAction{v1alpha1.Deny})[0]})
+			}
+		}
 		for j := range r.Cluster.Guards {
 			g := &r.Cluster.Guards[j]
 			actions := p.Actions(g)
 			if len(actions) == 0 {
 				continue
 			}
-			found, err := judge(p, r, g)
+			found, err := judge(func(r *facts.Review) ([]Finding, error) { return p.Judge(r, g) }, r)
 			if err != nil {
 				return Decision{}, fmt.Errorf("evaluate policy %s under MeshGuard %q: %w", p.ID, g.Name, err)
 			}
 			judged = true
 			for _, f := range found {
+				if e := excepting(r, g, p.ID, &f); e != nil {
+					d.add(g.Name, Ruling{Finding: f, Policy: p.ID, Action: Excepted, Exception: e})
+					continue
+				}
 				for _, a := range actionsFor(f.Severity, actions) {
-					d.add(p.ID, g.Name, f, a)
+					d.add(g.Name, Ruling{Finding: f, Policy: p.ID, Action: a})
 				}
 			}
 		}
@@ -91,13 +116,21 @@ func Evaluate(list []Policy, r *facts.Review) (Decision, error) {
 	return d, nil
 }
 
-func judge(p *Policy, r *facts.Review, g *facts.Guard) (found []Finding, err error) {
+// excepting returns the exception that lets a breach pass under the guard.
+func excepting(r *facts.Review, g *facts.Guard, policy string, f *Finding) *facts.Exception {
+	if f.Severity != Breach || f.Firm {
+		return nil
+	}
+	return r.Excepting(g, policy, f.Reason.Name)
+}
+
+func judge(by func(*facts.Review) ([]Finding, error), r *facts.Review) (found []Finding, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
 		}
 	}()
-	return p.Judge(r, g)
+	return by(r)
 }
 
 // actionsFor softens Deny to Warn for what never refuses a request.
@@ -115,14 +148,15 @@ func actionsFor(s Severity, actions []v1alpha1.ValidationAction) []v1alpha1.Vali
 	return soft
 }
 
-func (d *Decision) add(policy, guard string, f Finding, a v1alpha1.ValidationAction) {
+func (d *Decision) add(guard string, r Ruling) {
 	for i := range d.Findings {
-		if o := &d.Findings[i]; o.Policy == policy && o.Finding == f && o.Action == a {
+		if o := &d.Findings[i]; o.Policy == r.Policy && o.Finding == r.Finding && o.Action == r.Action && o.Exception == r.Exception {
 			o.Guards = append(o.Guards, guard)
 			return
 		}
 	}
-	d.Findings = append(d.Findings, Ruling{Finding: f, Policy: policy, Guards: []string{guard}, Action: a})
+	r.Guards = []string{guard}
+	d.Findings = append(d.Findings, r)
 }
 
 func (d *Decision) finish() {
@@ -145,7 +179,7 @@ func (d *Decision) finish() {
 	switch d.Findings[0].Action {
 	case v1alpha1.Deny:
 		d.Outcome = Deny
-	case v1alpha1.Warn:
+	case v1alpha1.Warn, Excepted:
 		d.Outcome = Warn
 	case v1alpha1.Audit:
 		d.Outcome = Allow
@@ -155,8 +189,10 @@ func (d *Decision) finish() {
 func hardness(a v1alpha1.ValidationAction) int {
 	switch a {
 	case v1alpha1.Deny:
-		return 2
+		return 3
 	case v1alpha1.Warn:
+		return 2
+	case Excepted:
 		return 1
 	default:
 		return 0

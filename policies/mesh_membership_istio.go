@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -58,7 +59,9 @@ type istioReview struct {
 	object    *facts.IstioObject
 	// bounded: the object names more namespaces than were read.
 	bounded bool
-	found   []Finding
+	// beyond: the object is about services of other namespaces than its own.
+	beyond bool
+	found  []Finding
 }
 
 // judgeIstioObject judges an object before and after the request. What was wrong
@@ -90,6 +93,7 @@ func istioFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Gu
 	j := &istioReview{
 		cluster: &r.Cluster, guard: g, namespace: ns, object: o,
 		bounded: len(r.OtherNamespaces()) >= facts.ReferencesAtMost,
+		beyond:  reachesBeyond(o.Spec, ns.Name),
 	}
 	switch spec := o.Spec.(type) {
 	case *networkingv1alpha3.DestinationRule:
@@ -110,6 +114,20 @@ func istioFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Gu
 		return nil, errWrongObject(r)
 	}
 	return atMost(j.found), nil
+}
+
+// reachesBeyond reports whether a spec names services of other namespaces.
+func reachesBeyond(spec proto.Message, namespace string) bool {
+	own := func(reach facts.Reach) bool {
+		return !reach.InCluster() || !reach.Every && reach.Suffix == "" && reach.Namespace == namespace
+	}
+	switch s := spec.(type) {
+	case *networkingv1alpha3.DestinationRule:
+		return !own(facts.RuleReach(s.GetHost(), namespace))
+	case *networkingv1alpha3.ServiceEntry:
+		return slices.ContainsFunc(s.GetHosts(), func(host string) bool { return !own(facts.EntryReach(host)) })
+	}
+	return false
 }
 
 // inside reports whether the object lies in a namespace of the guard.
@@ -156,7 +174,7 @@ func (j *istioReview) guards(reach facts.Reach) (whose string, guarded bool) {
 
 func (j *istioReview) refuse(reason Reason, field, message, remedy string) {
 	j.found = append(j.found, Finding{
-		Reason: reason, Type: metav1.CauseTypeForbidden,
+		Reason: reason, Firm: j.beyond, Type: metav1.CauseTypeForbidden,
 		Field: field, Message: message, Remedy: remedy,
 	})
 }

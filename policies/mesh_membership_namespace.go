@@ -54,7 +54,7 @@ func judgeNamespaceMembership(r *facts.Review, g *facts.Guard) ([]Finding, error
 
 func unguarded(name string, g *facts.Guard) Finding {
 	return Finding{
-		Reason: reasonNamespaceLeavesMesh(), Type: metav1.CauseTypeForbidden, Field: "metadata.labels",
+		Reason: reasonNamespaceLeavesMesh(), Firm: true, Type: metav1.CauseTypeForbidden, Field: "metadata.labels",
 		Message: fmt.Sprintf("the change takes namespace %q out of MeshGuard %q; must keep matching its namespaceSelector %q", name, g.Name, g.Selector),
 		Remedy:  fmt.Sprintf("leave these labels as they are, or ask someone who has the verb unguard on meshguards.meshvakt.io %q", g.Name),
 	}

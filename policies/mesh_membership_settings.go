@@ -183,7 +183,7 @@ type settingsReview struct {
 
 func (j *settingsReview) refuse(field, message, remedy string) {
 	j.found = append(j.found, Finding{
-		Reason: reasonMeshSettingsWeakened(), Type: metav1.CauseTypeForbidden,
+		Reason: reasonMeshSettingsWeakened(), Firm: true, Type: metav1.CauseTypeForbidden,
 		Field: field, Message: message, Remedy: remedy,
 	})
 }

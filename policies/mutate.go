@@ -19,8 +19,8 @@ func Mutate(list []Policy, r *facts.Review) ([]facts.Change, error) {
 		if m == nil || !matches(m.Matches, r) {
 			continue
 		}
-		guards, err := m.guards(r)
-		if err == nil && len(guards) == 0 {
+		guards, err := m.guards(r, list[i].ID)
+		if err == nil && len(guards) == 0 && m.Own == nil {
 			continue
 		}
 		var more []facts.Change
@@ -35,8 +35,9 @@ func Mutate(list []Policy, r *facts.Review) ([]facts.Change, error) {
 	return changes, nil
 }
 
-// guards are those that want the changes, sorted by name.
-func (m *Mutation) guards(r *facts.Review) ([]*facts.Guard, error) {
+// guards are those that want the changes, sorted by name: without those under which an
+// exception lets the object break the policy. What is excepted is left as it is.
+func (m *Mutation) guards(r *facts.Review, policy string) ([]*facts.Guard, error) {
 	var guards []*facts.Guard
 	for i := range r.Cluster.Guards {
 		if g := &r.Cluster.Guards[i]; m.Enforced(g) {
@@ -51,7 +52,8 @@ func (m *Mutation) guards(r *facts.Review) ([]*facts.Guard, error) {
 		return nil, fmt.Errorf("%w: namespace %q of the %s", ErrMissingFact, r.Namespace, r.Kind.Kind)
 	}
 	guards = slices.DeleteFunc(guards, func(g *facts.Guard) bool {
-		return !r.Cluster.Selects(g, ns.Name, ns.Labels) && !(m.ControlPlane != nil && m.ControlPlane(g) && r.Cluster.IsRoot(ns.Name))
+		selected := r.Cluster.Selects(g, ns.Name, ns.Labels) || m.ControlPlane != nil && m.ControlPlane(g) && r.Cluster.IsRoot(ns.Name)
+		return !selected || r.Excepting(g, policy, "") != nil
 	})
 	slices.SortFunc(guards, func(a, b *facts.Guard) int { return strings.Compare(a.Name, b.Name) })
 	return guards, nil
@@ -63,5 +65,8 @@ func (m *Mutation) changes(r *facts.Review, guards []*facts.Guard) (changes []fa
 			err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
 		}
 	}()
+	if m.Own != nil {
+		return m.Own(r)
+	}
 	return m.Changes(r, guards)
 }

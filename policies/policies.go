@@ -46,6 +46,11 @@ type Policy struct {
 	// judge, never that the request is bad.
 	Judge func(*facts.Review, *facts.Guard) ([]Finding, error)
 
+	// Own, where it is not nil, returns what is wrong with the request whatever guards
+	// there are: of the rules that Meshvakt itself lives by. Its breaches are refused
+	// and no exception covers them. As for the rest it is like Judge.
+	Own func(*facts.Review) ([]Finding, error)
+
 	// Mutation is nil for a policy that only judges.
 	Mutation *Mutation
 }
@@ -64,6 +69,8 @@ type Mutation struct {
 	// It is total and deterministic, and has nothing to change in what it has changed.
 	// An error is as with Judge.
 	Changes func(*facts.Review, []*facts.Guard) ([]facts.Change, error)
+	// Own are changes that are made whatever guards there are; nil where there are none.
+	Own func(*facts.Review) ([]facts.Change, error)
 }
 
 // Reason is a kind of finding. Name is the metric label, log field, test key
@@ -93,6 +100,8 @@ const (
 	// ScopeNodes is nodes and what is tied to them, which are in no namespace. Nothing
 	// of it is ever refused, nor waits for Meshvakt while that does not answer.
 	ScopeNodes Scope = "Nodes"
+	// ScopeOwn is objects of Meshvakt's API, wherever they are and whatever is guarded.
+	ScopeOwn Scope = "Own"
 	// ScopeIstioSettings is the ConfigMaps of istiod in its namespace: the settings
 	// of control planes and injectors.
 	ScopeIstioSettings Scope = "IstioSettings"
@@ -131,6 +140,9 @@ const (
 type Finding struct {
 	Reason   Reason
 	Severity Severity
+	// Firm: no exception covers it, for it is about more than objects of the exception's
+	// namespace.
+	Firm bool
 	// Type classifies the breach as the API does for field errors.
 	Type metav1.CauseType
 	// Field is the path in the object of the request.
@@ -160,6 +172,11 @@ func (f *Finding) Text() string {
 	return b.String()
 }
 
+// Namespaced reports whether the objects are in namespaces.
+func (m *Match) Namespaced() bool {
+	return m.Scope != ScopeNamespaces && m.Scope != ScopeNodes && m.Resource != "meshguards"
+}
+
 // Covers reports whether the match is about the resource itself, for "", or the
 // subresource.
 func (m *Match) Covers(subresource string) bool {
@@ -169,6 +186,7 @@ func (m *Match) Covers(subresource string) bool {
 // All returns every policy, sorted by ID.
 func All() []Policy {
 	return []Policy{
+		Governance(),
 		MeshMembership(),
 		NodePools(),
 		SidecarResources(),
@@ -193,7 +211,7 @@ func Check(list []Policy) error {
 		p := &list[i]
 		once("ID", p.ID, p.ID)
 		if p.Title == "" || p.Rationale == "" || len(p.Citations) == 0 || len(p.Matches) == 0 || p.Judge == nil || p.Actions == nil ||
-			p.Mutation != nil && (len(p.Mutation.Matches) == 0 || p.Mutation.Enforced == nil || p.Mutation.Changes == nil) {
+			p.Mutation != nil && (len(p.Mutation.Matches) == 0 || p.Mutation.Enforced == nil || p.Mutation.Changes == nil && p.Mutation.Own == nil) {
 			errs = append(errs, fmt.Errorf("policy %s: incomplete", p.ID))
 		}
 		for _, r := range p.Reasons {

@@ -30,7 +30,7 @@ func PodCost(r *facts.Review) (one Cost, pods int32, ok bool) {
 	if s == nil || s.refused() {
 		return Cost{Total: counted(&corev1.Pod{Spec: *spec.DeepCopy()})}, pods, true
 	}
-	guards, err := SidecarResources().Mutation.guards(r)
+	guards, err := SidecarResources().Mutation.guards(r, "sidecar-resources")
 	if err != nil {
 		return Cost{}, 0, false
 	}

@@ -131,7 +131,7 @@ func judgeStrictMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 
 // sides returns the object before and after the request, nil where there is
 // none. It errs when an object is not what the request's kind says.
-func sides[T corev1.ConfigMap | corev1.Pod | corev1.Namespace | mesh.PeerAuthentication](r *facts.Review) (before, after *T, err error) {
+func sides[T corev1.ConfigMap | corev1.Pod | corev1.Namespace | mesh.PeerAuthentication | v1alpha1.GuardException | v1alpha1.MeshGuard](r *facts.Review) (before, after *T, err error) {
 	before, _ = r.OldObject.(*T)
 	after, ok := r.Object.(*T)
 	switch {

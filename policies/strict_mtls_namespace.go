@@ -36,6 +36,7 @@ func judgeNamespaceMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 	case wasGuarded && !guarded && !r.MayUnguard[g.Name]:
 		found = append(found, Finding{
 			Reason:  reasonNamespaceUnguarded(),
+			Firm:    true,
 			Type:    metav1.CauseTypeForbidden,
 			Field:   "metadata.labels",
 			Message: fmt.Sprintf("the change takes namespace %q out of MeshGuard %q; must keep matching its namespaceSelector %q", ns.Name, g.Name, g.Selector),

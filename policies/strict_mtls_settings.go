@@ -33,6 +33,7 @@ func judgeSettingsMTLS(r *facts.Review, g *facts.Guard) ([]Finding, error) {
 		plane := group.holes[0].view.controlPlane
 		found = append(found, Finding{
 			Reason: reasonSettingsWeakenMTLS(),
+			Firm:   true,
 			Type:   metav1.CauseTypeForbidden,
 			Field:  "data.mesh",
 			Message: fmt.Sprintf("%s the settings of Istio revision %q, with root namespace %q, makes %s%s; must be STRICT",

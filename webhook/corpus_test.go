@@ -54,6 +54,10 @@ func (c clusters) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster,
 
 type byUserName struct{}
 
+func (byUserName) MayApprove(_ context.Context, user authenticationv1.UserInfo, _, _ string) (bool, error) {
+	return user.Username == userWithRight, nil
+}
+
 func (byUserName) MayUnguard(_ context.Context, user authenticationv1.UserInfo, _ string) (bool, error) {
 	return user.Username == userWithRight, nil
 }

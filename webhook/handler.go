@@ -31,9 +31,11 @@ type FactSource interface {
 	ReadLive(context.Context, *facts.Review) (facts.Cluster, error)
 }
 
-// Authorizer knows who may take namespaces out of a guard.
+// Authorizer knows who may take namespaces out of a guard, and who may approve
+// exceptions.
 type Authorizer interface {
 	MayUnguard(ctx context.Context, user authenticationv1.UserInfo, guard string) (bool, error)
+	MayApprove(ctx context.Context, user authenticationv1.UserInfo, namespace, name string) (bool, error)
 }
 
 // Recorder counts what the handler does.
@@ -214,7 +216,8 @@ func (h *Handler) change(ctx context.Context, q *request) (*admissionv1.Admissio
 
 // decide judges a request by the facts at hand, and once more by a live read
 // where the first judgement would refuse it, or could not be made, by facts from
-// the cache. What the user did a moment ago is then never held against them.
+// the cache. What the user did a moment ago is then never held against them, and an
+// exception that somebody revoked a moment ago lets nothing pass.
 func (h *Handler) decide(ctx context.Context, r *facts.Review) (policies.Decision, error) {
 	r.MayUnguard = map[string]bool{}
 	cluster, err := h.facts.Read(ctx, r)
@@ -222,7 +225,7 @@ func (h *Handler) decide(ctx context.Context, r *facts.Review) (policies.Decisio
 		return policies.Decision{}, failed(StageFacts, http.StatusServiceUnavailable, fmt.Errorf("read facts: %w", err))
 	}
 	d, err := h.evaluate(ctx, r, cluster)
-	doubtful := d.Outcome == policies.Deny || errors.Is(err, policies.ErrMissingFact)
+	doubtful := d.Outcome == policies.Deny || d.RestsOnException() || errors.Is(err, policies.ErrMissingFact)
 	if cluster.Live || !doubtful {
 		return d, err
 	}
@@ -246,6 +249,12 @@ func (h *Handler) evaluate(ctx context.Context, r *facts.Review, c facts.Cluster
 			return policies.Decision{}, failed(StageAuthorize, http.StatusServiceUnavailable, fmt.Errorf("authorize leaving MeshGuard %q: %w", guard, err))
 		}
 		r.MayUnguard[guard] = may
+	}
+	if r.Approves() {
+		var err error
+		if r.MayApprove, err = h.authorizer.MayApprove(ctx, r.User, r.Namespace, r.Name); err != nil {
+			return policies.Decision{}, failed(StageAuthorize, http.StatusServiceUnavailable, fmt.Errorf("authorize approving GuardException %s/%s: %w", r.Namespace, r.Name, err))
+		}
 	}
 	d, err := policies.Evaluate(h.policies, r)
 	if err != nil {

@@ -85,6 +85,10 @@ func (f authorizerFunc) MayUnguard(_ context.Context, user authenticationv1.User
 	return f(user, guard)
 }
 
+func (f authorizerFunc) MayApprove(_ context.Context, user authenticationv1.UserInfo, namespace, name string) (bool, error) {
+	return f(user, namespace+"/"+name)
+}
+
 func nobody(authenticationv1.UserInfo, string) (bool, error) { return false, nil }
 
 type recorder struct {

@@ -27,6 +27,7 @@ const (
 	AnnotationPolicies = "policies"       // IDs of the policies that judged
 	AnnotationFindings = "findings"       // codes of what they found
 	AnnotationAudit    = "audit-findings" // the findings whose action is Audit
+	AnnotationExcepted = "excepted"       // codes that exceptions let pass, and these
 )
 
 // unchanged is the answer of a mutation that has nothing to change.
@@ -103,6 +104,9 @@ func annotations(d policies.Decision) map[string]string {
 	if list := codes(d); len(list) > 0 {
 		out[AnnotationFindings] = clip(strings.Join(list, ","), maxAnnotationRunes)
 	}
+	if list := excepted(d); len(list) > 0 {
+		out[AnnotationExcepted] = clip(strings.Join(list, ","), maxAnnotationRunes)
+	}
 	var audit strings.Builder
 	for i := range d.Findings {
 		if d.Findings[i].Action == v1alpha1.Audit && audit.Len() <= 4*maxAnnotationRunes {
@@ -113,6 +117,20 @@ func annotations(d policies.Decision) map[string]string {
 		out[AnnotationAudit] = clip(strings.TrimSuffix(audit.String(), "\n"), maxAnnotationRunes)
 	}
 	return out
+}
+
+// excepted are the codes that exceptions let pass, each with the exception.
+func excepted(d policies.Decision) []string {
+	var list []string
+	for _, f := range d.Findings {
+		if f.Exception == nil {
+			continue
+		}
+		if text := f.Reason.Code + " by " + f.Exception.Key(); !slices.Contains(list, text) {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // codes are the codes of a decision's findings, each once, hardest first.

@@ -47,7 +47,7 @@ func (s ruleSet) add(policy string, m policies.Match) error {
 	}
 	for _, version := range m.Versions {
 		gvk := schema.GroupVersionKind{Group: m.Group, Version: version, Kind: m.Kind}
-		namespaced := m.Scope != policies.ScopeNamespaces && m.Scope != policies.ScopeNodes
+		namespaced := m.Namespaced()
 		if slices.ContainsFunc(s[gvk], func(known rule) bool { return known.namespaced != namespaced }) {
 			return fmt.Errorf("policy %s and another one disagree about the scope of %s", policy, gvk)
 		}

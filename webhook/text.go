@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -34,7 +35,11 @@ func denialText(denials []policies.Ruling) string {
 		guards[i] = fmt.Sprintf("%q", g)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "violates %s %s (%s)", plural(len(guards), "MeshGuard"), strings.Join(guards, ", "), count(len(denials), "finding"))
+	whose := "the rules of Meshvakt itself"
+	if len(guards) > 0 {
+		whose = plural(len(guards), "MeshGuard") + " " + strings.Join(guards, ", ")
+	}
+	fmt.Fprintf(&b, "violates %s (%s)", whose, count(len(denials), "finding"))
 	for _, r := range denials[:min(len(denials), maxFindings)] {
 		b.WriteString("\n")
 		b.WriteString(clip(oneLine(r.Text()), maxFindingRunes))
@@ -52,8 +57,8 @@ func warnings(list []policies.Ruling) []string {
 	var whole []string
 	used := 0
 	for i := range list {
-		if list[i].Action == v1alpha1.Warn {
-			text := warningText(&list[i].Finding)
+		if a := list[i].Action; a == v1alpha1.Warn || a == policies.Excepted {
+			text := warningText(&list[i])
 			used += utf8.RuneCountInString(text)
 			whole = append(whole, text)
 		}
@@ -84,17 +89,26 @@ func clipAll(whole []string) []string {
 
 // warningText is a finding on one line. Where the API server may cut it, what
 // helps the user comes first.
-func warningText(f *policies.Finding) string {
+func warningText(r *policies.Ruling) string {
+	f := &r.Finding
+	if e := r.Exception; e != nil {
+		return oneLine(fmt.Sprintf("[%s] let pass until %s by GuardException %s: %s", f.Reason.Code, e.Spec.ExpiresAt.UTC().Format(time.RFC3339), e.Name, bareText(f)))
+	}
 	text := oneLine(f.Text())
 	if utf8.RuneCountInString(text) <= maxWarningRunes {
 		return text
 	}
 	if f.Remedy != "" {
-		bare := *f
-		bare.Remedy = ""
-		text = oneLine("[" + f.Reason.Code + "] " + f.Remedy + "; " + bare.Text())
+		text = oneLine("[" + f.Reason.Code + "] " + f.Remedy + "; " + bareText(f))
 	}
 	return text
+}
+
+// bareText is a finding without the way out.
+func bareText(f *policies.Finding) string {
+	bare := *f
+	bare.Remedy = ""
+	return bare.Text()
 }
 
 // oneLine blanks out control characters and what is not UTF-8. Values in

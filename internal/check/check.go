@@ -147,6 +147,12 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
 		r.Cluster = without(s.cluster, o.Namespace, o.Name)
+	case *v1alpha1.GuardException:
+		// That it has been approved is the state; judged are its terms.
+		asked := o.DeepCopy()
+		asked.Spec.Approved, asked.Spec.Approver = false, ""
+		r.Object = asked
+		signed(r)
 	}
 	s.around(r)
 	return r, nil
@@ -209,6 +215,8 @@ type Finding struct {
 	Field   string                    `json:"field"`
 	Message string                    `json:"message"`
 	Remedy  string                    `json:"remedy"`
+	// Exception is the GuardException, namespace/name, that lets it pass.
+	Exception string `json:"exception,omitempty"`
 }
 
 // Summary counts the objects under review. Skipped are those of kinds that no
@@ -274,10 +282,14 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 		one.Patch = append(one.Patch, patch...)
 	}
 	for _, f := range decision.Findings {
-		one.Findings = append(one.Findings, Finding{
+		finding := Finding{
 			Policy: f.Policy, Code: f.Reason.Code, Reason: f.Reason.Name, Action: f.Action,
 			Field: f.Field, Message: f.Message, Remedy: f.Remedy,
-		})
+		}
+		if f.Exception != nil {
+			finding.Exception = f.Exception.Key()
+		}
+		one.Findings = append(one.Findings, finding)
 	}
 	t.Results = append(t.Results, one)
 	t.Summary.Objects++

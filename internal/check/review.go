@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,8 +10,10 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
@@ -29,6 +32,11 @@ type Request struct {
 	SubResource string
 	// MayUnguard says that the user may take namespaces out of guards.
 	MayUnguard bool
+	// User is the name of the requesting user. Where it is empty, exceptions are taken for
+	// requested and approved by those whom they name, as Meshvakt fills them in.
+	User string
+	// MayApprove says that the user may approve exceptions.
+	MayApprove bool
 	// Final says that a pod is as it is after all mutating webhooks, as the
 	// validating webhook sees it. Otherwise its injection is predicted, unless it
 	// has evidently been injected.
@@ -86,6 +94,10 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 	if k.namespace != "" && r.Cluster.Namespaces[k.namespace] == nil {
 		return nil, s.missingNamespace(d)
 	}
+	r.User.Username, r.MayApprove = q.User, q.MayApprove
+	if q.User == "" {
+		signed(r)
+	}
 	if q.MayUnguard {
 		r.MayUnguard = map[string]bool{}
 		for _, name := range r.Unguards() {
@@ -93,6 +105,29 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		}
 	}
 	return r, nil
+}
+
+// signed takes a request about an exception for one by the user whom the exception names.
+func signed(r *facts.Review) {
+	e, ok := r.Object.(*v1alpha1.GuardException)
+	if !ok {
+		return
+	}
+	const somebody = "the-requester"
+	old, hasOld := r.OldObject.(*v1alpha1.GuardException)
+	switch {
+	case r.Approves():
+		e.Spec.Requester = cmp.Or(e.Spec.Requester, old.Spec.Requester)
+		e.Spec.Approver = cmp.Or(e.Spec.Approver, "the-approver")
+		r.User.Username, r.MayApprove = e.Spec.Approver, true
+	case hasOld:
+		e.Spec.Requester = cmp.Or(e.Spec.Requester, old.Spec.Requester, somebody)
+		e.Spec.Approver = cmp.Or(e.Spec.Approver, old.Spec.Approver)
+		r.User.Username = e.Spec.Requester
+	default:
+		e.Spec.Requester = cmp.Or(e.Spec.Requester, somebody)
+		r.User.Username = e.Spec.Requester
+	}
 }
 
 // old returns the object before the request, nil if there is none.
@@ -146,6 +181,8 @@ func fresh(object any) {
 		o.DeletionTimestamp = nil
 	case *facts.IstioObject:
 		o.DeletionTimestamp = nil
+	case *v1alpha1.GuardException:
+		o.DeletionTimestamp, o.CreationTimestamp = nil, metav1.Time{}
 	case *mesh.PeerAuthentication:
 		o.Created, o.Terminating = mesh.PeerAuthentication{}.Created, false
 	}
@@ -174,6 +211,10 @@ func inherit(object, old any) {
 		if was, ok := old.(*facts.IstioObject); ok {
 			o.DeletionTimestamp = was.DeletionTimestamp
 		}
+	case *v1alpha1.GuardException:
+		if was, ok := old.(*v1alpha1.GuardException); ok {
+			o.DeletionTimestamp, o.CreationTimestamp = was.DeletionTimestamp, was.CreationTimestamp
+		}
 	case *mesh.PeerAuthentication:
 		if was, ok := old.(*mesh.PeerAuthentication); ok {
 			o.Created, o.Terminating = was.Created, was.Terminating
@@ -188,7 +229,7 @@ func (s *State) holding(old any) facts.Cluster {
 	case *corev1.Namespace:
 		ns := namespaceOf(o)
 		if was := c.Namespaces[o.Name]; was != nil {
-			ns.PeerAuthentications, ns.Pods = was.PeerAuthentications, was.Pods
+			ns.PeerAuthentications, ns.Pods, ns.Exceptions = was.PeerAuthentications, was.Pods, was.Exceptions
 		}
 		c.Namespaces = maps.Clone(c.Namespaces)
 		c.Namespaces[o.Name] = ns

@@ -65,7 +65,9 @@ func NewState(docs []Document) (*State, error) {
 		}
 		object, err := decode(d)
 		if err != nil {
-			errs = append(errs, err)
+			if k.kind != guardKind() { // which tells of its errors below
+				errs = append(errs, err)
+			}
 			continue
 		}
 		s.objects[k] = object
@@ -162,6 +164,15 @@ func decode(d *Document) (any, error) {
 		o.Namespace = keyOf(d).namespace
 	case *facts.IstioObject:
 		o.Namespace = keyOf(d).namespace
+	case *v1alpha1.MeshGuard:
+		if errs := v1alpha1.Validate(o); len(errs) > 0 {
+			return nil, d.errorf("MeshGuard: %w", errs.ToAggregate())
+		}
+	case *v1alpha1.GuardException:
+		o.Namespace = keyOf(d).namespace
+		if errs := v1alpha1.ValidateException(o); len(errs) > 0 {
+			return nil, d.errorf("GuardException: %w", errs.ToAggregate())
+		}
 	}
 	return object, nil
 }
@@ -231,7 +242,7 @@ func (s *State) readNamespaces() error {
 		}
 	}
 	s.readPods()
-	errs = append(errs, s.readQuotas())
+	errs = append(errs, s.readQuotas(), s.readExceptions())
 	for _, k := range s.order {
 		p, ok := s.objects[k].(*mesh.PeerAuthentication)
 		if !ok {
@@ -293,6 +304,30 @@ func (s *State) readQuotas() error {
 			ns.Quotas = append(ns.Quotas, corev1.ResourceQuota{})
 			errs = append(errs, decodeInto(d, &ns.Quotas[len(ns.Quotas)-1]))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// readExceptions puts GuardExceptions into their namespaces.
+func (s *State) readExceptions() error {
+	var errs []error
+	for _, k := range s.order {
+		e, ok := s.objects[k].(*v1alpha1.GuardException)
+		if !ok {
+			continue
+		}
+		d, ns := s.docs[k], s.cluster.Namespaces[e.Namespace]
+		if ns == nil {
+			errs = append(errs, s.missingNamespace(d))
+			continue
+		}
+		x, err := facts.NewException(e)
+		if err != nil {
+			errs = append(errs, d.errorf("%w", err))
+			continue
+		}
+		ns.Exceptions = append(ns.Exceptions, x)
+		slices.SortFunc(ns.Exceptions, func(a, b *facts.Exception) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return errors.Join(errs...)
 }

@@ -56,7 +56,11 @@ func (o *ObjectResult) write(b *strings.Builder, kinds int) {
 		if field != "" {
 			field += ": "
 		}
-		fmt.Fprintf(b, "       %s%s [%s %s]\n", field, f.Message, f.Code, strings.ToLower(string(f.Action)))
+		by := ""
+		if f.Exception != "" {
+			by = " by GuardException " + f.Exception
+		}
+		fmt.Fprintf(b, "       %s%s [%s %s%s]\n", field, f.Message, f.Code, strings.ToLower(string(f.Action)), by)
 		if f.Remedy != "" {
 			fmt.Fprintf(b, "       fix: %s\n", f.Remedy)
 		}

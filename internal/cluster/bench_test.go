@@ -130,6 +130,10 @@ func BenchmarkPodFacts(b *testing.B) {
 
 type everybody struct{}
 
+func (everybody) MayApprove(context.Context, authenticationv1.UserInfo, string, string) (bool, error) {
+	return true, nil
+}
+
 func (everybody) MayUnguard(context.Context, authenticationv1.UserInfo, string) (bool, error) {
 	return true, nil
 }

@@ -64,6 +64,7 @@ func CacheOptions(istioNamespace string) map[client.Object]cache.ByObject {
 		&corev1.Node{}:                {Transform: slimNode, UnsafeDisableDeepCopy: &shared},
 		&objects.PeerAuthentication{}: {Transform: slim, UnsafeDisableDeepCopy: &shared},
 		&v1alpha1.MeshGuard{}:         {Transform: cache.TransformStripManagedFields()},
+		&v1alpha1.GuardException{}:    {Transform: cache.TransformStripManagedFields()},
 		&corev1.ConfigMap{}: {
 			// A field selector rather than cache.Config by namespace: the latter
 			// makes an informer that does not tell its progress.

@@ -37,6 +37,8 @@ type entry struct {
 	labelled uint64
 	// policies are the versions of the policies in the namespace, by name.
 	policies map[string]policyRecord
+	// exceptions are the GuardExceptions of the namespace, by name.
+	exceptions map[string]*facts.Exception
 	// verified is the value of labelled for which a live read has shown the
 	// cached policies to be complete.
 	verified uint64
@@ -78,7 +80,7 @@ func (x *index) change(name string, edit func(*entry)) {
 		next.namespace = &ns
 	}
 	edit(&next)
-	if !next.exists && len(next.policies) == 0 {
+	if !next.exists && len(next.policies) == 0 && len(next.exceptions) == 0 {
 		delete(x.namespaces, name)
 		return
 	}
@@ -118,6 +120,32 @@ func (x *index) removePolicy(namespace, name string) {
 		delete(e.policies, name)
 		e.list()
 	})
+}
+
+func (x *index) setException(exception *facts.Exception) {
+	x.change(exception.Namespace, func(e *entry) {
+		e.exceptions = maps.Clone(e.exceptions)
+		if e.exceptions == nil {
+			e.exceptions = map[string]*facts.Exception{}
+		}
+		e.exceptions[exception.Name] = exception
+		e.listExceptions()
+	})
+}
+
+func (x *index) removeException(namespace, name string) {
+	x.change(namespace, func(e *entry) {
+		e.exceptions = maps.Clone(e.exceptions)
+		delete(e.exceptions, name)
+		e.listExceptions()
+	})
+}
+
+func (e *entry) listExceptions() {
+	e.namespace.Exceptions = make([]*facts.Exception, 0, len(e.exceptions))
+	for _, name := range slices.Sorted(maps.Keys(e.exceptions)) {
+		e.namespace.Exceptions = append(e.namespace.Exceptions, e.exceptions[name])
+	}
 }
 
 // list rebuilds the policies of the namespace, in an order that does not depend

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -135,7 +136,7 @@ func (s *Source) ReadLive(ctx context.Context, r *facts.Review) (facts.Cluster, 
 
 // concernsAll reports whether the request can change what holds in any namespace: a
 // policy of a root namespace and its labels, by which control planes may not read
-// its policies, and the settings of Istio. Other objects in a root namespace concern
+// its policies, the settings of Istio, and a guard. Other objects in a root namespace concern
 // the namespaces that they name.
 func concernsAll(r *facts.Review, namespace string, roots []string, istioNamespace string) bool {
 	switch r.Kind.Kind {
@@ -143,6 +144,8 @@ func concernsAll(r *facts.Review, namespace string, roots []string, istioNamespa
 		return slices.Contains(roots, namespace)
 	case "ConfigMap":
 		return namespace == istioNamespace
+	case "MeshGuard":
+		return true
 	}
 	return false
 }
@@ -292,6 +295,9 @@ func (l *liveRead) around(ctx context.Context, inner, others []string) error {
 			if !slices.Contains(inner, name) {
 				return nil
 			}
+			if read[i].Exceptions, err = l.exceptions(ctx, name); err != nil {
+				return err
+			}
 			var list objects.PeerAuthenticationList
 			if err := l.source.cfg.Live.List(ctx, &list, client.InNamespace(name)); err != nil {
 				return fmt.Errorf("list PeerAuthentications in namespace %q: %w", name, err)
@@ -318,6 +324,22 @@ func (l *liveRead) around(ctx context.Context, inner, others []string) error {
 		}
 	}
 	return nil
+}
+
+// exceptions reads the GuardExceptions of a namespace.
+func (l *liveRead) exceptions(ctx context.Context, namespace string) ([]*facts.Exception, error) {
+	var list v1alpha1.GuardExceptionList
+	if err := l.source.cfg.Live.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+		return nil, fmt.Errorf("list GuardExceptions in namespace %q: %w", namespace, err)
+	}
+	var exceptions []*facts.Exception
+	for i := range list.Items {
+		if e := l.source.exception(&list.Items[i]); e != nil {
+			exceptions = append(exceptions, e)
+		}
+	}
+	slices.SortFunc(exceptions, func(a, b *facts.Exception) int { return strings.Compare(a.Name, b.Name) })
+	return exceptions, nil
 }
 
 // agrees reports whether the cache holds exactly the policies that were read.

@@ -39,6 +39,8 @@ type Source struct {
 	onChange []func(namespace string) // guarded by mu
 	// onNodeChange is told of nodes.
 	onNodeChange []func(name string) // guarded by mu
+	// onExceptionChange is told of exceptions.
+	onExceptionChange []func(namespace string) // guarded by mu
 }
 
 // ErrNotSynced is returned until the caches have been filled.
@@ -56,6 +58,24 @@ func (s *Source) OnChange(f func(namespace string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onChange = append(s.onChange, f)
+}
+
+// OnException adds a function that is called, with the namespace's name, after the
+// exceptions of a namespace have changed, and after what OnChange adds. It must not block.
+func (s *Source) OnException(f func(namespace string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onExceptionChange = append(s.onExceptionChange, f)
+}
+
+func (s *Source) changedException(namespace string) {
+	s.changed(namespace)
+	s.mu.Lock()
+	listeners := s.onExceptionChange
+	s.mu.Unlock()
+	for _, f := range listeners {
+		f(namespace)
+	}
 }
 
 func (s *Source) changed(namespace string) {
@@ -80,6 +100,7 @@ func (s *Source) Start(ctx context.Context) error {
 		{&admissionregistrationv1.MutatingWebhookConfiguration{}, s.onWebhooks()},
 		{&v1alpha1.MeshGuard{}, s.onGuard(ctx)},
 		{&objects.PeerAuthentication{}, s.onPolicy()},
+		{&v1alpha1.GuardException{}, s.onException()},
 		{&corev1.Node{}, s.onNode()},
 		{namespaceMeta(), s.onNamespace()},
 	} {
@@ -144,6 +165,8 @@ func kindOf(o client.Object) string {
 		return "MutatingWebhookConfiguration"
 	case *v1alpha1.MeshGuard:
 		return "MeshGuard"
+	case *v1alpha1.GuardException:
+		return "GuardException"
 	case *objects.PeerAuthentication:
 		return "PeerAuthentication"
 	case *corev1.Node:
@@ -193,6 +216,40 @@ func (s *Source) onPolicy() toolscache.ResourceEventHandler {
 			}
 		},
 	}
+}
+
+func (s *Source) onException() toolscache.ResourceEventHandler {
+	set := func(o any) {
+		if e, ok := o.(*v1alpha1.GuardException); ok {
+			if x := s.exception(e); x != nil {
+				s.index.setException(x)
+			} else {
+				s.index.removeException(e.Namespace, e.Name)
+			}
+			s.changedException(e.Namespace)
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    set,
+		UpdateFunc: func(_, o any) { set(o) },
+		DeleteFunc: func(o any) {
+			if e, ok := unwrap[*v1alpha1.GuardException](o); ok {
+				s.index.removeException(e.Namespace, e.Name)
+				s.changedException(e.Namespace)
+			}
+		},
+	}
+}
+
+// exception reads a GuardException, nil for one that cannot be read, which the API server
+// should have refused: it lets nothing pass.
+func (s *Source) exception(e *v1alpha1.GuardException) *facts.Exception {
+	x, err := facts.NewException(e)
+	if err != nil {
+		s.cfg.Log.Error("cannot read a GuardException, it lets nothing pass", "namespace", e.Namespace, "name", e.Name, "error", err)
+		return nil
+	}
+	return x
 }
 
 // changedPolicy reports a change in a namespace; in a root namespace it concerns

@@ -136,7 +136,7 @@ func progress(i cache.Informer) string {
 // reflectorKind maps a reflector's description of its type to the kind.
 func reflectorKind(description string) string {
 	for suffix, kind := range map[string]string{
-		"ConfigMap": "ConfigMap", "MutatingWebhookConfiguration": "MutatingWebhookConfiguration", "MeshGuard": "MeshGuard", "Node": "Node", "PeerAuthentication": "PeerAuthentication", "PartialObjectMetadata": "Namespace", "Namespace": "Namespace",
+		"ConfigMap": "ConfigMap", "MutatingWebhookConfiguration": "MutatingWebhookConfiguration", "MeshGuard": "MeshGuard", "GuardException": "GuardException", "Node": "Node", "PeerAuthentication": "PeerAuthentication", "PartialObjectMetadata": "Namespace", "Namespace": "Namespace",
 	} {
 		if len(description) >= len(suffix) && description[len(description)-len(suffix):] == suffix {
 			return kind

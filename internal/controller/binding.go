@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -39,6 +41,7 @@ type Binder struct {
 	Live   client.Reader
 	Source *cluster.Source
 	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Bindable reports whether the API server serves ValidatingAdmissionPolicies, which
@@ -62,6 +65,7 @@ func (b *Binder) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 		return reconcile.Result{RequeueAfter: retryAfter}, nil
 	}
 	var wanted []*acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration
+	again := resync
 	var policy admissionregistrationv1.ValidatingAdmissionPolicy
 	switch err := b.Live.Get(ctx, client.ObjectKey{Name: celpack.PolicyName}, &policy); {
 	case apierrors.IsNotFound(err):
@@ -69,7 +73,7 @@ func (b *Binder) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("get ValidatingAdmissionPolicy %s: %w", celpack.PolicyName, err)
 	default:
-		if wanted, err = b.wanted(ctx); err != nil {
+		if wanted, again, err = b.wanted(ctx); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
@@ -77,36 +81,63 @@ func (b *Binder) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	for _, w := range wanted {
 		errs = append(errs, b.apply(ctx, w))
 	}
-	return reconcile.Result{RequeueAfter: resync}, errors.Join(errs...)
+	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
-func (b *Binder) wanted(ctx context.Context) ([]*acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration, error) {
+// wanted are the bindings that the guards ask for, and when to look again at the latest.
+func (b *Binder) wanted(ctx context.Context) (_ []*acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration, again time.Duration, _ error) {
 	var guards v1alpha1.MeshGuardList
 	if err := b.Client.List(ctx, &guards); err != nil {
-		return nil, fmt.Errorf("list MeshGuards: %w", err)
+		return nil, 0, fmt.Errorf("list MeshGuards: %w", err)
 	}
-	state, err := b.Source.Cached("")
+	state, err := b.Source.Snapshot()
 	if err != nil {
-		return nil, fmt.Errorf("read the namespaces that are never guarded: %w", err)
+		return nil, 0, fmt.Errorf("read the namespaces that are never guarded: %w", err)
 	}
+	now := b.Now()
+	again = resync
 	var wanted []*acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration
 	for i := range guards.Items {
 		g := &guards.Items[i]
-		if _, err := facts.NewGuard(g); err != nil {
+		guard, err := facts.NewGuard(g)
+		if err != nil {
 			b.Log.ErrorContext(ctx, "cannot bind a MeshGuard", "guard", g.Name, "error", err)
 			continue
 		}
-		if config := binding(g, state.Unguardable); config != nil {
+		names, until := excepted(&state, &guard, now)
+		if len(names) > 0 {
+			again = min(again, until.Sub(now))
+		}
+		if config := binding(g, append(slices.Clone(state.Unguardable), names...)); config != nil {
 			wanted = append(wanted, config)
 		}
 	}
-	return wanted, nil
+	return wanted, again, nil
 }
 
-// binding is what binds the policy to the namespaces of a guard, nil for one that
+// excepted are the namespaces in which an exception from mesh-membership applies under
+// the guard, sorted, and when the first of them ends. The API server knows nothing of
+// exceptions, so it leaves these namespaces to the webhook.
+func excepted(c *facts.Cluster, g *facts.Guard, now time.Time) (names []string, until time.Time) {
+	for name, ns := range c.Namespaces {
+		for _, e := range ns.Exceptions {
+			if !c.Selects(g, name, ns.Labels) || !e.Names(policies.MeshMembership().ID, "") || e.State(g, now) != v1alpha1.ExceptionActive {
+				continue
+			}
+			if ends := e.Spec.ExpiresAt.Time; until.IsZero() || ends.Before(until) {
+				until = ends
+			}
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), until
+}
+
+// binding is what binds the policy to the namespaces of a guard but for some, nil for one that
 // does not deny: warnings keep nobody out, and the webhook gives better ones. Every
 // field is stated, as in the webhook configuration.
-func binding(g *v1alpha1.MeshGuard, unguardable []string) *acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration {
+func binding(g *v1alpha1.MeshGuard, without []string) *acadmission.ValidatingAdmissionPolicyBindingApplyConfiguration {
 	if g.DeletionTimestamp != nil || g.Spec.MeshMembership == nil || !slices.Contains(g.Spec.MeshMembership.ValidationActions, v1alpha1.Deny) {
 		return nil
 	}
@@ -122,7 +153,7 @@ func binding(g *v1alpha1.MeshGuard, unguardable []string) *acadmission.Validatin
 			WithMatchResources(acadmission.MatchResources().
 				WithMatchPolicy(admissionregistrationv1.Equivalent).
 				WithObjectSelector(acmeta.LabelSelector()).
-				WithNamespaceSelector(guardedNamespaces(g, unguardable))).
+				WithNamespaceSelector(guardedNamespaces(g, without))).
 			WithValidationActions(actions...))
 }
 

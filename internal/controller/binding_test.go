@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -21,7 +22,7 @@ import (
 )
 
 func binder(s *setting) *Binder {
-	return &Binder{Client: s.client, Live: s.client, Source: s.source, Log: slog.New(slog.DiscardHandler)}
+	return &Binder{Client: s.client, Live: s.client, Source: s.source, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 }
 
 // member is a guard that enforces mesh-membership by the actions.

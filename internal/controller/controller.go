@@ -134,6 +134,10 @@ func addBinder(m manager.Manager, s *cluster.Source, b *Binder) error {
 				q.Add(one)
 			}
 		}),
+		source.Func(func(_ context.Context, q queue) error {
+			s.OnException(func(string) { q.Add(one) })
+			return nil
+		}),
 	} {
 		if err := c.Watch(src); err != nil {
 			return fmt.Errorf("feed the binding controller: %w", err)

@@ -50,13 +50,13 @@ type Registration struct {
 
 // Build returns the webhook configuration that lets the API server ask about
 // exactly what the policies judge in the namespaces that the guards select:
-// one entry per guard, one for the mesh root namespaces, one for the mesh's own pods,
+// one entry for our own objects, one per guard, one for the mesh root namespaces, one for the mesh's own pods,
 // one for the settings of istiod, one for nodes and volumes, one for policies that the
 // API server may not know yet to be in a guarded namespace, one for namespaces
 // themselves. Every field is stated, also where it has the default, so that
 // server-side apply puts back what somebody else has changed.
 func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyConfiguration {
-	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(ownLabels())
+	config := acadmission.ValidatingWebhookConfiguration(WebhookName).WithLabels(ownLabels()).WithWebhooks(r.ownEntry())
 	if len(r.Guards) == 0 {
 		return config
 	}
@@ -79,6 +79,14 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	}
 	config.WithWebhooks(r.everywhereEntry())
 	return config.WithWebhooks(r.namespaceEntry(guards))
+}
+
+// ownEntry asks about objects of Meshvakt's own API, in all namespaces and also while
+// there is no guard: an exception that nobody has approved must not be lying in wait
+// for one.
+func (r *Registration) ownEntry() *acadmission.ValidatingWebhookApplyConfiguration {
+	return r.entry("own.meshvakt.io", r.matches(policies.ScopeOwn), admissionregistrationv1.AllScopes).
+		WithNamespaceSelector(acmeta.LabelSelector())
 }
 
 func ownLabels() map[string]string {

@@ -74,12 +74,12 @@ func TestBuildEntries(t *testing.T) {
 		registration *Registration
 		want         []string
 	}{
-		"without guards nothing is asked": {registrationOf(), []string{}},
+		"without guards only our own objects are asked about": {registrationOf(), []string{"own.meshvakt.io"}},
 		"one entry for each guard, sorted": {registrationOf(one, two), []string{
-			"a.guard.meshvakt.io", "b.guard.meshvakt.io", "root.mesh.meshvakt.io", "settings.mesh.meshvakt.io", "everywhere.mesh.meshvakt.io", "namespaces.meshvakt.io",
+			"own.meshvakt.io", "a.guard.meshvakt.io", "b.guard.meshvakt.io", "root.mesh.meshvakt.io", "settings.mesh.meshvakt.io", "everywhere.mesh.meshvakt.io", "namespaces.meshvakt.io",
 		}},
 		"without root namespaces no entry for them": {rootless, []string{
-			"b.guard.meshvakt.io", "settings.mesh.meshvakt.io", "everywhere.mesh.meshvakt.io", "namespaces.meshvakt.io",
+			"own.meshvakt.io", "b.guard.meshvakt.io", "settings.mesh.meshvakt.io", "everywhere.mesh.meshvakt.io", "namespaces.meshvakt.io",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,8 +22,8 @@ import (
 const MutatingName = "before-istio.meshvakt.io"
 
 // BuildMutating returns the webhook configuration that lets the API server ask what to
-// change: one entry per guard that wants changes, and one for the mesh's own pods. They fail open, for the final
-// object is judged by the other one.
+// change: one entry for our own objects, one per guard that wants changes, and one for
+// the mesh's own pods. They fail open, for the final object is judged by the other one.
 func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfigurationApplyConfiguration {
 	config := acadmission.MutatingWebhookConfiguration(MutatingName).WithLabels(ownLabels())
 	guards := slices.Clone(r.Guards)
@@ -45,7 +45,13 @@ func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfiguration
 			WithNamespaceSelector(namespaces).
 			WithRules(rules(matches, admissionregistrationv1.NamespacedScope)...))
 	}
-	var controlPlane []policies.Match
+	var own, controlPlane []policies.Match
+	for i := range r.Policies {
+		if m := r.Policies[i].Mutation; m != nil && m.Own != nil && r.Mutation {
+			own = append(own, m.Matches...)
+		}
+	}
+	entry("own.meshvakt.io", own, acmeta.LabelSelector())
 	for i := range guards {
 		entry(guards[i].Name+".guard.meshvakt.io", r.mutations(&guards[i]), guardedNamespaces(&guards[i], r.Unguardable))
 		if guardsControlPlane(guards[i]) && len(r.RootNamespaces) > 0 {

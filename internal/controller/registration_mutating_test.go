@@ -40,8 +40,8 @@ func TestBuildMutating(t *testing.T) {
 	r := registrationOf(guardOfResources("b"), guardWith("strict", guardedSelector(), v1alpha1.OnMissingReject), guardOfResources("a"))
 	r.Mutation = true
 	list := builtMutating(t, r)
-	if len(list) != 2 || list[0].Name != "a.guard.meshvakt.io" || list[1].Name != "b.guard.meshvakt.io" {
-		t.Fatalf("entries %+v, want those of the guards that state resources, sorted", list)
+	if len(list) != 3 || list[0].Name != "own.meshvakt.io" || list[1].Name != "a.guard.meshvakt.io" || list[2].Name != "b.guard.meshvakt.io" {
+		t.Fatalf("entries %+v, want that of our own objects and those of the guards that state resources, sorted", list)
 	}
 	path, port := "/mutate", int32(443)
 	ignore, equivalent, none, again, scope, timeout := admissionregistrationv1.Ignore, admissionregistrationv1.Equivalent,
@@ -60,8 +60,8 @@ func TestBuildMutating(t *testing.T) {
 		ObjectSelector:          &metav1.LabelSelector{},
 		NamespaceSelector:       entryOf(t, built(t, r), "a.guard.meshvakt.io").NamespaceSelector,
 	}
-	if !reflect.DeepEqual(list[0], want) {
-		t.Errorf("entry %+v\nwant  %+v", list[0], want)
+	if !reflect.DeepEqual(list[1], want) {
+		t.Errorf("entry %+v\nwant  %+v", list[1], want)
 	}
 	r.Endpoint = Endpoint{URL: "https://127.0.0.1:1/"}
 	if url := *builtMutating(t, r)[0].ClientConfig.URL; url != "https://127.0.0.1:1/mutate" {
@@ -83,7 +83,7 @@ func TestMutatingComesBeforeIstio(t *testing.T) {
 	own := &admissionregistrationv1.MutatingWebhookConfiguration{Webhooks: builtMutating(t, &Registration{
 		Policies: registrationOf().Policies, Guards: []v1alpha1.MeshGuard{*guardOfResources("sidecar-injector")}, Mutation: true,
 	})}
-	if list, err := mesh.ParseInjectionWebhooks(own); err != nil || len(own.Webhooks) != 1 || len(list) != 0 {
+	if list, err := mesh.ParseInjectionWebhooks(own); err != nil || len(own.Webhooks) != 2 || len(list) != 0 {
 		t.Errorf("our own webhook counts as %d injectors, %v", len(list), err)
 	}
 }
@@ -105,9 +105,9 @@ func TestRegistrarOfMutation(t *testing.T) {
 		want     []string
 		absent   bool
 	}{
-		"a guard that states resources":  {[]client.Object{guardOfResources("a")}, true, []string{"a.guard.meshvakt.io"}, false},
-		"what others added is replaced":  {[]client.Object{guardOfResources("a"), foreign}, true, []string{"a.guard.meshvakt.io"}, false},
-		"no guard that states resources": {[]client.Object{guardWith("a", guardedSelector(), v1alpha1.OnMissingReject)}, true, nil, true},
+		"a guard that states resources":  {[]client.Object{guardOfResources("a")}, true, []string{"own.meshvakt.io", "a.guard.meshvakt.io"}, false},
+		"what others added is replaced":  {[]client.Object{guardOfResources("a"), foreign}, true, []string{"own.meshvakt.io", "a.guard.meshvakt.io"}, false},
+		"no guard that states resources": {[]client.Object{guardWith("a", guardedSelector(), v1alpha1.OnMissingReject)}, true, []string{"own.meshvakt.io"}, false},
 		"mutation is off":                {[]client.Object{guardOfResources("a")}, false, nil, true},
 		"mutation was on":                {[]client.Object{guardOfResources("a"), foreign}, false, nil, false},
 	} {

@@ -6,6 +6,8 @@ import (
 	"github.com/go-json-experiment/json"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 )
 
 // Decodes reports whether Decode knows the kind, in any version.
@@ -13,7 +15,7 @@ func Decodes(kind schema.GroupKind) bool {
 	switch kind {
 	case schema.GroupKind{Kind: "Binding"}, schema.GroupKind{Kind: "ConfigMap"}, schema.GroupKind{Kind: "Namespace"},
 		schema.GroupKind{Kind: "Node"}, schema.GroupKind{Kind: "PersistentVolume"}, schema.GroupKind{Kind: "Pod"},
-		PeerAuthenticationKind().GroupKind():
+		PeerAuthenticationKind().GroupKind(), ownKind("GuardException"), ownKind("MeshGuard"):
 		return true
 	}
 	return templatePath(kind) != "" || istioSpec(kind) != nil
@@ -22,7 +24,8 @@ func Decodes(kind schema.GroupKind) bool {
 // Decode reads the JSON of an object of a kind that policies judge: a
 // *corev1.Pod, a *facts.Workload, a *corev1.Namespace, a *corev1.ConfigMap, a
 // *corev1.Binding, a *corev1.Node, a *corev1.PersistentVolume, a
-// *mesh.PeerAuthentication or a *facts.IstioObject. Fields that the types do not
+// *mesh.PeerAuthentication, a *facts.IstioObject, a *v1alpha1.MeshGuard or a
+// *v1alpha1.GuardException. Fields that the types do not
 // have are passed over; a name that stands twice in one JSON object is an error,
 // since readers that take the first and the last would disagree.
 //
@@ -44,6 +47,10 @@ func Decode(kind schema.GroupKind, raw []byte) (any, error) {
 		return into(raw, &corev1.Pod{})
 	case PeerAuthenticationKind().GroupKind():
 		return decodePolicy(raw, false)
+	case ownKind("GuardException"):
+		return into(raw, &v1alpha1.GuardException{})
+	case ownKind("MeshGuard"):
+		return decodeGuard(raw)
 	}
 	if templatePath(kind) != "" {
 		return decodeWorkload(kind, raw)
@@ -78,6 +85,21 @@ func decodePolicy(raw []byte, stored bool) (any, error) {
 		return nil, fmt.Errorf("decode PeerAuthentication %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	return m, nil
+}
+
+func ownKind(kind string) schema.GroupKind {
+	return schema.GroupKind{Group: v1alpha1.Group, Kind: kind}
+}
+
+// decodeGuard settles defaults, which a guard from before there were such settings has
+// not got.
+func decodeGuard(raw []byte) (any, error) {
+	var g v1alpha1.MeshGuard
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return nil, fmt.Errorf("decode MeshGuard: %w", err)
+	}
+	v1alpha1.SetDefaults(&g)
+	return &g, nil
 }
 
 func into[T any](raw []byte, object *T) (any, error) {

@@ -186,7 +186,7 @@ const changed, unchanged = "patched", "unchanged"
 func mutations() set { return set{changed, unchanged} }
 
 func actions() set {
-	return set{string(v1alpha1.Audit), string(v1alpha1.Deny), string(v1alpha1.Warn)}
+	return set{string(v1alpha1.Audit), string(v1alpha1.Deny), string(v1alpha1.Warn), string(policies.Excepted)}
 }
 
 // set is a closed set of label values.

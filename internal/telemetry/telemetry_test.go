@@ -61,7 +61,7 @@ func TestEverySeriesStartsAtZero(t *testing.T) {
 	wantDecisions := 3 * len(judged)
 	for name, want := range map[string]int{
 		"meshvakt_admission_decisions_total":             wantDecisions,
-		"meshvakt_policy_findings_total":                 3 * wantReasons,
+		"meshvakt_policy_findings_total":                 4 * wantReasons,
 		"meshvakt_admission_duration_seconds":            2,
 		"meshvakt_errors_total":                          2,
 		"meshvakt_in_flight_requests":                    1,

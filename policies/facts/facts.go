@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 )
@@ -35,8 +36,8 @@ type Review struct {
 	// Object and OldObject are nil where the operation has none (DELETE has no
 	// Object, CREATE no OldObject). Otherwise one of *corev1.Pod, *Workload,
 	// *corev1.Namespace, *corev1.ConfigMap, *corev1.Binding, *corev1.Node,
-	// *corev1.PersistentVolume, *IstioObject and *mesh.PeerAuthentication, in
-	// agreement with Kind.
+	// *corev1.PersistentVolume, *IstioObject, *mesh.PeerAuthentication,
+	// *v1alpha1.MeshGuard and *v1alpha1.GuardException, in agreement with Kind.
 	Object, OldObject any
 
 	// Submitted is true when a pod is judged as its author wrote it, so that
@@ -50,6 +51,10 @@ type Review struct {
 	// MayUnguard names the guards that the requesting user may take namespaces
 	// out of. It is filled for the guards that Unguards returns.
 	MayUnguard map[string]bool
+
+	// MayApprove says that the requesting user may approve exceptions. It is filled
+	// where Approves says so.
+	MayApprove bool
 
 	// Cluster is the state before the request: it holds the old object on
 	// UPDATE and DELETE, and not yet the new one on CREATE.
@@ -97,6 +102,14 @@ func (r *Review) DisplayName() string {
 				return name
 			}
 		case *corev1.PersistentVolume:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
+			}
+		case *v1alpha1.GuardException:
+			if name := givenName(&o.ObjectMeta); name != "" {
+				return name
+			}
+		case *v1alpha1.MeshGuard:
 			if name := givenName(&o.ObjectMeta); name != "" {
 				return name
 			}
@@ -199,6 +212,9 @@ type Namespace struct {
 	// Review.AuthorsPods) under a guard of their resources, and nil otherwise.
 	LimitRanges []corev1.LimitRange
 	Quotas      []corev1.ResourceQuota
+	// Exceptions are the GuardExceptions of the namespace, sorted by name, whether they
+	// apply or not.
+	Exceptions []*Exception
 	// Pods are those that run in the namespace. They are read for requests that
 	// put the namespace under a guard or change its labels, and nil otherwise.
 	Pods Pods

@@ -21,6 +21,9 @@ type Guard struct {
 	MeshMembership   *v1alpha1.MeshMembership
 	SidecarResources *v1alpha1.SidecarResources
 	NodePools        *v1alpha1.NodePools
+	// Exceptions are the rules for exceptions, nil when the guard takes none.
+	Exceptions  *v1alpha1.Exceptions
+	Remediation v1alpha1.Remediation
 }
 
 // NewGuard reads a MeshGuard. It errs when the namespace selector cannot be
@@ -37,6 +40,8 @@ func NewGuard(g *v1alpha1.MeshGuard) (Guard, error) {
 		MeshMembership:   g.Spec.MeshMembership,
 		SidecarResources: g.Spec.SidecarResources,
 		NodePools:        g.Spec.NodePools,
+		Exceptions:       g.Spec.Exceptions,
+		Remediation:      g.Spec.Remediation,
 	}, nil
 }
 
@@ -65,8 +70,11 @@ func (c *Cluster) Guarded(namespace string, namespaceLabels map[string]string) b
 }
 
 // Unguards returns the names of the guards that the request takes a living
-// namespace out of.
+// namespace out of, or that it changes or deletes.
 func (r *Review) Unguards() []string {
+	if g, ok := r.OldObject.(*v1alpha1.MeshGuard); ok {
+		return []string{g.Name}
+	}
 	before, after, ok := r.namespaceUpdate()
 	if !ok {
 		return nil
@@ -93,4 +101,11 @@ func (r *Review) namespaceUpdate() (before, after *corev1.Namespace, ok bool) {
 		return nil, nil, false
 	}
 	return before, after, true
+}
+
+// Approves reports whether the request approves an exception.
+func (r *Review) Approves() bool {
+	old, okOld := r.OldObject.(*v1alpha1.GuardException)
+	e, ok := r.Object.(*v1alpha1.GuardException)
+	return ok && okOld && e.Spec.Approved && !old.Spec.Approved
 }

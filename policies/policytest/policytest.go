@@ -50,6 +50,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	"sigs.k8s.io/yaml"
@@ -64,6 +65,9 @@ import (
 // NotApplicable is the decision when no policy judges the request. The webhook
 // answers it like an allow.
 const NotApplicable policies.Outcome = "NotApplicable"
+
+// Now is when all cases play.
+func Now() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
 
 // Case is one case of the corpus.
 type Case struct {
@@ -88,6 +92,9 @@ type Want struct {
 	// Subresource is the one that the request is for, such as ephemeralcontainers.
 	Subresource string `json:"subresource,omitempty"`
 	MayUnguard  bool   `json:"mayUnguard,omitempty"`
+	// User is the requesting user, where that matters, and MayApprove their right.
+	User       string `json:"user,omitempty"`
+	MayApprove bool   `json:"mayApprove,omitempty"`
 	// OfflineOnly says why a real API server cannot be brought into this state;
 	// empty when it can.
 	OfflineOnly string `json:"offlineOnly,omitempty"`
@@ -122,6 +129,8 @@ type WantFinding struct {
 	Field   string                    `json:"field,omitempty"`
 	Message string                    `json:"message"`
 	Remedy  string                    `json:"remedy,omitempty"`
+	// Exception is the one that lets it pass, namespace/name.
+	Exception string `json:"exception,omitempty"`
 }
 
 // Load reads all cases below a directory of the form testdata/<policy>/<case>,
@@ -225,6 +234,8 @@ func (c *Case) review(tb testing.TB, object check.Document, final bool) *facts.R
 		Operation:   c.Want.Operation,
 		SubResource: c.Want.Subresource,
 		MayUnguard:  c.Want.MayUnguard,
+		User:        c.Want.User,
+		MayApprove:  c.Want.MayApprove,
 		Final:       final,
 	}
 	if c.Old != nil {
@@ -234,6 +245,7 @@ func (c *Case) review(tb testing.TB, object check.Document, final bool) *facts.R
 	if err != nil {
 		tb.Fatal(err)
 	}
+	r.Now = Now()
 	return r
 }
 
@@ -338,10 +350,14 @@ func asRead(tb testing.TB, operations []objects.Operation) (patch []objects.Oper
 func answer(d *policies.Decision) Answer {
 	a := Answer{Decision: Verdict(d)}
 	for _, f := range d.Findings {
-		a.Findings = append(a.Findings, WantFinding{
+		w := WantFinding{
 			Policy: f.Policy, Reason: f.Reason.Name, Action: f.Action,
 			Field: f.Field, Message: f.Message, Remedy: f.Remedy,
-		})
+		}
+		if f.Exception != nil {
+			w.Exception = f.Exception.Key()
+		}
+		a.Findings = append(a.Findings, w)
 	}
 	return a
 }

@@ -78,7 +78,7 @@ func mayImport() map[string][]string {
 		"internal/nodes":      {"api/v1alpha1"},
 		"internal/probe":      {},
 		"internal/publish":    {"api/v1alpha1", "internal/probe"},
-		"internal/objects":    {"internal/mesh", "policies/facts"},
+		"internal/objects":    {"api/v1alpha1", "internal/mesh", "policies/facts"},
 		"policies/facts":      {"api/v1alpha1", "internal/mesh", "internal/nodes"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},
 		"policies/celpack":    {"api/v1alpha1", "policies"},
