@@ -167,6 +167,7 @@ type Exceptions struct {
 	//
 	// +optional
 	// +kubebuilder:default="720h"
+	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=16
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('8784h')",message="must be from 1m to 8784h"
 	MaxDuration metav1.Duration `json:"maxDuration,omitempty"`
