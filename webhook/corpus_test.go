@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ import (
 	"github.com/meshvakt/meshvakt/webhook"
 )
 
-const userWithRight, userWithoutRight = "platform-admin", "developer"
+const userWithRight, userWithoutRight = "platform", "developer"
 
 // clusters are the facts of all cases, by the UID of the request; so a case
 // would also fail if requests were mixed up.
@@ -72,7 +74,7 @@ func TestCorpusOverHTTP(t *testing.T) {
 			known[cases[i].Name] = cases[i].Review(t).Cluster
 		}
 	}
-	h, err := webhook.New(webhook.Config{Policies: policies.All(), Facts: known, Authorizer: byUserName{}, Log: slog.New(slog.DiscardHandler)})
+	h, err := webhook.New(webhook.Config{Policies: policies.All(), Facts: known, Authorizer: byUserName{}, Now: policytest.Now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +123,7 @@ func TestCorpusOverHTTPMutates(t *testing.T) {
 	for i := range cases {
 		known[cases[i].Name] = cases[i].Review(t).Cluster
 	}
-	h, err := webhook.New(webhook.Config{Policies: policies.All(), Facts: known, Authorizer: byUserName{}, Log: slog.New(slog.DiscardHandler)})
+	h, err := webhook.New(webhook.Config{Policies: policies.All(), Facts: known, Authorizer: byUserName{}, Now: policytest.Now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +210,7 @@ func wireReview(t *testing.T, c *policytest.Case) *admissionv1.AdmissionReview {
 		resource = metav1.GroupVersionResource{Group: kind.Group, Version: kind.Version, Resource: strings.ToLower(kind.Kind) + "s"}
 	}
 	dryRun := true
-	user := userWithoutRight
+	user := cmp.Or(c.Want.User, userWithoutRight)
 	if c.Want.MayUnguard {
 		user = userWithRight
 	}
@@ -267,6 +269,10 @@ func stored(t *testing.T, r *facts.Review, raw []byte, decoded any) []byte {
 		deleted = o.DeletionTimestamp != nil
 	case *facts.IstioObject:
 		deleted = o.DeletionTimestamp != nil
+	case *v1alpha1.GuardException:
+		if deleted, created = o.DeletionTimestamp != nil, policytest.Now(); !o.CreationTimestamp.IsZero() {
+			created = o.CreationTimestamp.Time
+		}
 	case *mesh.PeerAuthentication:
 		deleted = o.Terminating
 		if !o.Created.IsZero() {
@@ -298,7 +304,7 @@ func wantResponse(t *testing.T, c *policytest.Case) *admissionv1.AdmissionRespon
 		UID: types.UID(c.Name), Allowed: c.Want.Decision != policies.Deny,
 		AuditAnnotations: map[string]string{},
 	}
-	var texts, codes, audits []string
+	var texts, codes, audits, excepted []string
 	var causes []metav1.StatusCause
 	for _, f := range c.Want.Findings {
 		code := codeOf(t, f.Reason)
@@ -323,6 +329,12 @@ func wantResponse(t *testing.T, c *policytest.Case) *admissionv1.AdmissionRespon
 				line = "[" + code + "] " + f.Remedy + "; " + strings.TrimSuffix(line, "; "+f.Remedy)
 			}
 			out.Warnings = append(out.Warnings, line)
+		case policies.Excepted:
+			// It begins with what lets the finding pass, and has no way out.
+			out.Warnings = append(out.Warnings, "["+code+"] let pass until "+endOf(t, r, f.Exception)+" by GuardException "+path.Base(f.Exception)+": "+strings.TrimSuffix(line, "; "+f.Remedy))
+			if by := code + " by " + f.Exception; !slices.Contains(excepted, by) {
+				excepted = append(excepted, by)
+			}
 		case v1alpha1.Audit:
 			audits = append(audits, line)
 		}
@@ -337,6 +349,9 @@ func wantResponse(t *testing.T, c *policytest.Case) *admissionv1.AdmissionRespon
 	if len(codes) > 0 {
 		out.AuditAnnotations[webhook.AnnotationFindings] = strings.Join(codes, ",")
 	}
+	if len(excepted) > 0 {
+		out.AuditAnnotations[webhook.AnnotationExcepted] = strings.Join(excepted, ",")
+	}
 	if len(audits) > 0 {
 		out.AuditAnnotations[webhook.AnnotationAudit] = strings.Join(audits, "\n")
 	}
@@ -348,6 +363,19 @@ func wantResponse(t *testing.T, c *policytest.Case) *admissionv1.AdmissionRespon
 		}
 	}
 	return out
+}
+
+// endOf is when the exception ends that a finding names.
+func endOf(t *testing.T, r *facts.Review, key string) string {
+	t.Helper()
+	namespace, name, _ := strings.Cut(key, "/")
+	for _, e := range r.Cluster.Namespaces[namespace].Exceptions {
+		if e.Name == name {
+			return e.Spec.ExpiresAt.UTC().Format(time.RFC3339)
+		}
+	}
+	t.Fatalf("the facts hold no GuardException %s", key)
+	return ""
 }
 
 func codeOf(t *testing.T, reason string) string {

@@ -25,7 +25,10 @@ type checkFlags struct {
 
 	operation  string
 	output     string
+	user       string
+	at         string
 	mayUnguard bool
+	mayApprove bool
 	final      bool
 }
 
@@ -68,7 +71,10 @@ an input is unreadable or a manifest is missing.`,
 	flags.StringArrayVar(&f.old, "old", nil, "object before the request; default: as in the cluster state")
 	flags.StringArrayVar(&f.cluster, "cluster", nil, "state of the cluster before the request")
 	flags.StringVar(&f.operation, "operation", "", "CREATE, UPDATE or DELETE; default: UPDATE if there is an old object, else CREATE")
-	flags.BoolVar(&f.mayUnguard, "may-unguard", false, "the user may take namespaces out of guards")
+	flags.StringVar(&f.user, "user", "", "name of the requesting user, which counts for exceptions; default: whom the exception names")
+	flags.BoolVar(&f.mayUnguard, "may-unguard", false, "the user may take namespaces out of guards, and weaken these")
+	flags.BoolVar(&f.mayApprove, "may-approve", false, "the user may approve exceptions")
+	flags.StringVar(&f.at, "at", "", "the time at which to decide, as 2026-06-01T12:00:00Z, such as after the end of an exception; default: now")
 	flags.BoolVar(&f.final, "final", false, "pods are as after all mutating webhooks; default: as submitted, their injection is predicted")
 	flags.StringArrayVarP(&f.desired, "filename", "f", nil, "manifests of the desired state")
 	flags.StringVarP(&f.output, "output", "o", "", "table or json; default: table on a terminal, else json")
@@ -82,8 +88,8 @@ func (f *checkFlags) validate() error {
 		return fmt.Errorf("--output %q; must be table or json", f.output)
 	case len(f.desired) == 0 && len(f.objects) == 0:
 		return errors.New("nothing to check; give --object with --cluster, or -f")
-	case len(f.desired) > 0 && (len(f.objects) > 0 || len(f.old) > 0 || len(f.cluster) > 0 || f.operation != "" || f.mayUnguard):
-		return errors.New("-f judges a desired state and goes with none of --object, --old, --cluster, --operation and --may-unguard")
+	case len(f.desired) > 0 && (len(f.objects) > 0 || len(f.old) > 0 || len(f.cluster) > 0 || f.operation != "" || f.user != "" || f.mayUnguard || f.mayApprove):
+		return errors.New("-f judges a desired state and goes with none of --object, --old, --cluster, --operation, --user, --may-unguard and --may-approve")
 	case len(f.objects) > 0 && len(f.cluster) == 0:
 		return errors.New("--object needs --cluster; an empty file is an empty cluster")
 	}
@@ -125,12 +131,19 @@ func (f *checkFlags) decide(stdin io.Reader) (*check.Result, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
+	now := time.Now()
+	if f.at != "" {
+		var err error
+		if now, err = time.Parse(time.RFC3339, f.at); err != nil {
+			return nil, fmt.Errorf("--at %q; must be a time such as 2026-06-01T12:00:00Z", f.at)
+		}
+	}
 	if len(f.desired) > 0 {
 		docs, err := check.Read(stdin, f.desired...)
 		if err != nil {
 			return nil, err
 		}
-		return check.Desired(docs, f.final, time.Now())
+		return check.Desired(docs, f.final, now)
 	}
 	operation, errOperation := check.ParseOperation(f.operation)
 	objects, errObjects := check.Read(stdin, f.objects...)
@@ -141,7 +154,7 @@ func (f *checkFlags) decide(stdin io.Reader) (*check.Result, error) {
 	}
 	return check.Decide(check.Requests{
 		Objects: objects, Old: old, Cluster: cluster,
-		Operation: operation, MayUnguard: f.mayUnguard, Final: f.final, Now: time.Now(),
+		Operation: operation, User: f.user, MayUnguard: f.mayUnguard, MayApprove: f.mayApprove, Final: f.final, Now: now,
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshvakt/meshvakt/internal/check"
 	"github.com/meshvakt/meshvakt/policies"
@@ -164,6 +165,13 @@ func corpusArgs(t *testing.T, c *policytest.Case, final bool) []string {
 	if c.Want.MayUnguard {
 		args = append(args, "--may-unguard")
 	}
+	if c.Want.MayApprove {
+		args = append(args, "--may-approve")
+	}
+	if c.Want.User != "" {
+		args = append(args, "--user", c.Want.User)
+	}
+	args = append(args, "--at", policytest.Now().Format(time.RFC3339))
 	return args
 }
 
@@ -190,7 +198,7 @@ func compareAnswer(t *testing.T, want policytest.Answer, args []string) {
 	var findings []policytest.WantFinding
 	for _, f := range got.Results[0].Findings {
 		findings = append(findings, policytest.WantFinding{
-			Policy: f.Policy, Reason: f.Reason, Action: f.Action, Field: f.Field, Message: f.Message, Remedy: f.Remedy,
+			Policy: f.Policy, Reason: f.Reason, Action: f.Action, Field: f.Field, Message: f.Message, Remedy: f.Remedy, Exception: f.Exception,
 		})
 	}
 	if !reflect.DeepEqual(findings, want.Findings) {

@@ -21,7 +21,9 @@ import (
 type Requests struct {
 	Objects, Old, Cluster []Document
 	Operation             admissionv1.Operation
+	User                  string
 	MayUnguard            bool
+	MayApprove            bool
 	Final                 bool
 	Now                   time.Time
 }
@@ -41,7 +43,7 @@ func Decide(q Requests) (*Result, error) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
+		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, User: q.User, MayUnguard: q.MayUnguard, MayApprove: q.MayApprove, Final: q.Final})
 		if err != nil {
 			errs = append(errs, err)
 			continue

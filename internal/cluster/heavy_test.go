@@ -133,6 +133,8 @@ func answerOthers(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/meshguards"):
 		kind, version = "MeshGuardList", "meshvakt.io/v1alpha1"
+	case strings.HasSuffix(r.URL.Path, "/guardexceptions"):
+		kind, version = "GuardExceptionList", "meshvakt.io/v1alpha1"
 	case strings.HasSuffix(r.URL.Path, "/mutatingwebhookconfigurations"):
 		kind, version = "MutatingWebhookConfigurationList", "admissionregistration.k8s.io/v1"
 	case strings.HasSuffix(r.URL.Path, "/peerauthentications"):
@@ -223,6 +225,7 @@ func overHTTP(tb testing.TB) *Source {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(objects.PeerAuthenticationKind(), meta.RESTScopeNamespace)
+	mapper.Add(v1alpha1.GroupVersion().WithKind("GuardException"), meta.RESTScopeNamespace)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
 	mapper.Add(v1alpha1.GroupVersion().WithKind("MeshGuard"), meta.RESTScopeRoot)
 	mapper.Add(admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"), meta.RESTScopeRoot)
