@@ -53,32 +53,41 @@ func compare(c *playedCase, err error, w *witness) error {
 			errs = append(errs, fmt.Errorf("got %w; want %s", err, c.Want.Decision))
 		}
 	} else {
-		errs = append(errs, compareDenial(c.findings(v1alpha1.Deny), err))
+		errs = append(errs, c.compareDenial(err))
 	}
 	var warnings []string
 	for _, f := range c.findings(v1alpha1.Warn) {
 		warnings = append(warnings, warning(f))
 	}
-	if !slices.Equal(w.warnings, warnings) {
-		errs = append(errs, fmt.Errorf("got warnings %q\n want %q", w.warnings, warnings))
+	warnings = append(warnings, c.exceptedWarnings()...)
+	var got []string
+	for _, text := range w.warnings {
+		got = append(got, c.asPlayed(text))
+	}
+	if !slices.Equal(got, warnings) {
+		errs = append(errs, fmt.Errorf("got warnings %q\n want %q", got, warnings))
 	}
 	return errors.Join(errs...)
 }
 
-func compareDenial(findings []policies.Finding, err error) error {
+func (p *playedCase) compareDenial(err error) error {
+	whose := "MeshGuard"
+	if p.Policy == "governance" {
+		whose = "the rules of Meshvakt itself"
+	}
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) || status.Status().Code != http.StatusForbidden || !strings.Contains(err.Error(), "meshvakt.io\" denied the request: violates MeshGuard") {
+	if !errors.As(err, &status) || status.Status().Code != http.StatusForbidden || !strings.Contains(err.Error(), "meshvakt.io\" denied the request: violates "+whose) {
 		return fmt.Errorf("got %v; want a refusal by Meshvakt", err) //nolint:errorlint // may be nil
 	}
 	var got, want []metav1.StatusCause
 	if d := status.Status().Details; d != nil {
 		for _, c := range d.Causes {
-			got = append(got, metav1.StatusCause{Field: c.Field, Message: c.Message})
+			got = append(got, metav1.StatusCause{Field: c.Field, Message: p.asPlayed(c.Message)})
 		}
 	}
-	for _, f := range findings {
+	for _, f := range p.findings(v1alpha1.Deny) {
 		field := f.Field
-		if !strings.Contains(err.Error(), "\n"+f.Text()) {
+		if !strings.Contains(p.asPlayed(err.Error()), "\n"+f.Text()) {
 			return fmt.Errorf("the message lacks %q:\n%w", f.Text(), err)
 		}
 		f.Field = ""
@@ -170,7 +179,7 @@ func (y *corpusPlayer) audit(t *testing.T, c *playedCase, e *controlplane.AuditE
 		audit.WriteString(f.Text() + "\n")
 	}
 	want := strings.TrimSuffix(audit.String(), "\n")
-	asked, found := false, ""
+	asked, found, excepted := false, "", ""
 	for key, value := range e.Annotations {
 		switch {
 		case strings.HasSuffix(key, "meshvakt.io/decision"):
@@ -180,7 +189,12 @@ func (y *corpusPlayer) audit(t *testing.T, c *playedCase, e *controlplane.AuditE
 			}
 		case strings.HasSuffix(key, "meshvakt.io/audit-findings"):
 			found = value
+		case strings.HasSuffix(key, "meshvakt.io/excepted"):
+			excepted = value
 		}
+	}
+	if excepted != c.excepted() {
+		t.Errorf("%s: audit annotation excepted is %q; must be %q", c.Name, excepted, c.excepted())
 	}
 	if found != want {
 		t.Errorf("%s: audit findings %q; must be %q", c.Name, found, want)

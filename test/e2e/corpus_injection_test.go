@@ -38,7 +38,7 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: developer}]
 // the chart installs besides the webhook does not answer for it here.
 func (y *corpusPlayer) prepare(t *testing.T) {
 	t.Helper()
-	for _, manifest := range []string{rolloutsAndDebugging, subresources, bindings} {
+	for _, manifest := range []string{rolloutsAndDebugging, subresources, bindings, writings} {
 		must(t, plane.Apply(t.Context(), []byte(manifest)))
 	}
 	_, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=60s")

@@ -36,6 +36,9 @@ func (p *playedCase) who(t *testing.T) controlplane.User {
 	case "Node", "PersistentVolume":
 		return controlplane.Admin
 	}
+	if p.Want.User != "" {
+		return controlplane.User(p.Want.User)
+	}
 	if p.Want.MayUnguard {
 		return controlplane.Platform
 	}
