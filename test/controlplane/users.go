@@ -22,7 +22,7 @@ const (
 	Admin User = "admin"
 
 	// Platform has the rights of Developer, full rights on MeshGuards, and the verb
-	// unguard on them.
+	// unguard on them; likewise on GuardExceptions, with the verb approve.
 	Platform User = "platform"
 
 	// Developer has the ClusterRole edit in all namespaces, manages namespaces and the
