@@ -26,6 +26,7 @@ func TestRightsFollowPolicies(t *testing.T) {
 	watched := []string{"get", "list", "watch"}
 	rights := map[string][]string{
 		"Namespace": watched, "PeerAuthentication": watched, "Pod": {"get", "list"}, "Node": watched, "PersistentVolume": {"list"},
+		"MeshGuard": watched, "GuardException": watched,
 	}
 	for _, p := range policies.All() {
 		for _, m := range p.Matches {
@@ -76,6 +77,8 @@ func TestRightsAreNarrow(t *testing.T) {
 						t.Errorf("%s %s: may write more of Nodes than classes and probes need: %v", o.GetKind(), o.GetName(), r)
 					case slices.Contains(r.Verbs, "unguard") && o.GetName() != "meshvakt-unguard":
 						t.Errorf("%s %s: may take namespaces out of guards", o.GetKind(), o.GetName())
+					case slices.Contains(r.Verbs, "approve") && o.GetName() != "meshvakt-approve":
+						t.Errorf("%s %s: may approve exceptions", o.GetKind(), o.GetName())
 					}
 				}
 			}

@@ -7,6 +7,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -185,6 +186,7 @@ func TestBindingsFollowGuards(t *testing.T) {
 
 	// A guard that only warns keeps nobody out.
 	before := g.DeepCopy()
+	metav1.SetMetaDataAnnotation(&g.ObjectMeta, v1alpha1.ChangeReasonAnnotation, "to see that the binding goes")
 	g.Spec.MeshMembership.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Warn}
 	must(t, admin.Patch(t.Context(), g, client.MergeFrom(before)))
 	isGone := func() error {
@@ -198,7 +200,7 @@ func TestBindingsFollowGuards(t *testing.T) {
 	g.Spec.MeshMembership.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Deny}
 	must(t, admin.Patch(t.Context(), g, client.MergeFrom(before)))
 	eventually(t, 30*time.Second, func() error { return admin.Get(t.Context(), key, &b) })
-	must(t, admin.Delete(t.Context(), g))
+	must(t, deleteGuard(t.Context(), admin, g.Name))
 	eventually(t, 30*time.Second, isGone)
 }
 

@@ -434,7 +434,7 @@ func (r *release) playUninstall(ctx context.Context) error {
 
 func (r *release) onlyKeptObjectsAreLeft() {
 	r.t.Helper()
-	want := []string{"customresourcedefinition.apiextensions.k8s.io/meshguards.meshvakt.io", "meshguard.meshvakt.io/default"}
+	want := []string{"customresourcedefinition.apiextensions.k8s.io/guardexceptions.meshvakt.io", "customresourcedefinition.apiextensions.k8s.io/meshguards.meshvakt.io", "meshguard.meshvakt.io/default"}
 	if left := r.left(); !slices.Equal(left, want) {
 		r.t.Errorf("left behind: %q; must be %q", left, want)
 	}

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -150,10 +151,20 @@ func guard(t testing.TB, g *v1alpha1.MeshGuard) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.Delete(context.Background(), g); client.IgnoreNotFound(err) != nil {
+		if err := deleteGuard(context.Background(), c, g.Name); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// deleteGuard deletes a MeshGuard, if it is there, and says why, without which it is held.
+func deleteGuard(ctx context.Context, c client.Client, name string) error {
+	g := guardObject(name)
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"the test is over"}}}`, v1alpha1.ChangeReasonAnnotation)
+	if err := c.Patch(ctx, g, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return client.IgnoreNotFound(c.Delete(ctx, g))
 }
 
 // enforcing waits until the API server has been told of the guard.

@@ -260,7 +260,7 @@ func oldBadPods(t *testing.T) {
 	g := v1alpha1.DefaultGuard()
 	spec := v1alpha1.MeshGuard{}
 	must(t, admin.Get(t.Context(), client.ObjectKey{Name: g.Name}, &spec))
-	must(t, admin.Delete(t.Context(), g))
+	must(t, deleteGuard(t.Context(), admin, g.Name))
 	eventually(t, 30*time.Second, func() error { return relabel(t.Context(), admin, nsObject(ns), v1alpha1.GuardedLabel, "true") })
 	again := &v1alpha1.MeshGuard{ObjectMeta: metav1.ObjectMeta{Name: g.Name}, Spec: spec.Spec}
 	must(t, admin.Create(t.Context(), again))

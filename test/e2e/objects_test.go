@@ -80,8 +80,14 @@ func remove(t testing.TB, o client.Object) {
 			if client.IgnoreNotFound(err) == nil {
 				return
 			}
-			if err := admin.DeleteAllOf(ctx, &v1alpha1.MeshGuard{}); err != nil {
-				t.Errorf("clean up MeshGuards: %v", err)
+			var guards v1alpha1.MeshGuardList
+			if err := admin.List(ctx, &guards); err != nil {
+				t.Errorf("list MeshGuards: %v", err)
+			}
+			for i := range guards.Items {
+				if err := deleteGuard(ctx, admin, guards.Items[i].Name); err != nil {
+					t.Errorf("clean up MeshGuard: %v", err)
+				}
 			}
 			select {
 			case <-ctx.Done():

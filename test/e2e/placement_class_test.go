@@ -49,6 +49,11 @@ func guardObject(name string) *v1alpha1.MeshGuard {
 	return &v1alpha1.MeshGuard{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
 
+// withReason is a patch of a guard that says why, as one must by which it may be weakened.
+func withReason(patch string) string {
+	return fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},%s`, v1alpha1.ChangeReasonAnnotation, unique("reason"), strings.TrimPrefix(patch, "{"))
+}
+
 // classes: what stands on nodes is the class, whoever writes what there.
 func (p *placement) classes(t *testing.T) {
 	t.Run("somebody else writes", p.classIsPutBack)
@@ -170,7 +175,7 @@ func (p *placement) classFollowsGuards(t *testing.T) {
 	must(t, patch(t, p.admin, nodeObject("m5-04"), `{"metadata":{"labels":{"example.com/other":"shared"}}}`))
 	each := func(text string) {
 		for _, g := range placementGuards() {
-			must(t, patch(t, p.admin, guardObject(g.Name), text))
+			must(t, patch(t, p.admin, guardObject(g.Name), withReason(text)))
 		}
 	}
 	each(`{"spec":{"nodePools":{"nodeLabel":{"key":"example.com/other"}}}}`)
@@ -181,7 +186,7 @@ func (p *placement) classFollowsGuards(t *testing.T) {
 	namespace := p.namespace(t, steered)
 	refused(t, p.dev.Create(t.Context(), newPod(namespace, inPool("n2"))), "8 nodes such as", "are burstable (instance type n2-standard-4)", "[MV405]")
 	// Where guards disagree, the worst counts.
-	must(t, patch(t, p.admin, guardObject(meshOnly), `{"spec":{"nodePools":{"instanceTypes":[{"types":["*"],"class":"Burstable"}]}}}`))
+	must(t, patch(t, p.admin, guardObject(meshOnly), withReason(`{"spec":{"nodePools":{"instanceTypes":[{"types":["*"],"class":"Burstable"}]}}}`)))
 	p.class(t, "m5-11", "burstable")
 	// The label is of no use then, and pods are steered by types.
 	typed := []corev1.NodeSelectorRequirement{{Key: corev1.LabelInstanceTypeStable, Operator: corev1.NodeSelectorOpExists}}
@@ -224,6 +229,7 @@ func (p *placement) classFollowsGuards(t *testing.T) {
 		eventually(t, 10*time.Second, func() error { // its status changes meanwhile
 			must(t, p.admin.Get(t.Context(), client.ObjectKeyFromObject(have), have))
 			have.Spec = g.Spec
+			metav1.SetMetaDataAnnotation(&have.ObjectMeta, v1alpha1.ChangeReasonAnnotation, "as it was before")
 			return p.admin.Update(t.Context(), have)
 		})
 	}

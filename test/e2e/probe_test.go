@@ -481,7 +481,7 @@ func probeUninstalls(t *testing.T, r *release) {
 			t.Errorf("without the probe the node is\n%+v\nand not\n%+v", is, was)
 		}
 	}
-	if left, want := r.left(), []string{"customresourcedefinition.apiextensions.k8s.io/meshguards.meshvakt.io"}; !slices.Equal(left, want) {
+	if left, want := r.left(), []string{"customresourcedefinition.apiextensions.k8s.io/guardexceptions.meshvakt.io", "customresourcedefinition.apiextensions.k8s.io/meshguards.meshvakt.io"}; !slices.Equal(left, want) {
 		t.Errorf("left behind: %q; must be %q", left, want)
 	}
 	if pods := r.probePods(); len(pods) > 0 {

@@ -164,7 +164,7 @@ func onNode(instanceType string) string {
 }
 
 func onMissing(value string) []string {
-	return []string{"patch", "meshguard", "default", "--type=merge", "-p", `{"spec":{"strictMTLS":{"onMissing":"` + value + `"}}}`}
+	return []string{"patch", "meshguard", "default", "--type=merge", "-p", `{"metadata":{"annotations":{"meshvakt.io/change-reason":"DEMO-` + value + `"}},"spec":{"strictMTLS":{"onMissing":"` + value + `"}}}`}
 }
 
 // play plays the story.
