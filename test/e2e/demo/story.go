@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
@@ -148,8 +150,52 @@ func story() []step {
 			dev, apply, strings.Replace(strings.Replace(meshStrict, "istio-system", "journal", 1), "name: default", "name: own", 1), false, nil},
 		{"So the refusal now names what really would be exposed.",
 			dev, []string{"-n", "istio-system", "delete", "peerauthentication", "default"}, "", true, []string{`"payments"`}},
-		{"How the guard stands.", controlplane.Auditor, []string{"get", "meshguards"}, "", false, []string{"default"}},
 	}
+}
+
+// end is how it all stands at last.
+func end() []step {
+	return []step{
+		{"How the guard stands.", controlplane.Auditor, []string{"get", "meshguards"}, "", false, []string{"default"}},
+		{"And who had an exception.", controlplane.Auditor, []string{"get", "guardexceptions", "-A"}, "", false, []string{"old-ledger", "developer", "platform"}},
+	}
+}
+
+// exceptions are how a rule is broken that cannot be kept yet.
+func exceptions() []step {
+	const dev, platform = controlplane.Developer, controlplane.Platform
+	apply := []string{"apply", "-f", "-"}
+	approve := []string{"-n", "payments", "patch", "guardexception", "old-ledger", "--type=merge", "-p", `{"spec":{"approved":true}}`}
+	return []step{
+		{"There is an old client, and it needs that port until next month. The developer asks for an exception.", dev, apply, oldLedger(), false, []string{"created"}},
+		{"And approves it.", dev, approve, "", true, []string{"MV504", "MV506"}},
+		{"That takes somebody else, who may.", platform, approve, "", false, []string{"patched"}},
+		{"Now the policy is admitted, and says until when.", dev, apply, portException, false, []string{"let pass until", "old-ledger"}},
+		{"What is approved stands; it can only be ended. The platform team has seen enough.",
+			platform, []string{"-n", "payments", "patch", "guardexception", "old-ledger", "--type=merge", "-p", `{"spec":{"revoked":true}}`}, "", false, []string{"patched"}},
+		{"", dev, apply, strings.Replace(portException, "PERMISSIVE", "DISABLE", 1), true, []string{"8080", "MV103"}},
+		{"Nor does the guard go quietly: this one has every right, and has not said why.",
+			platform, []string{"delete", "meshguard", "default"}, "", true, []string{"MV512"}},
+	}
+}
+
+// oldLedger is an exception that ends in a month.
+func oldLedger() string {
+	return `apiVersion: meshvakt.io/v1alpha1
+kind: GuardException
+metadata:
+  name: old-ledger
+  namespace: payments
+spec:
+  policies:
+  - name: strict-mtls
+  objectSelector:
+    matchLabels:
+      app: ledger
+  reason: The statement printer cannot do mutual TLS before its upgrade.
+  reference: PAY-1234
+  expiresAt: "` + time.Now().Add(28*24*time.Hour).UTC().Format(time.RFC3339) + `"
+`
 }
 
 // sidecarMemory is a Deployment that limits the memory of its sidecar.
@@ -164,12 +210,12 @@ func onNode(instanceType string) string {
 }
 
 func onMissing(value string) []string {
-	return []string{"patch", "meshguard", "default", "--type=merge", "-p", `{"metadata":{"annotations":{"meshvakt.io/change-reason":"DEMO-` + value + `"}},"spec":{"strictMTLS":{"onMissing":"` + value + `"}}}`}
+	return []string{"patch", "meshguard", "default", "--type=merge", "-p", `{"spec":{"strictMTLS":{"onMissing":"` + value + `"}}}`}
 }
 
 // play plays the story.
 func (s *stage) play() error {
-	for _, st := range story() {
+	for _, st := range slices.Concat(story(), exceptions(), end()) {
 		if err := s.request(st); err != nil {
 			return err
 		}
@@ -190,7 +236,7 @@ func (s *stage) request(st step) error {
 	switch {
 	case err != nil && !errors.As(err, &exit):
 		return err
-	case st.refused && (err == nil || !strings.Contains(stderr, "violates MeshGuard")):
+	case st.refused && (err == nil || !strings.Contains(stderr, "denied the request: violates ")):
 		return errors.New("this request must be refused, and was not")
 	case !st.refused && err != nil:
 		return errors.New("this request must be admitted, and was not")
