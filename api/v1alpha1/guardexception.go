@@ -170,7 +170,7 @@ type Exceptions struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=16
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('8784h')",message="must be from 1m to 8784h"
-	MaxDuration metav1.Duration `json:"maxDuration,omitempty"`
+	MaxDuration metav1.Duration `json:"maxDuration,omitzero"`
 
 	// Approval says who must agree: TwoPerson, another person than the requester, who
 	// has the verb approve on guardexceptions; None, nobody.

@@ -30,7 +30,9 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: writing-guards}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: writing-guards}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: developer}]
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: developer}
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: auditor}
 `
 
 // instants are moments as cases and messages state them.
@@ -39,7 +41,7 @@ func instants() *regexp.Regexp { return regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\
 // shift moves what is to happen in a case from the time at which cases play to now.
 func (p *playedCase) shift(c *policytest.Case) {
 	p.late = time.Now().Truncate(time.Second).Sub(policytest.Now())
-	ends := regexp.MustCompile(`(expiresAt: "?)(` + instants().String() + `)`)
+	ends := regexp.MustCompile(`(expiresAt: ["']?)(` + instants().String() + `)`)
 	for _, file := range []*[]byte{&c.Object, &c.Cluster} {
 		*file = ends.ReplaceAllFunc(*file, func(match []byte) []byte {
 			parts := ends.FindSubmatch(match)
