@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -354,4 +355,37 @@ func TestGovernanceWithoutGuards(t *testing.T) {
 	if len(w.warnings) != 1 || !strings.Contains(w.warnings[0], "MV503") {
 		t.Errorf("warnings %q; want MV503", w.warnings)
 	}
+}
+
+// TestExceptionFromAdmissionPolicy: the API server's own policy lets go of a namespace in
+// which an exception applies, and comes back by itself.
+func TestExceptionFromAdmissionPolicy(t *testing.T) {
+	start(t)
+	must(t, plane.Apply(t.Context(), []byte(writings)))
+	dev, platform := clientFor(t, controlplane.Developer), clientFor(t, controlplane.Platform)
+	name := unique("agents")
+	create(t, dev, namespace(name, true))
+	serviceAccount(t, name)
+	members := v1alpha1.DefaultGuard()
+	members.Spec.StrictMTLS, members.Spec.SidecarResources, members.Spec.NodePools = nil, nil, nil
+	guard(t, members)
+	enforcing(t, members.Name)
+	agent := func(app string) *corev1.Pod {
+		p := pod(name, map[string]string{"app": app})
+		p.Spec.HostNetwork = true
+		return p
+	}
+	byPack := func() error { return notByPack(dev.Create(t.Context(), agent("agent"), client.DryRunAll), "MV205") }
+	eventually(t, 30*time.Second, byPack)
+
+	e := (&governed{namespace: name}).legacy("agent", time.Now().Add(10*time.Second))
+	e.Spec.Policies[0].Name, e.Spec.ObjectSelector.MatchLabels["app"] = "mesh-membership", "agent"
+	create(t, dev, e)
+	must(t, approve(t.Context(), platform, e))
+	approved := time.Now()
+	eventually(t, 9*time.Second, func() error { return dev.Create(t.Context(), agent("agent"), client.DryRunAll) })
+	t.Logf("the admission policy let go %s after the approval", time.Since(approved).Round(time.Millisecond))
+	refused(t, dev.Create(t.Context(), agent("other"), client.DryRunAll), "MV205")
+	eventually(t, 30*time.Second, byPack)
+	t.Logf("the admission policy holds again %s after the end", time.Since(e.Spec.ExpiresAt.Time).Round(time.Millisecond))
 }
