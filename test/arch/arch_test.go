@@ -84,6 +84,7 @@ func mayImport() map[string][]string {
 		"policies/celpack":    {"api/v1alpha1", "policies"},
 		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
+		"internal/snapshot":   {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
 		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
 		"internal/telemetry":  {"api/v1alpha1", "policies"},
 		"internal/controller": {"api/v1alpha1", "internal/cluster", "internal/nodes", "internal/objects", "policies", "policies/celpack", "policies/facts", "webhook/servingcert"},
