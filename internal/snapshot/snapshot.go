@@ -72,3 +72,12 @@ func (s *Snapshot) MissingText() string {
 	}
 	return strings.Join(list, ", ")
 }
+
+// State is what package check builds a state from.
+func (s *Snapshot) State() check.Cluster {
+	c := check.Cluster{Documents: s.Documents}
+	for _, r := range s.Missing {
+		c.Unread = append(c.Unread, r.Resource)
+	}
+	return c
+}
