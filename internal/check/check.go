@@ -212,7 +212,10 @@ type Result struct {
 
 // ObjectResult is the decision about one object.
 type ObjectResult struct {
-	Object   ObjectReference  `json:"object"`
+	Object ObjectReference `json:"object"`
+	// File and Line are where the object stands.
+	File     string           `json:"file,omitempty"`
+	Line     int              `json:"line,omitempty"`
 	Decision policies.Outcome `json:"decision"`
 	Findings []Finding        `json:"findings"`
 	// Patch is what the webhook would change in a pod as submitted.
@@ -231,6 +234,8 @@ type ObjectReference struct {
 
 // Finding is one thing wrong with an object.
 type Finding struct {
+	// ID is the same wherever and whenever the same is found; see identify.
+	ID      string                    `json:"id"`
 	Policy  string                    `json:"policy"`
 	Code    string                    `json:"code"`
 	Reason  string                    `json:"reason"`
@@ -240,15 +245,21 @@ type Finding struct {
 	Remedy  string                    `json:"remedy"`
 	// Exception is the GuardException, namespace/name, that lets it pass.
 	Exception string `json:"exception,omitempty"`
+	// Line of the file where the field stands, or what is around it.
+	Line int `json:"line,omitempty"`
+	// Known findings are in the baseline, and fail nothing.
+	Known bool `json:"known,omitempty"`
 }
 
 // Summary counts the objects under review. Skipped are those of kinds that no
-// policy judges; they are among Objects.
+// policy judges, Known those that are denied by findings of the baseline alone, which are
+// not among Denied.
 type Summary struct {
 	Objects int `json:"objects"`
 	Allowed int `json:"allowed"`
 	Warned  int `json:"warned"`
 	Denied  int `json:"denied"`
+	Known   int `json:"known,omitempty"`
 	Skipped int `json:"skipped"`
 }
 
@@ -285,6 +296,8 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			Namespace:  r.Namespace,
 			Name:       r.DisplayName(),
 		},
+		File:      d.File(),
+		Line:      d.Line(),
 		Decision:  decision.Outcome,
 		Findings:  []Finding{},
 		Patch:     []objects.Operation{},
@@ -313,6 +326,13 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			finding.Exception = f.Exception.Key()
 		}
 		one.Findings = append(one.Findings, finding)
+	}
+	if len(one.Findings) > 0 {
+		identify(&one, d.JSON)
+		at := d.place()
+		for i := range one.Findings {
+			one.Findings[i].Line = at.of(one.Findings[i].Field)
+		}
 	}
 	t.Results = append(t.Results, one)
 	t.Summary.Objects++

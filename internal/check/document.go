@@ -32,6 +32,8 @@ type Document struct {
 
 	text string // YAML that the object is in, for finding lines
 	line int    // of the file, where text begins
+
+	inList bool // the object is one of several in the text
 }
 
 // key identifies an object of the cluster, in whatever version it is written.
@@ -136,6 +138,7 @@ func expandItems(list Document, h header, kind string) ([]Document, error) {
 	var errs []error
 	for i, raw := range *h.Items {
 		one := list
+		one.inList = true
 		one.Origin = fmt.Sprintf("%s: items[%d]", list.Origin, i)
 		one.JSON = raw
 		// A typed list may leave kind and version of its items out.

@@ -116,7 +116,7 @@ func guardKind() schema.GroupKind {
 }
 
 func clusterScoped(kind schema.GroupKind) bool {
-	return slices.Contains([]schema.GroupKind{namespaceKind(), guardKind(), nodeKind(), volumeKind()}, kind)
+	return slices.Contains([]schema.GroupKind{namespaceKind(), guardKind(), nodeKind(), volumeKind(), webhooksKind()}, kind)
 }
 
 // judged reports whether any policy reads objects of the kind.
@@ -378,6 +378,10 @@ var ErrMissingManifest = errors.New("missing manifest")
 
 func (s *State) missingNamespace(d *Document) error {
 	name := keyOf(d).namespace
+	if s.live {
+		return d.errorf("%w: %s is in namespace %q, which is neither in the cluster nor among the manifests; add the manifest of that Namespace, or name another with -n",
+			ErrMissingManifest, d.Kind.Kind, name)
+	}
 	implied := ""
 	if d.Namespace == "" {
 		implied = " (metadata.namespace is not set)"
