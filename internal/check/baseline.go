@@ -104,14 +104,14 @@ func (t *Result) Acknowledge(b *Baseline, now time.Time) {
 			t.Summary.Known++
 		}
 	}
-	expired = slices.DeleteFunc(expired, func(id string) bool { return !found[id] })
+	expired = slices.DeleteFunc(expired, func(id string) bool { return !found[id] }) // which are told below
 	if len(expired) > 0 {
 		t.Notes = append(t.Notes, fmt.Sprintf("%s of the baseline expired and are no longer let pass: %s", entriesText(len(expired)), strings.Join(expired, ", ")))
 	}
 	var gone []string
 	for _, f := range b.Findings {
 		if !found[f.ID] {
-			gone = append(gone, f.ID)
+			gone = append(gone, f.ID+" ("+f.Object+")")
 		}
 	}
 	if len(gone) > 0 {
