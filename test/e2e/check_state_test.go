@@ -181,7 +181,7 @@ func TestCheckState(t *testing.T) {
 // prepareChecked brings the cluster into the state, and then under the guard.
 func prepareChecked(t *testing.T, admin client.Client) {
 	t.Helper()
-	webhookAlone(t)
+	webhookAloneFor(t, admin)
 	state := strings.ReplaceAll(checkedState, "EXPIRES", time.Now().Add(24*time.Hour).UTC().Format(time.RFC3339))
 	must(t, plane.Apply(t.Context(), []byte(state)))
 	for _, o := range []client.Object{
