@@ -66,7 +66,7 @@ e2e-shared:
 
 .PHONY: bench
 bench: ## Speed of the webhook against two baselines in the same run
-	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/...
+	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/... ./internal/check/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP edge, the reader of objects and the resolver, a minute each

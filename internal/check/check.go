@@ -30,18 +30,21 @@ type Requests struct {
 // judged; the errors are reported together.
 func Decide(q Requests) (*Result, error) {
 	state, err := NewState(q.Cluster)
-	olds, errPair := pair(q.Objects, q.Old)
+	if err != nil {
+		state = &State{judges: newJudges()}
+	}
+	olds, errPair := pair(state.judges, q.Objects, q.Old)
 	if err := errors.Join(err, errPair); err != nil {
 		return nil, err
 	}
 	result := newResult()
 	var errs []error
 	for _, d := range q.Objects {
-		if old := cmp.Or(olds[keyOf(&d)], state.docs[keyOf(&d)]); !reads(&d) && (old == nil || !reads(old)) {
+		if old := cmp.Or(olds[state.key(&d)], state.docs[state.key(&d)]); !state.reads(&d) && (old == nil || !state.reads(old)) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
+		r, err := state.Review(Request{Object: d, Old: olds[state.key(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -49,7 +52,7 @@ func Decide(q Requests) (*Result, error) {
 		r.Now = q.Now
 		state.predicts(r)
 		state.places(r)
-		errs = append(errs, result.judge(&d, r))
+		errs = append(errs, result.judge(&d, r, state.policies))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -97,7 +100,7 @@ func newJudging(state *State, final bool, now time.Time) *judging {
 
 // judge judges an object by the review of it, if any policy reads what is done to it.
 func (j *judging) judge(d *Document, operation admissionv1.Operation, review func() (*facts.Review, error)) {
-	if !reads(d) || !judgedOn(d.Kind.GroupKind(), operation) {
+	if !j.state.reads(d) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
 		j.errs = append(j.errs, j.result.skip(d))
 		return
 	}
@@ -114,7 +117,7 @@ func (j *judging) judge(d *Document, operation admissionv1.Operation, review fun
 	j.state.predicts(r)
 	j.state.places(r)
 	j.sum.add(r)
-	j.errs = append(j.errs, j.result.judge(d, r))
+	j.errs = append(j.errs, j.result.judge(d, r, j.state.policies))
 }
 
 // judgeGenerated judges an object whose name is yet to be generated.
@@ -155,7 +158,7 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation: admissionv1.Create,
 		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind, ""),
+		Resource:  s.resource(d.Kind, ""),
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],
@@ -284,8 +287,8 @@ func (t *Result) skip(d *Document) error {
 	return nil
 }
 
-func (t *Result) judge(d *Document, r *facts.Review) error {
-	decision, err := policies.Evaluate(policies.All(), r)
+func (t *Result) judge(d *Document, r *facts.Review, list []policies.Policy) error {
+	decision, err := policies.Evaluate(list, r)
 	if err != nil {
 		return d.errorf("%w", err)
 	}
@@ -307,7 +310,7 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 		one.Object.Name = d.GenerateName + "*"
 	}
 	if r.Submitted {
-		changes, err := policies.Mutate(policies.All(), r)
+		changes, err := policies.Mutate(list, r)
 		if err != nil {
 			return d.errorf("%w", err)
 		}
