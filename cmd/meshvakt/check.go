@@ -170,15 +170,21 @@ func (f *checkFlags) decide(cmd *cobra.Command, now time.Time) (*check.Result, e
 		if err != nil || len(f.desired) == 0 {
 			return nil, err
 		}
+		var progress check.Progress
+		if stderr := cmd.ErrOrStderr(); isTerminal(stderr) {
+			line := &statusLine{w: stderr, now: time.Now}
+			defer line.clear()
+			progress = func(judged, of int) { line.show("judged %d of %d objects", judged, of) }
+		}
 		docs, err := check.Read(stdin, f.desired...)
 		if err != nil {
 			return nil, err
 		}
 		docs = check.In(cmp.Or(f.namespace, state.namespace), docs)
 		if state.snapshot == nil {
-			return check.Desired(docs, f.final, now)
+			return check.Desired(docs, f.final, now, progress)
 		}
-		result, err := check.Apply(check.Change{Manifests: docs, Cluster: state.snapshot.State(), MayUnguard: f.mayUnguard, Final: f.final, Now: now})
+		result, err := check.Apply(check.Change{Manifests: docs, Cluster: state.snapshot.State(), MayUnguard: f.mayUnguard, Final: f.final, Now: now, Progress: progress})
 		if err == nil && len(state.snapshot.Missing) > 0 {
 			result.Notes = append([]string{"the answers rest on part of the state: whoever read it has no right to: " + state.snapshot.MissingText()}, result.Notes...)
 		}

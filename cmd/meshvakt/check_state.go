@@ -62,7 +62,13 @@ func (f *stateFlags) read(ctx context.Context, stderr io.Writer, now time.Time) 
 	default:
 		var config *rest.Config
 		if config, state.namespace, err = f.config(); err == nil {
-			state.snapshot, err = snapshot.Read(ctx, config, f.istioNamespace, now)
+			var progress func(int)
+			if isTerminal(stderr) {
+				line := &statusLine{w: stderr, now: time.Now}
+				defer line.clear()
+				progress = func(objects int) { line.show("read %d objects of the cluster", objects) }
+			}
+			state.snapshot, err = snapshot.Read(ctx, config, f.istioNamespace, now, progress)
 		}
 	}
 	if err != nil {
@@ -105,6 +111,33 @@ func (f *stateFlags) config() (config *rest.Config, namespace string, err error)
 	config.QPS, config.Burst = clientQPS, clientBurst
 	config.UserAgent = "meshvakt-check"
 	return config, namespace, nil
+}
+
+// statusLine is the last line of a terminal, which says how far the work is.
+type statusLine struct {
+	w       io.Writer
+	now     func() time.Time
+	last    time.Time
+	written bool
+}
+
+// show writes the line over the one before, some times a second at most.
+func (l *statusLine) show(format string, args ...any) {
+	const every = 200 * time.Millisecond
+	now := l.now()
+	switch {
+	case l.last.IsZero():
+		l.last = now // what is done at once says nothing
+	case now.Sub(l.last) >= every:
+		l.last, l.written = now, true
+		fmt.Fprintf(l.w, "\r\x1b[K"+format, args...)
+	}
+}
+
+func (l *statusLine) clear() {
+	if l.written {
+		fmt.Fprint(l.w, "\r\x1b[K")
+	}
 }
 
 // baselineFlags say which findings are known.

@@ -95,7 +95,7 @@ func judgeAll(tb testing.TB, text string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	result, err := check.Desired(docs, false, time.Time{})
+	result, err := check.Desired(docs, false, time.Time{}, nil)
 	if err != nil || result.Summary.Denied == 0 {
 		tb.Fatalf("%v: %+v", err, result.Summary)
 	}

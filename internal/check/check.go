@@ -66,13 +66,16 @@ func Decide(q Requests) (*Result, error) {
 // in it, a policy by whether the state would be better without it. What guards
 // provision is taken for granted. Pods are as they are submitted, or final. The
 // result notes where the objects could not be applied in any order.
-func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
+//
+// progress, if it is not nil, is told how far the judging is.
+func Desired(docs []Document, final bool, now time.Time, progress Progress) (*Result, error) {
 	docs, generated := named(docs)
 	state, err := NewState(docs)
 	if err != nil {
 		return nil, err
 	}
 	j := newJudging(state, final, now)
+	j.progress, j.of = progress, len(docs)+len(generated)
 	j.result.Notes = append(orderNotes(state), state.provision()...)
 	for _, k := range state.order {
 		d := state.docs[k]
@@ -92,7 +95,12 @@ type judging struct {
 	final, mayUnguard bool
 	now               time.Time
 	errs              []error
+	progress          Progress
+	done, of          int
 }
+
+// Progress is told how many of the objects have been judged.
+type Progress func(judged, of int)
 
 func newJudging(state *State, final bool, now time.Time) *judging {
 	return &judging{state: state, result: newResult(), sum: newOverheads(), final: final, now: now}
@@ -100,6 +108,10 @@ func newJudging(state *State, final bool, now time.Time) *judging {
 
 // judge judges an object by the review of it, if any policy reads what is done to it.
 func (j *judging) judge(d *Document, operation admissionv1.Operation, review func() (*facts.Review, error)) {
+	j.done++
+	if j.progress != nil {
+		j.progress(j.done, j.of)
+	}
 	if !j.state.reads(d) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
 		j.errs = append(j.errs, j.result.skip(d))
 		return

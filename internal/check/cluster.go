@@ -37,6 +37,8 @@ type Change struct {
 	Cluster           Cluster
 	MayUnguard, Final bool
 	Now               time.Time
+	// Progress, if it is not nil, is told how far the judging is.
+	Progress Progress
 }
 
 // Apply judges each manifest as it would stand in the cluster once all of them have been
@@ -50,6 +52,7 @@ func Apply(q Change) (*Result, error) {
 	}
 	j := newJudging(state, q.Final, q.Now)
 	j.mayUnguard = q.MayUnguard
+	j.progress, j.of = q.Progress, len(q.Manifests)
 	j.result.Notes = append(append(state.brokenNotes(), orderNotes(state)...), state.provision()...)
 	for i := range docs {
 		d, k := &docs[i], state.key(&docs[i])

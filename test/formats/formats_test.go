@@ -118,7 +118,7 @@ func judged(t *testing.T) *check.Result {
 		}
 		docs = append(docs, found...)
 	}
-	result, err := check.Desired(docs, false, now)
+	result, err := check.Desired(docs, false, now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
