@@ -32,18 +32,21 @@ type Requests struct {
 // judged; the errors are reported together.
 func Decide(q Requests) (*Result, error) {
 	state, err := NewState(q.Cluster)
-	olds, errPair := pair(q.Objects, q.Old)
+	if err != nil {
+		state = &State{judges: newJudges()}
+	}
+	olds, errPair := pair(state.judges, q.Objects, q.Old)
 	if err := errors.Join(err, errPair); err != nil {
 		return nil, err
 	}
 	result := newResult()
 	var errs []error
 	for _, d := range q.Objects {
-		if old := cmp.Or(olds[keyOf(&d)], state.docs[keyOf(&d)]); !reads(&d) && (old == nil || !reads(old)) {
+		if old := cmp.Or(olds[state.key(&d)], state.docs[state.key(&d)]); !state.reads(&d) && (old == nil || !state.reads(old)) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, User: q.User, MayUnguard: q.MayUnguard, MayApprove: q.MayApprove, Final: q.Final})
+		r, err := state.Review(Request{Object: d, Old: olds[state.key(&d)], Operation: q.Operation, User: q.User, MayUnguard: q.MayUnguard, MayApprove: q.MayApprove, Final: q.Final})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -51,7 +54,7 @@ func Decide(q Requests) (*Result, error) {
 		r.Now = q.Now
 		state.predicts(r)
 		state.places(r)
-		errs = append(errs, result.judge(&d, r))
+		errs = append(errs, result.judge(&d, r, state.policies))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -65,56 +68,87 @@ func Decide(q Requests) (*Result, error) {
 // in it, a policy by whether the state would be better without it. What guards
 // provision is taken for granted. Pods are as they are submitted, or final. The
 // result notes where the objects could not be applied in any order.
-func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
+//
+// progress, if it is not nil, is told how far the judging is.
+func Desired(docs []Document, final bool, now time.Time, progress Progress) (*Result, error) {
 	docs, generated := named(docs)
 	state, err := NewState(docs)
 	if err != nil {
 		return nil, err
 	}
-	result := newResult()
-	sum := newOverheads()
-	result.Notes = append(orderNotes(state), state.provision()...)
-	var errs []error
+	j := newJudging(state, final, now)
+	j.progress, j.of = progress, len(docs)+len(generated)
+	j.result.Notes = append(orderNotes(state), state.provision()...)
 	for _, k := range state.order {
 		d := state.docs[k]
-		if !reads(d) || !judgedOnCreate(k.kind) {
-			errs = append(errs, result.skip(d))
-			continue
-		}
-		r, err := state.standing(d, k)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		r.Now, r.Submitted = now, !final && !injected(r.Object)
-		state.predicts(r)
-		state.places(r)
-		sum.add(r)
-		errs = append(errs, result.judge(d, r))
+		j.judge(d, admissionv1.Create, func() (*facts.Review, error) { return state.standing(d, k) })
 	}
-	for _, d := range generated {
-		if !reads(&d) {
-			errs = append(errs, result.skip(&d))
-			continue
-		}
-		r, err := state.Review(Request{Object: d, Operation: admissionv1.Create, Final: final})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		r.Now = now
-		state.predicts(r)
-		state.places(r)
-		sum.add(r)
-		errs = append(errs, result.judge(&d, r))
+	for i := range generated {
+		j.judgeGenerated(&generated[i])
 	}
-	if err := errors.Join(errs...); err != nil {
+	return j.finish()
+}
+
+// judging goes through the objects of a state.
+type judging struct {
+	state             *State
+	result            *Result
+	sum               *overheads
+	final, mayUnguard bool
+	now               time.Time
+	errs              []error
+	progress          Progress
+	done, of          int
+}
+
+// Progress is told how many of the objects have been judged.
+type Progress func(judged, of int)
+
+func newJudging(state *State, final bool, now time.Time) *judging {
+	return &judging{state: state, result: newResult(), sum: newOverheads(), final: final, now: now}
+}
+
+// judge judges an object by the review of it, if any policy reads what is done to it.
+func (j *judging) judge(d *Document, operation admissionv1.Operation, review func() (*facts.Review, error)) {
+	j.done++
+	if j.progress != nil {
+		j.progress(j.done, j.of)
+	}
+	if !j.state.reads(d) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
+		j.errs = append(j.errs, j.result.skip(d))
+		return
+	}
+	r, err := review()
+	if err != nil {
+		j.errs = append(j.errs, err)
+		return
+	}
+	r.Now = j.now
+	r.Submitted = !j.final && r.Operation == admissionv1.Create && !injected(r.Object)
+	if j.mayUnguard {
+		mayUnguard(r)
+	}
+	j.state.predicts(r)
+	j.state.places(r)
+	j.sum.add(r)
+	j.errs = append(j.errs, j.result.judge(d, r, j.state.policies))
+}
+
+// judgeGenerated judges an object whose name is yet to be generated.
+func (j *judging) judgeGenerated(d *Document) {
+	j.judge(d, admissionv1.Create, func() (*facts.Review, error) {
+		return j.state.Review(Request{Object: *d, Operation: admissionv1.Create, Final: j.final})
+	})
+}
+
+func (j *judging) finish() (*Result, error) {
+	if err := errors.Join(j.errs...); err != nil {
 		return nil, err
 	}
-	result.Overhead = sum.list()
-	result.Notes = append(result.Notes, sum.notes()...)
-	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), slices.Concat(state.injectionNotes(), state.nodeNotes())...)
-	return result, nil
+	t, s := j.result, j.state
+	t.Overhead = j.sum.list()
+	t.Notes = slices.Concat(t.Notes, j.sum.notes(), s.injectedNotes(j.final), s.injectionNotes(), s.nodeNotes())
+	return t, nil
 }
 
 // named parts the objects that have a name from those that are to get a
@@ -138,18 +172,22 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation: admissionv1.Create,
 		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind, ""),
+		Resource:  s.resource(d.Kind, ""),
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],
-		Cluster:   s.cluster,
 	}
+	r.Cluster = s.scoped(r)
 	switch o := r.Object.(type) {
 	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *corev1.Binding, *corev1.Node, *corev1.PersistentVolume, *facts.Workload, *facts.IstioObject:
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
-		r.Cluster = without(s.cluster, o.Namespace, o.Name)
+		r.Cluster = without(r.Cluster, o.Namespace, o.Name)
 	case *v1alpha1.GuardException:
+		if s.live {
+			signed(r)
+			break
+		}
 		// That it has been approved is the state; judged are its terms.
 		asked := o.DeepCopy()
 		asked.Spec.Approved, asked.Spec.Approver = false, ""
@@ -165,7 +203,7 @@ func (s *State) provision() []string {
 	var notes []string
 	for _, k := range s.order {
 		ns, ok := s.objects[k].(*corev1.Namespace)
-		if !ok || !policies.NeedsProvision(&s.cluster, ns.Name) {
+		if !ok || s.docs[k].Stored || !policies.NeedsProvision(&s.cluster, ns.Name) {
 			continue
 		}
 		p := policies.Provisioned(ns.Name)
@@ -191,7 +229,10 @@ type Result struct {
 
 // ObjectResult is the decision about one object.
 type ObjectResult struct {
-	Object   ObjectReference  `json:"object"`
+	Object ObjectReference `json:"object"`
+	// File and Line are where the object stands.
+	File     string           `json:"file,omitempty"`
+	Line     int              `json:"line,omitempty"`
 	Decision policies.Outcome `json:"decision"`
 	Findings []Finding        `json:"findings"`
 	// Patch is what the webhook would change in a pod as submitted.
@@ -210,6 +251,8 @@ type ObjectReference struct {
 
 // Finding is one thing wrong with an object.
 type Finding struct {
+	// ID is the same wherever and whenever the same is found; see identify.
+	ID      string                    `json:"id"`
 	Policy  string                    `json:"policy"`
 	Code    string                    `json:"code"`
 	Reason  string                    `json:"reason"`
@@ -219,15 +262,21 @@ type Finding struct {
 	Remedy  string                    `json:"remedy"`
 	// Exception is the GuardException, namespace/name, that lets it pass.
 	Exception string `json:"exception,omitempty"`
+	// Line of the file where the field stands, or what is around it.
+	Line int `json:"line,omitempty"`
+	// Known findings are in the baseline, and fail nothing.
+	Known bool `json:"known,omitempty"`
 }
 
 // Summary counts the objects under review. Skipped are those of kinds that no
-// policy judges; they are among Objects.
+// policy judges, Known those that are denied by findings of the baseline alone, which are
+// not among Denied.
 type Summary struct {
 	Objects int `json:"objects"`
 	Allowed int `json:"allowed"`
 	Warned  int `json:"warned"`
 	Denied  int `json:"denied"`
+	Known   int `json:"known,omitempty"`
 	Skipped int `json:"skipped"`
 }
 
@@ -252,8 +301,8 @@ func (t *Result) skip(d *Document) error {
 	return nil
 }
 
-func (t *Result) judge(d *Document, r *facts.Review) error {
-	decision, err := policies.Evaluate(policies.All(), r)
+func (t *Result) judge(d *Document, r *facts.Review, list []policies.Policy) error {
+	decision, err := policies.Evaluate(list, r)
 	if err != nil {
 		return d.errorf("%w", err)
 	}
@@ -264,6 +313,8 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			Namespace:  r.Namespace,
 			Name:       r.DisplayName(),
 		},
+		File:      d.File(),
+		Line:      d.Line(),
 		Decision:  decision.Outcome,
 		Findings:  []Finding{},
 		Patch:     []objects.Operation{},
@@ -273,7 +324,7 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 		one.Object.Name = d.GenerateName + "*"
 	}
 	if r.Submitted {
-		changes, err := policies.Mutate(policies.All(), r)
+		changes, err := policies.Mutate(list, r)
 		if err != nil {
 			return d.errorf("%w", err)
 		}
@@ -292,6 +343,13 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			finding.Exception = f.Exception.Key()
 		}
 		one.Findings = append(one.Findings, finding)
+	}
+	if len(one.Findings) > 0 {
+		identify(&one, d.JSON)
+		at := d.place()
+		for i := range one.Findings {
+			one.Findings[i].Line = at.of(one.Findings[i].Field)
+		}
 	}
 	t.Results = append(t.Results, one)
 	t.Summary.Objects++

@@ -84,6 +84,7 @@ func mayImport() map[string][]string {
 		"policies/celpack":    {"api/v1alpha1", "policies"},
 		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
+		"internal/snapshot":   {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
 		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
 		"internal/telemetry":  {"api/v1alpha1", "policies"},
 		"internal/controller": {"api/v1alpha1", "internal/cluster", "internal/nodes", "internal/objects", "policies", "policies/celpack", "policies/facts", "webhook/servingcert"},
@@ -221,7 +222,7 @@ func TestNoLeftovers(t *testing.T) {
 }
 
 func TestEveryDependencyHasAReason(t *testing.T) {
-	for _, path := range []string{"go.mod", "test/controlplane/go.mod", "test/e2e/go.mod", "test/conformance/go.mod", "test/conformance/scheduler/go.mod"} {
+	for _, path := range []string{"go.mod", "test/controlplane/go.mod", "test/e2e/go.mod", "test/conformance/go.mod", "test/conformance/scheduler/go.mod", "test/formats/go.mod"} {
 		text, err := os.ReadFile(filepath.Join("../..", path))
 		if err != nil {
 			t.Error(err)
