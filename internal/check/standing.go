@@ -1,0 +1,31 @@
+package check
+
+import (
+	"iter"
+
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// Facts are the facts of the state. They are shared: whoever reads them changes nothing.
+func (s *State) Facts() *facts.Cluster { return &s.cluster }
+
+// Standing gives, for every object of the state that policies judge when it is created,
+// the review of its creation in the state that holds all others. The errors are those of
+// objects that cannot be judged.
+func (s *State) Standing() iter.Seq2[*facts.Review, error] {
+	return func(yield func(*facts.Review, error) bool) {
+		for _, k := range s.order {
+			d := s.docs[k]
+			if !reads(d) || !judgedOnCreate(k.kind) {
+				continue
+			}
+			r, err := s.standing(d, k)
+			if err == nil {
+				r.Submitted = !injected(r.Object)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}

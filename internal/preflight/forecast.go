@@ -1,0 +1,414 @@
+package preflight
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/check"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// What a forecast lists is bounded, however large the cluster.
+const (
+	examplesAtMost = 3
+	worstAtMost    = 10
+)
+
+// Forecast is what guards would say, if every object of the cluster were applied anew.
+type Forecast struct {
+	// Guards are those that were judged by, and Source where they come from.
+	Guards []string `json:"guards"`
+	Source string   `json:"source"`
+	// Namespaces counts the namespaces.
+	Namespaces NamespaceCounts `json:"namespaces"`
+	// Kinds counts the objects that were judged.
+	Kinds []KindCount `json:"kinds"`
+	// Findings by policy, reason, kind and action, most objects first.
+	Findings []FindingCount `json:"findings"`
+	// Worst are the namespaces with most refusals.
+	Worst []NamespaceCount `json:"worst"`
+	// Notes tell what the forecast rests on that is not certain.
+	Notes []string `json:"notes"`
+
+	unread []unread
+}
+
+// unread is a kind that could not be read, or could not be judged.
+type unread struct {
+	class class // "" for what all judgements rest on
+	err   error
+}
+
+// NamespaceCounts counts namespaces.
+type NamespaceCounts struct {
+	All       int `json:"all"`
+	Guarded   int `json:"guarded"`
+	NotStrict int `json:"notStrict"`
+	// Open names the first of those that are not STRICT.
+	Open []string `json:"open"`
+}
+
+// KindCount counts the objects of a kind by what would become of them.
+type KindCount struct {
+	Kind     string `json:"kind"`
+	Judged   int    `json:"judged"`
+	Refused  int    `json:"refused"`
+	Warned   int    `json:"warned"`
+	Excepted int    `json:"excepted"`
+	// Outdated are those of the refused pods whose successors would be let in: they only
+	// have to be replaced.
+	Outdated int `json:"outdated,omitempty"`
+}
+
+// FindingCount counts the objects about which the same is found.
+type FindingCount struct {
+	Policy   string                    `json:"policy"`
+	Code     string                    `json:"code"`
+	Reason   string                    `json:"reason"`
+	Kind     string                    `json:"kind"`
+	Action   v1alpha1.ValidationAction `json:"action"`
+	Objects  int                       `json:"objects"`
+	Examples []Example                 `json:"examples"`
+}
+
+// Example is one of the objects.
+type Example struct {
+	Object  string `json:"object"` // namespace/name
+	Field   string `json:"field"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy"`
+}
+
+// NamespaceCount is how many objects of a namespace would be refused.
+type NamespaceCount struct {
+	Namespace string `json:"namespace"`
+	Refused   int    `json:"refused"`
+}
+
+// Forecaster judges the objects of a cluster one by one. It keeps counts, and of the
+// objects only the names of templates that would be refused.
+type Forecaster struct {
+	state    *check.State
+	policies []policies.Policy
+	now      time.Time
+	source   string
+
+	kinds     map[string]*KindCount
+	findings  map[findingKey]*FindingCount
+	templates map[string]bool     // kinds that make pods
+	refused   map[string]int      // by namespace
+	denied    map[string]struct{} // templates, by kind and name
+	unread    []unread
+	notes     []string
+}
+
+type findingKey struct {
+	code, kind string
+	action     v1alpha1.ValidationAction
+}
+
+// NewForecaster reads the state that objects are judged in: namespaces, policies,
+// exceptions, nodes and the settings of Istio, but no guards.
+func NewForecaster(state []check.Document, guards []v1alpha1.MeshGuard, source string, now time.Time) (*Forecaster, error) {
+	docs := slices.Clone(state)
+	for i := range guards {
+		d, err := guardDocument(&guards[i])
+		if err != nil {
+			return nil, err
+		}
+		docs = append(docs, d)
+	}
+	s, err := check.NewState(docs)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of the cluster: %w", err)
+	}
+	templates := map[string]bool{}
+	for _, w := range Workloads() {
+		templates[w.Kind] = classOf(w.Kind) == classTemplates
+	}
+	return &Forecaster{
+		templates: templates, state: s, policies: policies.All(), now: now, source: source,
+		kinds: map[string]*KindCount{}, findings: map[findingKey]*FindingCount{},
+		refused: map[string]int{}, denied: map[string]struct{}{},
+	}, nil
+}
+
+func guardDocument(g *v1alpha1.MeshGuard) (check.Document, error) {
+	// Only what says what the guard is: the rest of a stored object is not for files.
+	bare := v1alpha1.MeshGuard{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion().String(), Kind: "MeshGuard"},
+		ObjectMeta: metav1.ObjectMeta{Name: g.Name}, Spec: g.Spec,
+	}
+	raw, err := json.Marshal(&bare)
+	if err != nil {
+		return check.Document{}, fmt.Errorf("write MeshGuard %q: %w", g.Name, err)
+	}
+	return check.Document{Kind: v1alpha1.GroupVersion().WithKind("MeshGuard"), Name: g.Name, JSON: raw, Origin: fmt.Sprintf("MeshGuard %q", g.Name)}, nil
+}
+
+// Denying returns the guards with Deny as the validation action of all their policies.
+func Denying(guards []v1alpha1.MeshGuard) []v1alpha1.MeshGuard {
+	list := make([]v1alpha1.MeshGuard, len(guards))
+	deny := []v1alpha1.ValidationAction{v1alpha1.Deny}
+	for i := range guards {
+		guards[i].DeepCopyInto(&list[i])
+		s := &list[i].Spec
+		if s.StrictMTLS != nil {
+			s.StrictMTLS.ValidationActions = deny
+		}
+		if s.MeshMembership != nil {
+			s.MeshMembership.ValidationActions = deny
+		}
+		if s.SidecarResources != nil {
+			s.SidecarResources.ValidationActions = deny
+		}
+		if s.NodePools != nil {
+			s.NodePools.ValidationActions = deny
+		}
+	}
+	return list
+}
+
+// Unread takes note that objects of a kind could not be read; of "", that something could
+// not that all judgements rest on, which the note tells.
+func (f *Forecaster) Unread(kind, note string, err error) {
+	u := unread{err: err}
+	if kind != "" {
+		u.class = classOf(kind)
+	}
+	f.unread = append(f.unread, u)
+	if note != "" {
+		f.notes = append(f.notes, note)
+	}
+}
+
+// Wants reports whether objects of a kind are judged in a namespace.
+func (f *Forecaster) Wants(w *Workload, namespace string) bool {
+	c := f.state.Facts()
+	ns := c.Namespaces[namespace]
+	return ns != nil && !ns.Terminating && (w.Everywhere || c.IsRoot(namespace) || c.Guarded(namespace, ns.Labels))
+}
+
+// JudgeState judges the namespaces and the policies that are in the state. With
+// namespaces, only what is in those.
+func (f *Forecaster) JudgeState(namespaces []string) {
+	for r, err := range f.state.Standing() {
+		if err != nil {
+			f.unjudged("", err)
+			continue
+		}
+		name := r.Namespace
+		if r.Kind.Kind == "Namespace" {
+			name = r.Name
+			if ns := r.Cluster.Namespaces[name]; ns == nil || ns.Terminating || !r.Cluster.Guarded(name, ns.Labels) {
+				continue
+			}
+		} else if r.Kind.Kind != "PeerAuthentication" {
+			continue
+		}
+		if len(namespaces) == 0 || slices.Contains(namespaces, name) {
+			f.judge(r, name)
+		}
+	}
+}
+
+// Judge judges an object that is not in the state, as if it were applied anew. Pods are
+// judged as they are; those that have ended, or are about to, are left out.
+func (f *Forecaster) Judge(d *check.Document) {
+	r, err := f.state.Review(check.Request{Object: *d, Operation: admissionv1.Create, Final: true})
+	if err != nil {
+		f.unjudged(d.Kind.Kind, err)
+		return
+	}
+	switch o := r.Object.(type) {
+	case *corev1.Pod:
+		if o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed {
+			f.judgePod(d, r, o)
+		}
+	case *facts.Workload:
+		// The ReplicaSets of earlier revisions are kept for going back to them.
+		if metav1.GetControllerOf(o) != nil && o.Pods == 0 || d.Kind.Kind == "Job" && finished(d) {
+			return
+		}
+		if f.judge(r, r.Namespace) {
+			f.denied[templateKey(d.Kind.Kind, d.Namespace, d.Name)] = struct{}{}
+		}
+	default:
+		f.judge(r, r.Namespace)
+	}
+}
+
+// judgePod tells pods that are only outdated from those whose successors would be refused
+// too: by the template that they come from, or, of a pod without one, by whether it would
+// be let in if it were created anew.
+func (f *Forecaster) judgePod(d *check.Document, r *facts.Review, pod *corev1.Pod) {
+	if !f.judge(r, r.Namespace) {
+		return
+	}
+	outdated := false
+	if owner := metav1.GetControllerOf(pod); owner != nil && f.templates[owner.Kind] {
+		_, denied := f.denied[templateKey(owner.Kind, r.Namespace, owner.Name)]
+		outdated = !denied
+	} else if !hasProxy(pod) {
+		again := *r
+		again.Submitted = true
+		decision, err := policies.Evaluate(f.policies, &again)
+		outdated = err == nil && decision.Outcome != policies.Deny
+	}
+	if outdated {
+		f.kinds[d.Kind.Kind].Outdated++
+	}
+}
+
+// hasProxy reports whether the pod has been injected: as an author's it would be a pod
+// that overrides the proxy.
+func hasProxy(pod *corev1.Pod) bool { return pod.Annotations["sidecar.istio.io/status"] != "" }
+
+func templateKey(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }
+
+func finished(d *check.Document) bool {
+	var job batchv1.Job
+	if err := json.Unmarshal(d.JSON, &job); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
+		return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
+	})
+}
+
+// unjudged takes note of an object that could not be judged, or not be read.
+func (f *Forecaster) unjudged(kind string, err error) {
+	c := class("")
+	if kind != "" {
+		c = classOf(kind)
+	}
+	const kept = 20 // a schema that we do not know would make one for every object
+	if len(f.unread) < kept {
+		f.unread = append(f.unread, unread{c, err})
+	}
+}
+
+// judge evaluates a review, counts what is found, and reports whether it is refused.
+func (f *Forecaster) judge(r *facts.Review, namespace string) bool {
+	r.Now = f.now
+	decision, err := policies.Evaluate(f.policies, r)
+	if err != nil {
+		f.unjudged(r.Kind.Kind, err)
+		return false
+	}
+	kind := f.kinds[r.Kind.Kind]
+	if kind == nil {
+		kind = &KindCount{Kind: r.Kind.Kind}
+		f.kinds[r.Kind.Kind] = kind
+	}
+	kind.Judged++
+	counted := map[findingKey]bool{}
+	for i := range decision.Findings {
+		key := findingKey{decision.Findings[i].Reason.Code, r.Kind.Kind, decision.Findings[i].Action}
+		if !counted[key] {
+			counted[key] = true
+			f.count(key, r, &decision.Findings[i])
+		}
+	}
+	switch {
+	case decision.Outcome == policies.Deny:
+		kind.Refused++
+		f.refused[namespace]++
+		return true
+	case decision.RestsOnException():
+		kind.Excepted++
+	case decision.Outcome == policies.Warn:
+		kind.Warned++
+	}
+	return false
+}
+
+func (f *Forecaster) count(key findingKey, r *facts.Review, found *policies.Ruling) {
+	c := f.findings[key]
+	if c == nil {
+		c = &FindingCount{Policy: found.Policy, Code: key.code, Reason: found.Reason.Name, Kind: key.kind, Action: key.action}
+		f.findings[key] = c
+	}
+	c.Objects++
+	if len(c.Examples) < examplesAtMost {
+		name := r.DisplayName()
+		if r.Namespace != "" {
+			name = r.Namespace + "/" + name
+		}
+		c.Examples = append(c.Examples, Example{name, found.Field, found.Message, found.Remedy})
+	}
+}
+
+// Forecast returns what has been counted.
+func (f *Forecaster) Forecast() *Forecast {
+	out := &Forecast{
+		Guards: []string{}, Source: f.source, Kinds: []KindCount{}, Findings: []FindingCount{}, Worst: []NamespaceCount{},
+		Notes: append([]string{}, f.notes...), unread: f.unread,
+	}
+	c := f.state.Facts()
+	for i := range c.Guards {
+		out.Guards = append(out.Guards, c.Guards[i].Name)
+	}
+	out.Namespaces = namespaceCounts(c)
+	for _, k := range sortedKeys(f.kinds) {
+		out.Kinds = append(out.Kinds, *f.kinds[k])
+	}
+	for _, c := range f.findings {
+		out.Findings = append(out.Findings, *c)
+	}
+	slices.SortFunc(out.Findings, func(a, b FindingCount) int {
+		return cmp.Or(cmp.Compare(rank(a.Action), rank(b.Action)), cmp.Compare(b.Objects, a.Objects), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Kind, b.Kind))
+	})
+	for ns, n := range f.refused {
+		out.Worst = append(out.Worst, NamespaceCount{ns, n})
+	}
+	slices.SortFunc(out.Worst, func(a, b NamespaceCount) int {
+		return cmp.Or(cmp.Compare(b.Refused, a.Refused), cmp.Compare(a.Namespace, b.Namespace))
+	})
+	if more := len(out.Worst) - worstAtMost; more > 0 {
+		out.Worst = out.Worst[:worstAtMost]
+		out.Notes = append(out.Notes, fmt.Sprintf("%s with refusals not listed", counted(more, "more namespace is", "more namespaces are")))
+	}
+	return out
+}
+
+func rank(a v1alpha1.ValidationAction) int {
+	return slices.Index([]v1alpha1.ValidationAction{v1alpha1.Deny, v1alpha1.Warn, policies.Excepted, v1alpha1.Audit}, a)
+}
+
+func namespaceCounts(c *facts.Cluster) NamespaceCounts {
+	counts := NamespaceCounts{Open: []string{}}
+	for _, name := range sortedKeys(c.Namespaces) {
+		ns := c.Namespaces[name]
+		counts.All++
+		if ns.Terminating || !c.Guarded(name, ns.Labels) {
+			continue
+		}
+		counts.Guarded++
+		if !policies.Strict(c, name) {
+			counts.NotStrict++
+			if len(counts.Open) < worstAtMost {
+				counts.Open = append(counts.Open, name)
+			}
+		}
+	}
+	return counts
+}
+
+// ErrNoControlPlane says that Istio is not there, or not where it was looked for.
+var ErrNoControlPlane = errors.New("there is no control plane")
+
+// ErrNoState says that the forecast could not be made.
+var ErrNoState = errors.New("the state of the cluster could not be read")
