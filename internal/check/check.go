@@ -69,50 +69,69 @@ func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := newResult()
-	sum := newOverheads()
-	result.Notes = append(orderNotes(state), state.provision()...)
-	var errs []error
+	j := newJudging(state, final, now)
+	j.result.Notes = append(orderNotes(state), state.provision()...)
 	for _, k := range state.order {
 		d := state.docs[k]
-		if !reads(d) || !judgedOnCreate(k.kind) {
-			errs = append(errs, result.skip(d))
-			continue
-		}
-		r, err := state.standing(d, k)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		r.Now, r.Submitted = now, !final && !injected(r.Object)
-		state.predicts(r)
-		state.places(r)
-		sum.add(r)
-		errs = append(errs, result.judge(d, r))
+		j.judge(d, admissionv1.Create, func() (*facts.Review, error) { return state.standing(d, k) })
 	}
-	for _, d := range generated {
-		if !reads(&d) {
-			errs = append(errs, result.skip(&d))
-			continue
-		}
-		r, err := state.Review(Request{Object: d, Operation: admissionv1.Create, Final: final})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		r.Now = now
-		state.predicts(r)
-		state.places(r)
-		sum.add(r)
-		errs = append(errs, result.judge(&d, r))
+	for i := range generated {
+		j.judgeGenerated(&generated[i])
 	}
-	if err := errors.Join(errs...); err != nil {
+	return j.finish()
+}
+
+// judging goes through the objects of a state.
+type judging struct {
+	state             *State
+	result            *Result
+	sum               *overheads
+	final, mayUnguard bool
+	now               time.Time
+	errs              []error
+}
+
+func newJudging(state *State, final bool, now time.Time) *judging {
+	return &judging{state: state, result: newResult(), sum: newOverheads(), final: final, now: now}
+}
+
+// judge judges an object by the review of it, if any policy reads what is done to it.
+func (j *judging) judge(d *Document, operation admissionv1.Operation, review func() (*facts.Review, error)) {
+	if !reads(d) || !judgedOn(d.Kind.GroupKind(), operation) {
+		j.errs = append(j.errs, j.result.skip(d))
+		return
+	}
+	r, err := review()
+	if err != nil {
+		j.errs = append(j.errs, err)
+		return
+	}
+	r.Now = j.now
+	r.Submitted = !j.final && r.Operation == admissionv1.Create && !injected(r.Object)
+	if j.mayUnguard {
+		mayUnguard(r)
+	}
+	j.state.predicts(r)
+	j.state.places(r)
+	j.sum.add(r)
+	j.errs = append(j.errs, j.result.judge(d, r))
+}
+
+// judgeGenerated judges an object whose name is yet to be generated.
+func (j *judging) judgeGenerated(d *Document) {
+	j.judge(d, admissionv1.Create, func() (*facts.Review, error) {
+		return j.state.Review(Request{Object: *d, Operation: admissionv1.Create, Final: j.final})
+	})
+}
+
+func (j *judging) finish() (*Result, error) {
+	if err := errors.Join(j.errs...); err != nil {
 		return nil, err
 	}
-	result.Overhead = sum.list()
-	result.Notes = append(result.Notes, sum.notes()...)
-	result.Notes = append(append(result.Notes, state.injectedNotes(final)...), slices.Concat(state.injectionNotes(), state.nodeNotes())...)
-	return result, nil
+	t, s := j.result, j.state
+	t.Overhead = j.sum.list()
+	t.Notes = slices.Concat(t.Notes, j.sum.notes(), s.injectedNotes(j.final), s.injectionNotes(), s.nodeNotes())
+	return t, nil
 }
 
 // named parts the objects that have a name from those that are to get a
@@ -140,14 +159,18 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],
-		Cluster:   s.cluster,
 	}
+	r.Cluster = s.scoped(r)
 	switch o := r.Object.(type) {
 	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *corev1.Binding, *corev1.Node, *corev1.PersistentVolume, *facts.Workload, *facts.IstioObject:
 		// A namespace is judged with what is in it.
 	case *mesh.PeerAuthentication:
-		r.Cluster = without(s.cluster, o.Namespace, o.Name)
+		r.Cluster = without(r.Cluster, o.Namespace, o.Name)
 	case *v1alpha1.GuardException:
+		if s.live {
+			signed(r)
+			break
+		}
 		// That it has been approved is the state; judged are its terms.
 		asked := o.DeepCopy()
 		asked.Spec.Approved, asked.Spec.Approver = false, ""
@@ -163,7 +186,7 @@ func (s *State) provision() []string {
 	var notes []string
 	for _, k := range s.order {
 		ns, ok := s.objects[k].(*corev1.Namespace)
-		if !ok || !policies.NeedsProvision(&s.cluster, ns.Name) {
+		if !ok || s.docs[k].Stored || !policies.NeedsProvision(&s.cluster, ns.Name) {
 			continue
 		}
 		p := policies.Provisioned(ns.Name)

@@ -53,6 +53,9 @@ func (s *State) readInjection() error {
 			injection.Injectors = append(injection.Injectors, i)
 		}
 	}
+	if s.live {
+		return errors.Join(errs...)
+	}
 	var revisions []string
 	for _, cp := range s.cluster.ControlPlanes {
 		revisions = append(revisions, cp.Revision)

@@ -3,6 +3,7 @@ package check
 import (
 	"cmp"
 	"errors"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +36,7 @@ func (s *State) readNodes() error {
 		errs = append(errs, decodeInto(s.docs[k], &n))
 		list = append(list, catalogue.NewNode(&n))
 	}
-	if len(list) > 0 {
+	if len(list) > 0 || s.live && !slices.Contains(s.unread, "nodes") {
 		s.cluster.Nodes, s.cluster.NodesComplete = nodes.NewInventory(list, facts.NodeLabels(s.cluster.Guards)...), true
 	}
 	return errors.Join(errs...)

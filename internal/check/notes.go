@@ -20,7 +20,7 @@ func orderNotes(s *State) []string {
 	var needMesh, needOwn []string
 	for _, k := range s.order {
 		ns, ok := s.objects[k].(*corev1.Namespace)
-		if !ok || !rejected(&s.cluster, ns) || !policies.Strict(&s.cluster, ns.Name) {
+		if !ok || s.docs[k].Stored || s.before[k] != nil || !rejected(&s.cluster, ns) || !policies.Strict(&s.cluster, ns.Name) {
 			continue
 		}
 		alone := s.emptied(ns.Name)
@@ -50,8 +50,8 @@ func rejected(c *facts.Cluster, ns *corev1.Namespace) bool {
 	})
 }
 
-// emptied is the state without the policies of one namespace that is no root
-// namespace.
+// emptied is the state of one namespace, which is no root namespace, without its
+// policies.
 func (s *State) emptied(name string) facts.Cluster {
 	c := s.cluster
 	if slices.Contains(c.RootNamespaces(), name) {
@@ -59,8 +59,13 @@ func (s *State) emptied(name string) facts.Cluster {
 	}
 	ns := *c.Namespaces[name]
 	ns.PeerAuthentications = nil
-	c.Namespaces = maps.Clone(c.Namespaces)
-	c.Namespaces[name] = &ns
+	whole := c.Namespaces
+	c.Namespaces = map[string]*facts.Namespace{name: &ns}
+	for _, root := range c.RootNamespaces() {
+		if r := whole[root]; r != nil {
+			c.Namespaces[root] = r
+		}
+	}
 	return c
 }
 
@@ -91,7 +96,7 @@ func (s *State) ageNotes() []string {
 	undated := map[scope]bool{}
 	for _, k := range s.order {
 		p, ok := s.objects[k].(*mesh.PeerAuthentication)
-		if !ok {
+		if !ok || s.live {
 			continue
 		}
 		in := scope{p.Namespace, fmt.Sprint(p.Selector)} // maps print in the order of their keys

@@ -87,7 +87,7 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		fresh(r.Object)
 	} else {
 		r.OldObject = old
-		r.Cluster = s.holding(old)
+		r.Cluster = holding(r.Cluster, old)
 		inherit(r.Object, old)
 	}
 	s.around(r)
@@ -99,12 +99,17 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 		signed(r)
 	}
 	if q.MayUnguard {
-		r.MayUnguard = map[string]bool{}
-		for _, name := range r.Unguards() {
-			r.MayUnguard[name] = true
-		}
+		mayUnguard(r)
 	}
 	return r, nil
+}
+
+// mayUnguard gives the user the verb on all guards that the request is about.
+func mayUnguard(r *facts.Review) {
+	r.MayUnguard = map[string]bool{}
+	for _, name := range r.Unguards() {
+		r.MayUnguard[name] = true
+	}
 }
 
 // signed takes a request about an exception for one by the user whom the exception names.
@@ -223,8 +228,7 @@ func inherit(object, old any) {
 }
 
 // holding returns the state with the old object in it.
-func (s *State) holding(old any) facts.Cluster {
-	c := s.cluster
+func holding(c facts.Cluster, old any) facts.Cluster {
 	switch o := old.(type) {
 	case *corev1.Namespace:
 		ns := namespaceOf(o)
@@ -237,6 +241,36 @@ func (s *State) holding(old any) facts.Cluster {
 		c = without(c, o.Namespace, o.Name)
 		if ns := c.Namespaces[o.Namespace]; ns != nil {
 			ns.PeerAuthentications = append(ns.PeerAuthentications, o)
+		}
+	}
+	return c
+}
+
+// scoped is the state with those namespaces alone that the request is judged by, which is
+// what the webhook reads for it. Where there are thousands, they are not copied for each.
+func (s *State) scoped(r *facts.Review) facts.Cluster {
+	c := s.cluster
+	name, roots := r.Namespace, c.RootNamespaces()
+	switch o := r.Object.(type) {
+	case *corev1.Namespace:
+		name = o.Name
+		if slices.Contains(roots, name) {
+			return c
+		}
+	case *mesh.PeerAuthentication:
+		if slices.Contains(roots, name) {
+			return c
+		}
+	case *corev1.Pod, *facts.Workload, *facts.IstioObject, *corev1.Binding, *v1alpha1.GuardException:
+	default:
+		return c
+	}
+	whole := c.Namespaces
+	r.Cluster.ControlPlanes = c.ControlPlanes // OtherNamespaces leaves their roots out
+	c.Namespaces = map[string]*facts.Namespace{}
+	for _, n := range slices.Concat([]string{name}, roots, r.OtherNamespaces()) {
+		if ns := whole[n]; ns != nil {
+			c.Namespaces[n] = ns
 		}
 	}
 	return c

@@ -17,6 +17,9 @@ import (
 // decodeGuard reads a MeshGuard as strictly as the API server does with
 // fieldValidation=Strict: a misspelt field must not weaken a guard.
 func decodeGuard(d *Document) (facts.Guard, error) {
+	if d.Stored {
+		return storedGuard(d)
+	}
 	if d.Kind.Version != v1alpha1.Version {
 		return facts.Guard{}, d.errorf("apiVersion %q of MeshGuard; must be %q", d.Kind.GroupVersion(), v1alpha1.GroupVersion())
 	}
@@ -48,6 +51,16 @@ func decodeGuard(d *Document) (facts.Guard, error) {
 		return facts.Guard{}, d.errorf("%w", err)
 	}
 	return guard, nil
+}
+
+// storedGuard reads a MeshGuard that the API server has let in.
+func storedGuard(d *Document) (facts.Guard, error) {
+	var g v1alpha1.MeshGuard
+	if err := json.Unmarshal(d.JSON, &g); err != nil {
+		return facts.Guard{}, d.errorf("decode MeshGuard %q: %w", d.Name, err)
+	}
+	v1alpha1.SetDefaults(&g)
+	return facts.NewGuard(&g)
 }
 
 // requireSelector tells an absent selector from an empty one, which selects every

@@ -40,12 +40,23 @@ type State struct {
 	placed int
 	// readBack are the pods under review that have been injected already.
 	readBack []string
+
+	// live says that the state was read from a cluster: what is not in it is not there,
+	// but for the kinds that are unread.
+	live   bool
+	unread []string
+	// before are the objects of the cluster in whose place there are manifests.
+	before map[key]any
+	// broken are the stored objects that cannot be read, and do nothing.
+	broken []string
 }
 
-// NewState reads the state of a cluster. It errs on what it cannot decode, on an
-// object that is there twice, and on policies in a namespace that is not there.
-func NewState(docs []Document) (*State, error) {
-	s := &State{docs: map[key]*Document{}, objects: map[key]any{}}
+// NewState reads the state of a cluster from manifests. It errs on what it cannot decode,
+// on an object that is there twice, and on policies in a namespace that is not there.
+func NewState(docs []Document) (*State, error) { return newState(&State{}, docs) }
+
+func newState(s *State, docs []Document) (*State, error) {
+	s.docs, s.objects = make(map[key]*Document, len(docs)), make(map[key]any, len(docs))
 	var errs []error
 	for i := range docs {
 		d := &docs[i]
@@ -69,6 +80,9 @@ func NewState(docs []Document) (*State, error) {
 				errs = append(errs, err)
 			}
 			continue
+		}
+		if s.live && !d.Stored {
+			s.settle(k, object)
 		}
 		s.objects[k] = object
 	}
@@ -108,11 +122,11 @@ func clusterScoped(kind schema.GroupKind) bool {
 // judged reports whether any policy reads objects of the kind.
 func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
 
-// judgedOnCreate reports whether any policy judges that objects of the kind are created.
-func judgedOnCreate(kind schema.GroupKind) bool {
+// judgedOn reports whether any policy judges the operation on objects of the kind.
+func judgedOn(kind schema.GroupKind, operation admissionv1.Operation) bool {
 	return slices.ContainsFunc(policies.All(), func(p policies.Policy) bool {
 		return slices.ContainsFunc(p.Matches, func(m policies.Match) bool {
-			return m.Group == kind.Group && m.Kind == kind.Kind && slices.Contains(m.Operations, admissionv1.Create)
+			return m.Group == kind.Group && m.Kind == kind.Kind && slices.Contains(m.Operations, operation)
 		})
 	})
 }
@@ -137,6 +151,9 @@ func reads(d *Document) bool {
 // decode reads an object of a kind that policies judge, and settles what the API
 // server would.
 func decode(d *Document) (any, error) {
+	if d.Stored {
+		return decodeStored(d)
+	}
 	if versions := versionsOf(d.Kind.GroupKind()); !slices.Contains(versions, d.Kind.Version) {
 		return nil, d.errorf("apiVersion %q of %s; must be one of the versions %s", d.Kind.GroupVersion(), d.Kind.Kind, strings.Join(versions, ", "))
 	}
@@ -146,12 +163,7 @@ func decode(d *Document) (any, error) {
 	}
 	switch o := object.(type) {
 	case *corev1.Namespace:
-		o.Namespace = ""
-		o.Labels = maps.Clone(o.Labels)
-		if o.Labels == nil {
-			o.Labels = map[string]string{}
-		}
-		o.Labels[corev1.LabelMetadataName] = o.Name
+		label(o)
 	case *corev1.Pod:
 		o.Namespace = keyOf(d).namespace
 	case *mesh.PeerAuthentication:
@@ -177,6 +189,16 @@ func decode(d *Document) (any, error) {
 	return object, nil
 }
 
+// label gives a namespace the label that each has.
+func label(ns *corev1.Namespace) {
+	ns.Namespace = ""
+	ns.Labels = maps.Clone(ns.Labels)
+	if ns.Labels == nil {
+		ns.Labels = map[string]string{}
+	}
+	ns.Labels[corev1.LabelMetadataName] = ns.Name
+}
+
 func versionsOf(kind schema.GroupKind) []string {
 	var versions []string
 	for _, p := range policies.All() {
@@ -198,6 +220,10 @@ func (s *State) readSettings() error {
 		switch {
 		case k.kind == guardKind():
 			g, err := decodeGuard(d)
+			if err != nil && d.Stored {
+				s.broken = append(s.broken, k.String())
+				continue
+			}
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -212,7 +238,7 @@ func (s *State) readSettings() error {
 			}
 		}
 	}
-	if len(s.cluster.Guards) == 0 && len(errs) == 0 {
+	if len(s.cluster.Guards) == 0 && len(errs) == 0 && !s.live {
 		g, err := facts.NewGuard(v1alpha1.DefaultGuard())
 		if err != nil {
 			return err
@@ -321,7 +347,11 @@ func (s *State) readExceptions() error {
 			errs = append(errs, s.missingNamespace(d))
 			continue
 		}
-		x, err := facts.NewException(e)
+		x, err := facts.NewException(s.unapproved(k, e))
+		if err != nil && d.Stored {
+			s.broken = append(s.broken, k.String())
+			continue
+		}
 		if err != nil {
 			errs = append(errs, d.errorf("%w", err))
 			continue

@@ -84,6 +84,7 @@ func mayImport() map[string][]string {
 		"policies/celpack":    {"api/v1alpha1", "policies"},
 		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
+		"internal/snapshot":   {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
 		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
 		"internal/preflight":  {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "policies", "policies/facts"},
 		"internal/survey":     {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "internal/preflight"},
