@@ -3,6 +3,8 @@ package check
 import (
 	"iter"
 
+	admissionv1 "k8s.io/api/admission/v1"
+
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -16,7 +18,7 @@ func (s *State) Standing() iter.Seq2[*facts.Review, error] {
 	return func(yield func(*facts.Review, error) bool) {
 		for _, k := range s.order {
 			d := s.docs[k]
-			if !reads(d) || !judgedOnCreate(k.kind) {
+			if !reads(d) || !judgedOn(k.kind, admissionv1.Create) {
 				continue
 			}
 			r, err := s.standing(d, k)

@@ -8,11 +8,11 @@ import (
 	"slices"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/check"
@@ -121,25 +121,36 @@ type findingKey struct {
 
 // NewForecaster reads the state that objects are judged in: namespaces, policies,
 // exceptions, nodes and the settings of Istio, but no guards.
-func NewForecaster(state []check.Document, guards []v1alpha1.MeshGuard, source string, now time.Time) (*Forecaster, error) {
-	docs := slices.Clone(state)
+func NewForecaster(state check.Cluster, guards []v1alpha1.MeshGuard, source string, now time.Time) (*Forecaster, error) {
+	state.Documents = slices.Clone(state.Documents)
 	for i := range guards {
 		d, err := guardDocument(&guards[i])
 		if err != nil {
 			return nil, err
 		}
-		docs = append(docs, d)
+		state.Documents = append(state.Documents, d)
 	}
-	s, err := check.NewState(docs)
+	s, err := check.NewClusterState(state)
 	if err != nil {
 		return nil, fmt.Errorf("read the state of the cluster: %w", err)
+	}
+	var notes []string
+	provided, err := provisions(s.Facts(), now)
+	if err == nil && len(provided) > 0 {
+		notes = append(notes, fmt.Sprintf("Meshvakt will create a STRICT PeerAuthentication in %s (onMissing Provision); all else is judged as if it were there",
+			counted(len(provided), "namespace", "namespaces")))
+		state.Documents = append(state.Documents, provided...)
+		s, err = check.NewClusterState(state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("add the policies that Meshvakt creates: %w", err)
 	}
 	templates := map[string]bool{}
 	for _, w := range Workloads() {
 		templates[w.Kind] = classOf(w.Kind) == classTemplates
 	}
 	return &Forecaster{
-		templates: templates, state: s, policies: policies.All(), now: now, source: source,
+		templates: templates, notes: notes, state: s, policies: policies.All(), now: now, source: source,
 		kinds: map[string]*KindCount{}, findings: map[findingKey]*FindingCount{},
 		refused: map[string]int{}, denied: map[string]struct{}{},
 	}, nil
@@ -155,7 +166,30 @@ func guardDocument(g *v1alpha1.MeshGuard) (check.Document, error) {
 	if err != nil {
 		return check.Document{}, fmt.Errorf("write MeshGuard %q: %w", g.Name, err)
 	}
-	return check.Document{Kind: v1alpha1.GroupVersion().WithKind("MeshGuard"), Name: g.Name, JSON: raw, Origin: fmt.Sprintf("MeshGuard %q", g.Name)}, nil
+	return check.Document{Kind: v1alpha1.GroupVersion().WithKind("MeshGuard"), Name: g.Name, JSON: raw, Origin: fmt.Sprintf("MeshGuard %q", g.Name), Stored: true}, nil
+}
+
+// provisions are the policies that Meshvakt creates in namespaces of guards that ask for it.
+func provisions(c *facts.Cluster, now time.Time) ([]check.Document, error) {
+	var docs []check.Document
+	for _, name := range sortedKeys(c.Namespaces) {
+		if !policies.NeedsProvision(c, name) {
+			continue
+		}
+		p := policies.Provisioned(name)
+		raw, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"namespace": p.Namespace, "name": p.Name, "creationTimestamp": metav1.NewTime(now)},
+			"spec":     map[string]any{"mtls": map[string]any{"mode": p.Mode.String()}},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("write PeerAuthentication %s: %w", p.Key(), err)
+		}
+		docs = append(docs, check.Document{
+			Kind:      schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},
+			Namespace: p.Namespace, Name: p.Name, JSON: raw, Origin: "PeerAuthentication " + p.Key(), Stored: true,
+		})
+	}
+	return docs, nil
 }
 
 // Denying returns the guards with Deny as the validation action of all their policies.

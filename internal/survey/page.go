@@ -104,5 +104,5 @@ func document(kind schema.GroupVersionKind, raw []byte) (check.Document, error) 
 	if h.Metadata.Namespace != "" {
 		origin = kind.Kind + " " + h.Metadata.Namespace + "/" + h.Metadata.Name
 	}
-	return check.Document{Kind: kind, Namespace: h.Metadata.Namespace, Name: h.Metadata.Name, JSON: raw, Origin: origin}, nil
+	return check.Document{Kind: kind, Namespace: h.Metadata.Namespace, Name: h.Metadata.Name, JSON: raw, Origin: origin, Stored: true}, nil
 }

@@ -33,6 +33,8 @@ type reading struct {
 	// soft are the kinds of the state that could not be read and that a forecast can do
 	// without, guarded by mu.
 	soft []softError
+	// unread are the resources of the state that could not be read, guarded by mu.
+	unread []string
 }
 
 type softError struct {
@@ -150,11 +152,12 @@ func readInto[T any](ctx context.Context, r *reading, s source, inState bool, li
 		docs = append(docs, d)
 		return err
 	})
-	if err != nil {
-		return err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err != nil {
+		r.unread = append(r.unread, s.resource)
+		return err
+	}
 	r.state = append(r.state, docs...)
 	return nil
 }
@@ -232,6 +235,9 @@ func (r *reading) settings(ctx context.Context) {
 	r.miss("control planes and injectors are taken to have Istio's default settings: their ConfigMaps could not be read", err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err != nil {
+		r.unread = append(r.unread, "configmaps")
+	}
 	r.state = append(r.state, docs...)
 }
 
