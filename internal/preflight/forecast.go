@@ -130,7 +130,7 @@ func NewForecaster(state check.Cluster, guards []v1alpha1.MeshGuard, source stri
 		}
 		state.Documents = append(state.Documents, d)
 	}
-	s, err := check.NewClusterState(state)
+	s, err := stateOf(state)
 	if err != nil {
 		return nil, fmt.Errorf("read the state of the cluster: %w", err)
 	}
@@ -140,7 +140,7 @@ func NewForecaster(state check.Cluster, guards []v1alpha1.MeshGuard, source stri
 		notes = append(notes, fmt.Sprintf("Meshvakt will create a STRICT PeerAuthentication in %s (onMissing Provision); all else is judged as if it were there",
 			counted(len(provided), "namespace", "namespaces")))
 		state.Documents = append(state.Documents, provided...)
-		s, err = check.NewClusterState(state)
+		s, err = stateOf(state)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("add the policies that Meshvakt creates: %w", err)
@@ -167,6 +167,15 @@ func guardDocument(g *v1alpha1.MeshGuard) (check.Document, error) {
 		return check.Document{}, fmt.Errorf("write MeshGuard %q: %w", g.Name, err)
 	}
 	return check.Document{Kind: v1alpha1.GroupVersion().WithKind("MeshGuard"), Name: g.Name, JSON: raw, Origin: fmt.Sprintf("MeshGuard %q", g.Name), Stored: true}, nil
+}
+
+// stateOf reads the state. Where it is not known how sidecars are injected, they are taken
+// to be as Istio's default values have it: that nothing at all injects would be worse.
+func stateOf(c check.Cluster) (*check.State, error) {
+	if slices.Contains(c.Unread, "mutatingwebhookconfigurations") || slices.Contains(c.Unread, "configmaps") {
+		return check.NewState(c.Documents)
+	}
+	return check.NewClusterState(c)
 }
 
 // provisions are the policies that Meshvakt creates in namespaces of guards that ask for it.

@@ -45,10 +45,10 @@ type softError struct {
 // all reads what is not judged object by object.
 func (r *reading) all(ctx context.Context) error {
 	f := r.facts
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	read := func(do func(context.Context)) {
-		group.Go(func() error { do(ctx); return ctx.Err() })
+		group.Go(func() error { do(groupCtx); return groupCtx.Err() })
 	}
 	read(func(ctx context.Context) {
 		f.Namespaces.Err = readInto(ctx, r, source{resource: "namespaces", kind: "Namespace"}, true, &f.Namespaces.Value, bareNamespace)
