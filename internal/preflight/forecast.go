@@ -9,7 +9,6 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -277,42 +276,75 @@ func (f *Forecaster) Judge(d *check.Document) {
 	}
 	switch o := r.Object.(type) {
 	case *corev1.Pod:
-		if o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed {
-			f.judgePod(d, r, o)
-		}
+		f.judgePod(d, r, o)
 	case *facts.Workload:
-		// The ReplicaSets of earlier revisions are kept for going back to them.
-		if metav1.GetControllerOf(o) != nil && o.Pods == 0 || d.Kind.Kind == "Job" && finished(d) {
-			return
-		}
-		if f.judge(r, r.Namespace) {
-			f.denied[templateKey(d.Kind.Kind, d.Namespace, d.Name)] = struct{}{}
-		}
+		f.judgeTemplate(d, r, o)
 	default:
 		f.judge(r, r.Namespace)
 	}
 }
 
-// judgePod tells pods that are only outdated from those whose successors would be refused
-// too: by the template that they come from, or, of a pod without one, by whether it would
-// be let in if it were created anew.
-func (f *Forecaster) judgePod(d *check.Document, r *facts.Review, pod *corev1.Pod) {
-	if !f.judge(r, r.Namespace) {
+// judgeTemplate judges what makes pods. What something else has made is not counted, for
+// that is mended there; but pods come from it. The ReplicaSets of earlier revisions are
+// kept for going back to them, and make none.
+func (f *Forecaster) judgeTemplate(d *check.Document, r *facts.Review, o *facts.Workload) {
+	controlled := metav1.GetControllerOf(o) != nil
+	if controlled && o.Pods == 0 || d.Kind.Kind == "Job" && finished(d) {
 		return
 	}
-	outdated := false
-	if owner := metav1.GetControllerOf(pod); owner != nil && f.templates[owner.Kind] {
-		_, denied := f.denied[templateKey(owner.Kind, r.Namespace, owner.Name)]
-		outdated = !denied
-	} else if !hasProxy(pod) {
-		again := *r
-		again.Submitted = true
-		decision, err := policies.Evaluate(f.policies, &again)
-		outdated = err == nil && decision.Outcome != policies.Deny
+	decision, ok := f.evaluate(r)
+	if !ok {
+		return
 	}
-	if outdated {
+	if decision.Outcome == policies.Deny {
+		f.denied[templateKey(d.Kind.Kind, d.Namespace, d.Name)] = struct{}{}
+	}
+	if !controlled {
+		f.tally(r, r.Namespace, &decision)
+	}
+}
+
+// judgePod tells pods that are only outdated from those whose successors would be refused
+// too.
+func (f *Forecaster) judgePod(d *check.Document, r *facts.Review, pod *corev1.Pod) {
+	owner, runs, err := lifeOf(d)
+	if err != nil {
+		f.unjudged(d.Kind.Kind, err)
+		return
+	}
+	if !runs {
+		return
+	}
+	decision, ok := f.evaluate(r)
+	if !ok {
+		return
+	}
+	f.tally(r, r.Namespace, &decision)
+	if decision.Outcome == policies.Deny && f.outdated(r, pod, owner, &decision) {
 		f.kinds[d.Kind.Kind].Outdated++
 	}
+}
+
+// outdated reports whether a successor of a refused pod would be let in: by the template
+// that it comes from, or, of a pod without one, by whether it would be if it were created
+// anew. Whether it is STRICT does not depend on when a pod was created.
+func (f *Forecaster) outdated(r *facts.Review, pod *corev1.Pod, owner *metav1.OwnerReference, decision *policies.Decision) bool {
+	if slices.ContainsFunc(decision.Findings, func(found policies.Ruling) bool {
+		return found.Action == v1alpha1.Deny && found.Policy == policies.StrictMTLS().ID
+	}) {
+		return false
+	}
+	if owner != nil && f.templates[owner.Kind] {
+		_, denied := f.denied[templateKey(owner.Kind, r.Namespace, owner.Name)]
+		return !denied
+	}
+	if hasProxy(pod) {
+		return false
+	}
+	again := *r
+	again.Submitted = true
+	successor, err := policies.Evaluate(f.policies, &again)
+	return err == nil && owner != nil && successor.Outcome != policies.Deny
 }
 
 // hasProxy reports whether the pod has been injected: as an author's it would be a pod
@@ -320,16 +352,6 @@ func (f *Forecaster) judgePod(d *check.Document, r *facts.Review, pod *corev1.Po
 func hasProxy(pod *corev1.Pod) bool { return pod.Annotations["sidecar.istio.io/status"] != "" }
 
 func templateKey(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }
-
-func finished(d *check.Document) bool {
-	var job batchv1.Job
-	if err := json.Unmarshal(d.JSON, &job); err != nil {
-		return false
-	}
-	return slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
-		return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
-	})
-}
 
 // unjudged takes note of an object that could not be judged, or not be read.
 func (f *Forecaster) unjudged(kind string, err error) {
@@ -343,25 +365,35 @@ func (f *Forecaster) unjudged(kind string, err error) {
 	}
 }
 
-// judge evaluates a review, counts what is found, and reports whether it is refused.
-func (f *Forecaster) judge(r *facts.Review, namespace string) bool {
+// evaluate judges a review, unless the facts do not suffice.
+func (f *Forecaster) evaluate(r *facts.Review) (decision policies.Decision, ok bool) {
 	r.Now = f.now
 	decision, err := policies.Evaluate(f.policies, r)
 	if err != nil {
-		f.unjudged(r.Kind.Kind, err)
-		return false
+		f.unjudged(r.Kind.Kind, fmt.Errorf("judge %s %s: %w", r.Kind.Kind, r.DisplayName(), err))
 	}
+	return decision, err == nil
+}
+
+func (f *Forecaster) judge(r *facts.Review, namespace string) {
+	if decision, ok := f.evaluate(r); ok {
+		f.tally(r, namespace, &decision)
+	}
+}
+
+// tally counts what is found.
+func (f *Forecaster) tally(r *facts.Review, namespace string, decision *policies.Decision) {
 	kind := f.kinds[r.Kind.Kind]
 	if kind == nil {
 		kind = &KindCount{Kind: r.Kind.Kind}
 		f.kinds[r.Kind.Kind] = kind
 	}
 	kind.Judged++
-	counted := map[findingKey]bool{}
+	seen := map[findingKey]bool{}
 	for i := range decision.Findings {
 		key := findingKey{decision.Findings[i].Reason.Code, r.Kind.Kind, decision.Findings[i].Action}
-		if !counted[key] {
-			counted[key] = true
+		if !seen[key] {
+			seen[key] = true
 			f.count(key, r, &decision.Findings[i])
 		}
 	}
@@ -369,13 +401,11 @@ func (f *Forecaster) judge(r *facts.Review, namespace string) bool {
 	case decision.Outcome == policies.Deny:
 		kind.Refused++
 		f.refused[namespace]++
-		return true
 	case decision.RestsOnException():
 		kind.Excepted++
 	case decision.Outcome == policies.Warn:
 		kind.Warned++
 	}
-	return false
 }
 
 func (f *Forecaster) count(key findingKey, r *facts.Review, found *policies.Ruling) {

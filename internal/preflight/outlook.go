@@ -97,7 +97,7 @@ func forecastCheck(of class, o *Forecast, why error) Check {
 	c := Check{ID: id, Result: Pass, Found: sum.text()}
 	switch {
 	case sum.Refused > sum.Outdated:
-		c.Result, c.Must, c.Remedy = Fail, refusedMust(of), "mend what the findings below name; where it takes longer, a GuardException lets it pass until then"
+		c.Result, c.Must, c.Remedy = Fail, refusedMust(of), "see the findings below; a GuardException lets pass what takes longer to mend"
 	case sum.Outdated > 0:
 		c.Result = Warn
 		c.Must = "be replaced: what makes them makes pods that pass"
@@ -117,7 +117,7 @@ func forecastCheck(of class, o *Forecast, why error) Check {
 	if len(missing) > 0 {
 		u := unknown(id, missing...)
 		if sum.Judged > 0 {
-			u.Found = sum.text() + ", not all of it: " + u.Found
+			u.Found = sum.text() + "; " + u.Found
 		}
 		return u
 	}

@@ -108,7 +108,7 @@ func (s *Summary) result() Result {
 
 // unknown is a check that could not be made.
 func unknown(id string, errs ...error) Check {
-	c := Check{ID: id, Result: Unknown, Must: "be read, or it cannot be told"}
+	c := Check{ID: id, Result: Unknown, Must: "be read, or nothing can be said about it"}
 	var missing []string
 	var other []error
 	for _, err := range errs {
@@ -116,13 +116,14 @@ func unknown(id string, errs ...error) Check {
 		switch {
 		case err == nil:
 		case errors.As(err, &lacking):
-			missing = append(missing, lacking.Right.String())
+			missing = append(missing, lacking.Right.Resource)
 		default:
 			other = append(other, err)
 		}
 	}
-	if missing = slices.Compact(missing); len(missing) > 0 {
-		c.Found = "not looked at for want of the right to " + joined(missing)
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		c.Found = "not all could be looked at: the user may not list " + joined(slices.Compact(missing))
 		c.Remedy = "have the ClusterRole that --print-rbac prints bound to the user"
 		return c
 	}

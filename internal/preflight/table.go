@@ -28,7 +28,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteTable(w io.Writer, coloured bool) error {
 	t := table{coloured: coloured}
 	if len(r.MissingRights) > 0 {
-		t.b.WriteString("The user lacks these rights; what needs them is Unknown below:\n")
+		t.lines("", "", "The user lacks these rights, and what needs them is Unknown below; --print-rbac prints a ClusterRole with all of them:")
 		for _, right := range r.MissingRights {
 			t.lines("  ", "  ", right.String())
 		}
@@ -77,12 +77,15 @@ type table struct {
 
 func (t *table) check(c *Check) {
 	indent := strings.Repeat(" ", resultWidth+checkWidth)
-	word := string(c.Result)
-	if c.Result != Pass {
-		word = strings.ToUpper(word)
+	word := strings.ToUpper(string(c.Result))
+	if c.Result == Pass {
+		word = "pass"
 	}
 	head := t.colour(c.Result, fmt.Sprintf("%-*s", resultWidth, word)) + fmt.Sprintf("%-*s", checkWidth, c.ID)
 	t.lines(head, indent, c.Found)
+	if c.Result == Unknown {
+		return // what is to be done stands on top
+	}
 	if c.Must != "" {
 		t.lines(indent, indent, "must "+c.Must)
 	}

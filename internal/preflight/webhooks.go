@@ -74,7 +74,7 @@ func webhookLocks(f *Facts) Check {
 		l, r := hooks[i].locks(f)
 		locks, risks = append(locks, l...), append(risks, r...)
 	}
-	c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("%s of others with failurePolicy Fail, and none can lock the cluster", counted(len(hooks), "webhook", "webhooks"))}
+	c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("none of %s with failurePolicy Fail can lock the cluster", counted(len(hooks), "webhook", "webhooks"))}
 	switch {
 	case len(locks) > 0:
 		c.Result = Fail
