@@ -120,7 +120,9 @@ func TestChecks(t *testing.T) {
 			w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
 		}), Pass, "none of"},
 		{"nobody answers", "webhook-locks", func(f *Facts) {
-			add("gone", func(w *admissionregistrationv1.ValidatingWebhook) { w.ClientConfig, w.Rules = in("policy", "gone"), aboutPods("services") })(f)
+			add("gone", func(w *admissionregistrationv1.ValidatingWebhook) {
+				w.ClientConfig, w.Rules = in("policy", "gone"), aboutPods("services")
+			})(f)
 			f.Endpoints.Value[Service{"policy", "gone"}] = 0
 		}, Fail, "policy/gone has no ready endpoint"},
 		{"long timeout", "webhook-timeouts", add("slow", func(w *admissionregistrationv1.ValidatingWebhook) { w.TimeoutSeconds = new(int32(30)) }), Warn, "30 s"},

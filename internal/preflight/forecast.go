@@ -107,6 +107,7 @@ type Forecaster struct {
 	kinds     map[string]*KindCount
 	findings  map[findingKey]*FindingCount
 	templates map[string]bool     // kinds that make pods
+	all       int                 // namespaces
 	refused   map[string]int      // by namespace
 	denied    map[string]struct{} // templates, by kind and name
 	unread    []unread
@@ -148,7 +149,14 @@ func NewForecaster(state check.Cluster, guards []v1alpha1.MeshGuard, source stri
 	for _, w := range Workloads() {
 		templates[w.Kind] = classOf(w.Kind) == classTemplates
 	}
+	all := 0
+	for i := range state.Documents {
+		if state.Documents[i].Kind.Kind == "Namespace" {
+			all++
+		}
+	}
 	return &Forecaster{
+		all:       all,
 		templates: templates, notes: notes, state: s, policies: policies.All(), now: now, source: source,
 		kinds: map[string]*KindCount{}, findings: map[findingKey]*FindingCount{},
 		refused: map[string]int{}, denied: map[string]struct{}{},
@@ -435,6 +443,7 @@ func (f *Forecaster) Forecast() *Forecast {
 		out.Guards = append(out.Guards, c.Guards[i].Name)
 	}
 	out.Namespaces = namespaceCounts(c)
+	out.Namespaces.All = f.all // the state takes those of Kubernetes for granted
 	for _, k := range sortedKeys(f.kinds) {
 		out.Kinds = append(out.Kinds, *f.kinds[k])
 	}
@@ -465,7 +474,6 @@ func namespaceCounts(c *facts.Cluster) NamespaceCounts {
 	counts := NamespaceCounts{Open: []string{}}
 	for _, name := range sortedKeys(c.Namespaces) {
 		ns := c.Namespaces[name]
-		counts.All++
 		if ns.Terminating || !c.Guarded(name, ns.Labels) {
 			continue
 		}
