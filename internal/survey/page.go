@@ -2,13 +2,13 @@ package survey
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/internal/check"
@@ -55,7 +55,7 @@ func (s *Survey) each(ctx context.Context, p place, take func(raw []byte) error)
 			request = request.Param("labelSelector", p.selector)
 		}
 		body, err := request.Do(ctx).Raw()
-		if again := restart(err); again != "" {
+		if again := restart(body, err); again != "" {
 			next = again
 			continue
 		}
@@ -78,12 +78,16 @@ func (s *Survey) each(ctx context.Context, p place, take func(raw []byte) error)
 }
 
 // restart returns the token that the API server offers in place of one that has expired.
-func restart(err error) string {
-	var status apierrors.APIStatus
-	if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) {
+// It is in the answer; the error of the client does not always carry it.
+func restart(body []byte, err error) string {
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 		return ""
 	}
-	return status.Status().Continue
+	var status metav1.Status
+	if json.Unmarshal(body, &status) != nil {
+		return ""
+	}
+	return status.Continue
 }
 
 // head is what names an object.
