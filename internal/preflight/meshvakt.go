@@ -40,10 +40,12 @@ func ownInstallation(f *Facts) (c Check, installed bool) {
 		}
 	}
 	validating, _ := ownConfiguration(f)
-	trace := len(missing) < 2 || validating || len(f.Own.Value) > 0
+	trace := validating || len(f.Own.Value) > 0 || len(f.Guards.Value) > 0
 	switch {
-	case !trace && (f.Own.Err != nil || f.Validating.Err != nil):
-		return unknown(id, f.Own.Err, f.Validating.Err), false
+	case !trace && (f.Own.Err != nil || f.Validating.Err != nil || f.Guards.Err != nil):
+		return unknown(id, f.Own.Err, f.Validating.Err, f.Guards.Err), false
+	case !trace && len(missing) == 0:
+		return Check{ID: id, Result: Pass, Found: "not installed, but for its CustomResourceDefinitions"}, false
 	case !trace:
 		return Check{ID: id, Result: Pass, Found: "not installed"}, false
 	case len(missing) > 0:
