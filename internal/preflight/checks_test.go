@@ -116,6 +116,9 @@ func TestChecks(t *testing.T) {
 		}), Pass, "none of"},
 		{"kube-system", "webhook-locks", add("system", func(w *admissionregistrationv1.ValidatingWebhook) { w.NamespaceSelector = except("meshvakt-system") }), Warn, "kube-system"},
 		{"Meshvakt's pods", "webhook-locks", add("ours", func(w *admissionregistrationv1.ValidatingWebhook) { w.NamespaceSelector = except("kube-system") }), Warn, "Meshvakt's pods"},
+		{"Meshvakt's pods, and guarded", "webhook-locks", add("ours", func(w *admissionregistrationv1.ValidatingWebhook) {
+			w.ClientConfig, w.NamespaceSelector = in("payments", "policy"), except("kube-system", "payments")
+		}), Fail, "neither can start"},
 		{"pods with a label", "webhook-locks", add("some", func(w *admissionregistrationv1.ValidatingWebhook) {
 			w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
 		}), Pass, "none of"},

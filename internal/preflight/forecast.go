@@ -231,14 +231,23 @@ func Denying(guards []v1alpha1.MeshGuard) []v1alpha1.MeshGuard {
 	return list
 }
 
-// Unread takes note that objects of a kind could not be read; of "", that something could
-// not that all judgements rest on, which the note tells.
-func (f *Forecaster) Unread(kind, note string, err error) {
-	u := unread{err: err}
-	if kind != "" {
-		u.class = classOf(kind)
+// Unread takes note that something could not be read which objects of the kinds are judged
+// by, or those objects themselves; without kinds, that all are judged by. The note, unless
+// empty, says what is done without it.
+func (f *Forecaster) Unread(err error, note string, kinds ...string) {
+	if len(kinds) == 0 {
+		f.unread = append(f.unread, unread{err: err})
 	}
-	f.unread = append(f.unread, u)
+	for _, kind := range kinds {
+		if u := (unread{classOf(kind), err}); !slices.Contains(f.unread, u) {
+			f.unread = append(f.unread, u)
+		}
+	}
+	f.Note(note)
+}
+
+// Note takes up what the forecast rests on that is not certain.
+func (f *Forecaster) Note(note string) {
 	if note != "" {
 		f.notes = append(f.notes, note)
 	}

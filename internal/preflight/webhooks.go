@@ -129,7 +129,9 @@ func (h *hook) locks(f *Facts) (locks, risks []string) {
 			risks = append(risks, h.String()+" is about pods of kube-system")
 		}
 	}
-	if pods(f.Names.Namespace) {
+	if pods(f.Names.Namespace) && h.service != nil && namespaces[h.service.Namespace] != nil && guardedBy(f, h.service.Namespace, namespaces[h.service.Namespace].Labels) {
+		lock("is about Meshvakt's pods in %q, and Meshvakt about its own in guarded namespace %q: once both are down neither can start", f.Names.Namespace, h.service.Namespace)
+	} else if pods(f.Names.Namespace) {
 		risks = append(risks, fmt.Sprintf("%s is about Meshvakt's pods in %q", h, f.Names.Namespace))
 	}
 	return locks, risks

@@ -55,21 +55,24 @@ func (r *reading) forecast(ctx context.Context, o *Options, source string) (*pre
 		return nil, err
 	}
 	for _, s := range r.soft {
-		forecaster.Unread("", s.note, s.err)
+		forecaster.Unread(s.err, s.note, s.kinds...)
+	}
+	if r.exceptionsUnread {
+		forecaster.Note("what exceptions let pass counts as refused: the GuardExceptions could not be read")
 	}
 	if f.Guards.Err != nil && len(o.Guards) == 0 && o.Guard == "" {
-		forecaster.Unread("", "judged by the default guard: the MeshGuards could not be read", f.Guards.Err)
+		forecaster.Unread(f.Guards.Err, "judged by the default guard: the MeshGuards could not be read")
 	}
 	if r.broken != nil {
-		forecaster.Unread("", "some kinds may be missing", r.broken)
+		forecaster.Unread(r.broken, "some kinds may be missing: the API server does not tell of all of them")
 	}
 	if f.ControlPlanes.Err == nil && len(f.ControlPlanes.Value) == 0 {
-		forecaster.Unread("", fmt.Sprintf("judged by Istio's default settings: no control plane in namespace %q", f.Names.IstioNamespace), preflight.ErrNoControlPlane)
+		forecaster.Unread(preflight.ErrNoControlPlane, fmt.Sprintf("judged by Istio's default settings: no control plane in namespace %q", f.Names.IstioNamespace))
 	}
 	forecaster.JudgeState(o.Namespaces)
 	for _, w := range preflight.Workloads() {
 		if err := r.judgeAll(ctx, forecaster, &w, o); err != nil {
-			forecaster.Unread(w.Kind, "", err)
+			forecaster.Unread(err, "", w.Kind)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

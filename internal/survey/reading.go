@@ -32,14 +32,18 @@ type reading struct {
 	state []check.Document
 	// soft are the kinds of the state that could not be read and that a forecast can do
 	// without, guarded by mu.
-	soft []softError
+	soft             []softError
+	exceptionsUnread bool // valid once all is read
 	// unread are the resources of the state that could not be read, guarded by mu.
 	unread []string
 }
 
+// softError is a part of the state that could not be read.
 type softError struct {
-	note string
 	err  error
+	note string
+	// kinds are those whose objects are judged by it; none: all of them.
+	kinds []string
 }
 
 // all reads what is not judged object by object.
@@ -58,12 +62,12 @@ func (r *reading) all(ctx context.Context) error {
 	read(r.guards)
 	read(func(ctx context.Context) {
 		f.Nodes.Err = readInto(ctx, r, source{resource: "nodes", kind: "Node"}, true, &f.Nodes.Value, bareNode)
-		r.miss("where pods may land is not judged: the nodes could not be read", f.Nodes.Err)
+		r.miss(f.Nodes.Err, "where pods may land is not judged: the nodes could not be read", "Pod", "Deployment")
 	})
 	const admission = "admissionregistration.k8s.io"
 	read(func(ctx context.Context) {
 		f.Mutating.Err = readInto(ctx, r, source{group: admission, resource: "mutatingwebhookconfigurations", kind: "MutatingWebhookConfiguration"}, true, &f.Mutating.Value, nil)
-		r.miss("injection is taken to be as with Istio's default values: the MutatingWebhookConfigurations could not be read", f.Mutating.Err)
+		r.miss(f.Mutating.Err, "injection is taken to be as with Istio's default values: the MutatingWebhookConfigurations could not be read", "Pod", "Deployment", "Namespace")
 	})
 	read(func(ctx context.Context) {
 		f.Validating.Err = readInto(ctx, r, source{group: admission, resource: "validatingwebhookconfigurations", kind: "ValidatingWebhookConfiguration"}, false, &f.Validating.Value, nil)
@@ -82,13 +86,14 @@ func (r *reading) all(ctx context.Context) error {
 		read(func(ctx context.Context) {
 			var none []metav1.PartialObjectMetadata
 			err := readInto(ctx, r, source{resource: resource, kind: kind}, true, &none, nil)
-			r.miss("what quotas and LimitRanges leave for sidecars is not judged: the "+resource+" could not be read", err)
+			r.miss(err, "what is left for sidecars is not judged: the "+resource+" could not be read", "Pod", "Deployment")
 		})
 	}
 	read(func(ctx context.Context) {
 		var none []metav1.PartialObjectMetadata
 		err := readInto(ctx, r, source{group: v1alpha1.Group, resource: "guardexceptions", kind: "GuardException", version: v1alpha1.Version}, true, &none, nil)
-		r.miss("what exceptions let pass counts as refused: the GuardExceptions could not be read", err)
+		// What passes without exceptions passes with them.
+		r.exceptionsUnread = err != nil
 	})
 	if err := group.Wait(); err != nil {
 		return err
@@ -97,11 +102,11 @@ func (r *reading) all(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (r *reading) miss(note string, err error) {
+func (r *reading) miss(err error, note string, kinds ...string) {
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.soft = append(r.soft, softError{note, err})
+		r.soft = append(r.soft, softError{err, note, kinds})
 	}
 }
 
@@ -232,7 +237,7 @@ func (r *reading) settings(ctx context.Context) {
 		err = unreadable
 	}
 	f.ControlPlanes.Err, f.Injectors.Err = err, err
-	r.miss("control planes and injectors are taken to have Istio's default settings: their ConfigMaps could not be read", err)
+	r.miss(err, "control planes and injectors are taken to have Istio's default settings: their ConfigMaps could not be read")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {

@@ -282,8 +282,10 @@ func TestSurveyWithFewRights(t *testing.T) {
 					t.Errorf("%s is %s", id, got)
 				}
 			}
-			if got := result(r, "istio-mesh-mode"); got != preflight.Pass {
-				t.Errorf("istio-mesh-mode is %s", got)
+			for _, id := range []string{"istio-mesh-mode", "forecast-policies", "forecast-istio-objects"} {
+				if got := result(r, id); got != preflight.Pass {
+					t.Errorf("%s is %s", id, got)
+				}
 			}
 			if len(r.Forecast.Notes) != 2 {
 				t.Errorf("notes %q", r.Forecast.Notes)
