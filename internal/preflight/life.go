@@ -15,8 +15,11 @@ import (
 // life is what tells whether an object still does something, of which reviews know
 // nothing: to policies it makes no difference.
 type life struct {
-	metav1.ObjectMeta `json:"metadata"`
-	Status            struct {
+	Metadata struct {
+		OwnerReferences   []metav1.OwnerReference `json:"ownerReferences"`
+		DeletionTimestamp string                  `json:"deletionTimestamp"`
+	} `json:"metadata"`
+	Status struct {
 		Phase      corev1.PodPhase        `json:"phase"`
 		Conditions []batchv1.JobCondition `json:"conditions"`
 	} `json:"status"`
@@ -29,8 +32,8 @@ func lifeOf(d *check.Document) (owner *metav1.OwnerReference, runs bool, err err
 	if err := json.Unmarshal(d.JSON, &l); err != nil {
 		return nil, false, fmt.Errorf("read %s %s/%s: %w", d.Kind.Kind, d.Namespace, d.Name, err)
 	}
-	ended := l.Status.Phase == corev1.PodSucceeded || l.Status.Phase == corev1.PodFailed || l.DeletionTimestamp != nil
-	return metav1.GetControllerOf(&l), !ended, nil
+	ended := l.Status.Phase == corev1.PodSucceeded || l.Status.Phase == corev1.PodFailed || l.Metadata.DeletionTimestamp != ""
+	return metav1.GetControllerOf(&metav1.ObjectMeta{OwnerReferences: l.Metadata.OwnerReferences}), !ended, nil
 }
 
 // finished reports whether a Job has ended, for good or ill.

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +31,8 @@ import (
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
+var updateDocs = flag.Bool("update-docs", false, "show in the documentation what is printed")
+
 // TestPreflight lets preflight look at a real cluster with a running istiod: ready, then
 // not, with few rights, and at last under the guard that it has foretold.
 func TestPreflight(t *testing.T) {
@@ -36,7 +40,7 @@ func TestPreflight(t *testing.T) {
 	admin := clientFor(t, controlplane.Admin)
 	join(t, dedicatedNode("node-1"))
 	create(t, admin, policy("istio-system", "default", "STRICT"))
-	payments := injectedNamespace("payments", true)
+	payments := injectedAs("payments")
 	create(t, admin, payments)
 	serviceAccount(t, payments.Name)
 	rolledOut(t, deployment(payments.Name, "api", 2, nil))
@@ -187,24 +191,24 @@ func (c *unready) spoil(t *testing.T) {
 		serviceAccount(t, ns.Name)
 		return ns.Name
 	}
-	c.legacy = namespaceOf(injectedNamespace("legacy", true))
+	c.legacy = namespaceOf(injectedAs("legacy"))
 	create(t, admin, policy(c.legacy, "default", "PERMISSIVE"))
 	rolledOut(t, deployment(c.legacy, "web", 1, nil))
 
-	c.outside = namespaceOf(namespace(unique("outside"), true))
-	rolledOut(t, deployment(c.outside, "batch", 1, nil))
+	c.outside = namespaceOf(namespace("batch", true))
+	rolledOut(t, deployment(c.outside, "nightly", 1, nil))
 
 	// Pods that were there before injection was.
-	ns := namespace(unique("outdated"), true)
+	ns := namespace("ledger", true)
 	c.outdated = namespaceOf(ns)
-	rolledOut(t, deployment(c.outdated, "old", 2, nil))
+	rolledOut(t, deployment(c.outdated, "books", 2, nil))
 	must(t, relabel(t.Context(), admin, ns, "istio-injection", "enabled"))
 
-	c.excepted = namespaceOf(injectedNamespace("excepted", true))
+	c.excepted = namespaceOf(injectedAs("reports"))
 	optOut := map[string]string{"sidecar.istio.io/inject": "false"}
-	rolledOut(t, deployment(c.excepted, "let-pass", 1, optOut))
-	rolledOut(t, deployment(c.excepted, "plain", 1, optOut))
-	create(t, admin, exception(c.excepted, "let-pass"))
+	rolledOut(t, deployment(c.excepted, "legacy-export", 1, optOut))
+	rolledOut(t, deployment(c.excepted, "export", 1, optOut))
+	create(t, admin, exception(c.excepted, "legacy-export"))
 
 	// A second root namespace, where the same holds as in the first.
 	create(t, admin, namespace("istio-config", false))
@@ -276,8 +280,8 @@ func (c *unready) isNotReady(t *testing.T) {
 	}
 	for kind, want := range map[string]preflight.KindCount{
 		"Namespace":          {Judged: 5, Refused: 1, Warned: 1},                // legacy, outside
-		"Deployment":         {Judged: 6, Refused: 2, Excepted: 1},              // batch, plain; let-pass
-		"Pod":                {Judged: 8, Refused: 5, Outdated: 2, Excepted: 1}, // web, batch, plain, 2 of old
+		"Deployment":         {Judged: 6, Refused: 2, Excepted: 1},              // nightly, export; legacy-export
+		"Pod":                {Judged: 8, Refused: 5, Outdated: 2, Excepted: 1}, // web, nightly, export, 2 of books
 		"PeerAuthentication": {Judged: 3, Refused: 1, Warned: 2},                // legacy; those of the roots, that do not help it
 	} {
 		want.Kind = kind
@@ -297,12 +301,42 @@ func (c *unready) isNotReady(t *testing.T) {
 			t.Errorf("the table lacks %q", want)
 		}
 	}
+	documented(t, text)
 	for _, name := range []string{"developer", "platform"} {
 		if strings.Contains(r.stdout, name) {
 			t.Errorf("the report names user %s", name)
 		}
 	}
-	t.Logf("\n%s", text)
+}
+
+// injectedAs is a guarded namespace whose pods get a sidecar. Its name is its own, for it
+// stands in the documentation.
+func injectedAs(name string) *corev1.Namespace {
+	ns := namespace(name, true)
+	ns.Labels["istio-injection"] = "enabled"
+	return ns
+}
+
+// documented demands that the documentation shows what was printed.
+func documented(t *testing.T, table string) {
+	t.Helper()
+	const page, begin, end = "../../docs/preflight.md", "```text\n$ meshvakt preflight\n", "```\n"
+	table = regexp.MustCompile(`(-[a-z0-9]{6,10}-)[a-z0-9]{5}\b`).ReplaceAllString(table, "${1}x7k2q")
+	text, err := os.ReadFile(page)
+	must(t, err)
+	before, rest, found := strings.Cut(string(text), begin)
+	shown, after, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		t.Fatalf("%s has no block that begins with %q", page, begin)
+	}
+	if shown == table {
+		return
+	}
+	if *updateDocs {
+		must(t, os.WriteFile(page, []byte(before+begin+table+end+after), 0o644))
+		return
+	}
+	t.Errorf("%s shows something else than is printed; go test -run TestPreflight -update-docs . brings it up to date\n%s", page, table)
 }
 
 func preflightFewRights(t *testing.T) {
