@@ -135,7 +135,7 @@ func (f *preflightFlags) report(cmd *cobra.Command, names preflight.Names) (*pre
 	}
 	if isTerminal(stderr) {
 		o.Judged = func(kind string, n int) { fmt.Fprintf(stderr, "\r\x1b[K%s: %d read", kind, n) }
-		defer fmt.Fprint(stderr, "\r\x1b[K")
+		defer fmt.Fprintf(stderr, "\r\x1b[K")
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -8,6 +8,11 @@ import (
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
+// RunsIn says where Meshvakt runs, or will: that namespace is never guarded.
+func (s *State) RunsIn(namespace string) {
+	s.cluster.Unguardable = append(facts.SystemNamespaces(), namespace)
+}
+
 // Facts are the facts of the state. They are shared: whoever reads them changes nothing.
 func (s *State) Facts() *facts.Cluster { return &s.cluster }
 

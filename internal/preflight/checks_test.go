@@ -69,6 +69,7 @@ func TestChecks(t *testing.T) {
 		}, Fail, "v1beta1"},
 		{"no settings", "istio-control-planes", func(f *Facts) { f.ControlPlanes.Value = nil }, Fail, "--istio-namespace"},
 		{"istiod elsewhere", "istio-control-planes", func(f *Facts) { f.Istiods.Value = nil }, Warn, "app=istiod"},
+		{"istiod in another namespace", "istio-control-planes", func(f *Facts) { f.Istiods.Value[0].Namespace = "mesh" }, Warn, "--istio-namespace"},
 		{"istiod down", "istio-control-planes", func(f *Facts) { f.Istiods.Value[0].Status.ReadyReplicas = 0 }, Warn, "describe deployment istiod"},
 		{"two roots", "istio-root-namespaces", func(f *Facts) {
 			f.ControlPlanes.Value = append(f.ControlPlanes.Value, mesh.ControlPlane{Revision: "canary", RootNamespace: "istio-config"})
@@ -283,9 +284,10 @@ func TestTable(t *testing.T) {
 	o := emptyForecast()
 	o.Kinds = []KindCount{{Kind: "Pod", Judged: 3, Refused: 2}}
 	o.Findings = []FindingCount{
-		{"strict-mtls", "MV101", "NamespaceNotStrict", "Pod", v1alpha1.Deny, 2, []Example{{"payments/" + long, "metadata.namespace", "found; must be STRICT", "set it"}, {Object: "payments/b"}}},
-		{"node-pools", "MV401", "Elsewhere", "Pod", v1alpha1.Warn, 1, []Example{{Object: "payments/c", Message: "left out"}}},
+		{"strict-mtls", "MV101", "NamespaceNotStrict", "Pod", v1alpha1.Deny, 2, 1, []Example{{"payments/" + long, "metadata.namespace", "found; must be STRICT", "set it"}, {Object: "payments/b"}}},
+		{"node-pools", "MV401", "Elsewhere", "Pod", v1alpha1.Warn, 1, 0, []Example{{Object: "payments/c", Message: "left out"}}},
 	}
+	o.Namespaces.Refused = 1
 	o.Worst, o.Notes = []NamespaceCount{{"payments", 2}}, []string{"something"}
 	r := New(f, o, nil)
 	var plain, coloured bytes.Buffer
@@ -312,7 +314,7 @@ func TestTable(t *testing.T) {
 	for _, want := range []string{
 		`list deployments.apps in namespace "payments"`, "UNKNOWN  nodes", "WARN     istio-mesh-mode", "FAIL     forecast-pods",
 		"e.g. payments/xxx", "must be STRICT", "fix: set it", "also payments/b", "Refusals by namespace: payments 2", "note: something",
-		"Enforcing now would break running work",
+		"1 only outdated", "Enforcing now would break running work: it would refuse 2 objects of 1 namespace;",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(plain.String()), " "), strings.Join(strings.Fields(want), " ")) {
 			t.Errorf("the table lacks %q:\n%s", want, plain.String())

@@ -116,7 +116,7 @@ status: {phase: %[5]s}
 // forecastOf judges manifests in the state, kind by kind as a survey does.
 func forecastOf(t testing.TB, guards []v1alpha1.MeshGuard, state, manifests string) *Forecast {
 	t.Helper()
-	f, err := NewForecaster(check.Cluster{Documents: documents(t, state)}, guards, "a test", testTime())
+	f, err := NewForecaster(check.Cluster{Documents: documents(t, state)}, guards, "meshvakt-system", "a test", testTime())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,6 +177,11 @@ func TestForecast(t *testing.T) {
 			}
 			if got, want := kindOf(f, "PeerAuthentication"), (KindCount{Judged: 2, Refused: 1, Warned: 1}); got != want {
 				t.Errorf("policies %+v; want %+v", got, want)
+			}
+			for _, c := range f.Findings {
+				if c.Kind == "Pod" && c.Outdated > tc.pods.Outdated {
+					t.Errorf("%d of %s are outdated", c.Outdated, c.Code)
+				}
 			}
 			if n := f.Namespaces; n.All != 5 || n.Guarded != 2 || n.NotStrict != 1 || n.Open[0] != "legacy" {
 				t.Errorf("%+v", n)
@@ -239,6 +244,17 @@ func TestForecastProvides(t *testing.T) {
 	}
 }
 
+// Wherever Meshvakt runs, that namespace is not guarded.
+func TestForecastLeavesMeshvaktOut(t *testing.T) {
+	f, err := NewForecaster(check.Cluster{Documents: documents(t, clusterState)}, defaultGuards(), "payments", "a test", testTime())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := f.Forecast().Namespaces.Guarded; n != 1 {
+		t.Errorf("%d namespaces are guarded; want legacy alone", n)
+	}
+}
+
 // However many objects there are, what is listed is bounded.
 func TestForecastIsBounded(t *testing.T) {
 	var state, objects strings.Builder
@@ -265,7 +281,7 @@ func TestForecastIsBounded(t *testing.T) {
 
 // An object that cannot be judged keeps its check from passing, and no other.
 func TestForecastOfTheUnreadable(t *testing.T) {
-	f, err := NewForecaster(check.Cluster{Documents: documents(t, clusterState)}, defaultGuards(), "a test", testTime())
+	f, err := NewForecaster(check.Cluster{Documents: documents(t, clusterState)}, defaultGuards(), "meshvakt-system", "a test", testTime())
 	if err != nil {
 		t.Fatal(err)
 	}

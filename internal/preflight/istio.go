@@ -24,7 +24,7 @@ func istioKinds(f *Facts) Check {
 	if f.Served.Err != nil {
 		return unknown(id, f.Served.Err)
 	}
-	served := f.Served.Value[schema.GroupResource{Group: "security.istio.io", Resource: "peerauthentications"}]
+	served := slices.Sorted(slices.Values(f.Served.Value[schema.GroupResource{Group: "security.istio.io", Resource: "peerauthentications"}]))
 	c := Check{ID: id, Result: Pass, Found: "PeerAuthentications are served in " + strings.Join(served, ", ")}
 	if !slices.Contains(served, "v1") {
 		c.Result, c.Must = Fail, "be served in security.istio.io/v1, or no replica becomes ready"
@@ -51,6 +51,7 @@ func istioControlPlanes(f *Facts) Check {
 	}
 	c.Details = append(c.Details, tagTexts(f)...)
 	c.Found = fmt.Sprintf("%s, settings of %s", counted(len(f.Istiods.Value), "istiod", "istiods"), counted(len(f.ControlPlanes.Value), "control plane", "control planes"))
+	elsewhere := slices.IndexFunc(f.Istiods.Value, func(d appsv1.Deployment) bool { return d.Namespace != f.Names.IstioNamespace })
 	down := slices.IndexFunc(f.Istiods.Value, func(d appsv1.Deployment) bool { return d.Status.ReadyReplicas == 0 })
 	switch {
 	case len(f.ControlPlanes.Value) == 0:
@@ -62,6 +63,10 @@ func istioControlPlanes(f *Facts) Check {
 		c.Result = Warn
 		c.Must = "include a Deployment labelled app=istiod, unless the control plane is outside of the cluster"
 		c.Remedy = "see where the istiod runs that serves this mesh"
+	case elsewhere >= 0:
+		c.Result = Warn
+		c.Must = fmt.Sprintf("all be in namespace %q, where Meshvakt reads their settings; what those of others are set to it does not know", f.Names.IstioNamespace)
+		c.Remedy = fmt.Sprintf("if it is %q that serves the guarded namespaces, name that with --istio-namespace here and istioNamespace of the chart", f.Istiods.Value[elsewhere].Namespace)
 	case down >= 0:
 		c.Result = Warn
 		c.Must = "be ready, or pods get no proxy and are refused"

@@ -42,7 +42,8 @@ func (r *Report) WriteTable(w io.Writer, coloured bool) error {
 		t.forecast(r.Forecast)
 	}
 	s := r.Summary
-	fmt.Fprintf(&t.b, "\n%d checks: %d pass, %d warn, %d fail, %d unknown\n%s\n", len(r.Checks), s.Pass, s.Warn, s.Fail, s.Unknown, r.verdict())
+	fmt.Fprintf(&t.b, "\n%d checks: %d pass, %d warn, %d fail, %d unknown\n", len(r.Checks), s.Pass, s.Warn, s.Fail, s.Unknown)
+	t.lines("", "", r.verdict())
 	_, err := io.WriteString(w, t.b.String())
 	return err
 }
@@ -51,7 +52,12 @@ func (r *Report) WriteTable(w io.Writer, coloured bool) error {
 func (r *Report) verdict() string {
 	switch {
 	case r.Summary.Result == Fail && r.breaks():
-		return "Enforcing now would break running work; mend what fails first."
+		refused := 0
+		for _, k := range r.Forecast.Kinds {
+			refused += k.Refused
+		}
+		return fmt.Sprintf("Enforcing now would break running work: it would refuse %s of %s; mend what fails first.",
+			counted(refused, "object", "objects"), counted(r.Forecast.Namespaces.Refused, "namespace", "namespaces"))
 	case r.Summary.Result == Fail:
 		return "The cluster is not ready; mend what fails first."
 	case r.Summary.Result == Unknown:
@@ -112,7 +118,11 @@ func (t *table) forecast(f *Forecast) {
 	}
 	for i := range f.Findings {
 		c := &f.Findings[i]
-		fmt.Fprintf(&t.b, "%7d  %-9s%-20s%-7s%s (%s)\n", c.Objects, strings.ToLower(string(c.Action)), c.Kind, c.Code, c.Reason, c.Policy)
+		outdated := ""
+		if c.Outdated > 0 {
+			outdated = fmt.Sprintf(", %d only outdated", c.Outdated)
+		}
+		fmt.Fprintf(&t.b, "%7d  %-9s%-20s%-7s%s (%s)%s\n", c.Objects, strings.ToLower(string(c.Action)), c.Kind, c.Code, c.Reason, c.Policy, outdated)
 		if c.Action != v1alpha1.Deny && i > 0 && f.Findings[0].Action == v1alpha1.Deny {
 			continue // what refuses comes first, and is enough to read
 		}
@@ -123,8 +133,12 @@ func (t *table) forecast(f *Forecast) {
 			field += ": "
 		}
 		t.lines(indent+"e.g. ", indent+"  ", e.Object+": "+field+e.Message)
-		if e.Remedy != "" {
-			t.lines(indent+"fix: ", indent+"  ", e.Remedy)
+		remedy := e.Remedy
+		if c.Outdated == c.Objects {
+			remedy = "replace them, for what makes them makes pods that pass: kubectl rollout restart"
+		}
+		if remedy != "" {
+			t.lines(indent+"fix: ", indent+"  ", remedy)
 		}
 		for _, more := range c.Examples[1:] {
 			t.lines(indent+"also ", indent+"  ", more.Object)

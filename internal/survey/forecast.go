@@ -50,7 +50,7 @@ func (r *reading) forecast(ctx context.Context, o *Options, source string) (*pre
 			return nil, err
 		}
 	}
-	forecaster, err := preflight.NewForecaster(check.Cluster{Documents: r.living(), Unread: r.unread}, f.Judged, source, o.Now)
+	forecaster, err := preflight.NewForecaster(check.Cluster{Documents: r.living(), Unread: r.unread}, f.Judged, f.Names.Namespace, source, o.Now)
 	if err != nil {
 		return nil, err
 	}

@@ -211,23 +211,18 @@ func (r *reading) settings(ctx context.Context) {
 		if err := json.Unmarshal(raw, &cm); err != nil {
 			return fmt.Errorf("read a ConfigMap: %w", err)
 		}
+		var err error
 		switch {
 		case mesh.IsControlPlane(cm.Name, cm.Data):
-			plane, err := mesh.ParseControlPlane(cm.Name, cm.Labels, cm.Data)
-			if err != nil {
-				unreadable = err
-				return nil
-			}
-			f.ControlPlanes.Value = append(f.ControlPlanes.Value, plane)
+			err = parsed(&f.ControlPlanes.Value, &cm, mesh.ParseControlPlane)
 		case mesh.IsInjector(cm.Name, cm.Data):
-			injector, err := mesh.ParseInjector(cm.Name, cm.Labels, cm.Data)
-			if err != nil {
-				unreadable = err
-				return nil
-			}
-			f.Injectors.Value = append(f.Injectors.Value, injector)
+			err = parsed(&f.Injectors.Value, &cm, mesh.ParseInjector)
 		default:
 			return nil
+		}
+		// The others are read all the same.
+		if unreadable = cmp.Or(unreadable, err); err != nil {
+			return nil //nolint:nilerr // see above
 		}
 		d, err := document(corev1.SchemeGroupVersion.WithKind("ConfigMap"), slices.Clone(raw))
 		docs = append(docs, d)
@@ -244,6 +239,15 @@ func (r *reading) settings(ctx context.Context) {
 		r.unread = append(r.unread, "configmaps")
 	}
 	r.state = append(r.state, docs...)
+}
+
+// parsed adds what is in a ConfigMap to a list, if it can be read.
+func parsed[T any](list *[]T, cm *corev1.ConfigMap, parse func(name string, labels, data map[string]string) (T, error)) error {
+	one, err := parse(cm.Name, cm.Labels, cm.Data)
+	if err == nil {
+		*list = append(*list, one)
+	}
+	return err
 }
 
 // guards reads the MeshGuards, which are not part of the state: it depends which of them

@@ -402,3 +402,20 @@ func largeCluster(namespaces, each int) *apiServer {
 	}}
 	return a
 }
+
+// Settings that cannot be read are told of, and no others are taken for them.
+func TestSurveyOfBrokenSettings(t *testing.T) {
+	a := smallCluster()
+	a.lists["/api/v1/namespaces/istio-system/configmaps"] = objectsOf(
+		`{"metadata":{"name":"istio","namespace":"istio-system"},"data":{"mesh":"{"}}`,
+		`{"metadata":{"name":"istio-sidecar-injector","namespace":"istio-system"},"data":{"config":"policy: enabled","values":"{}"}}`)
+	r, err := report(t, a, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"istio-control-planes", "istio-mesh-mode", "istio-injection", "forecast-policies"} {
+		if got := result(r, id); got != preflight.Unknown {
+			t.Errorf("%s is %s", id, got)
+		}
+	}
+}
