@@ -168,8 +168,8 @@ func smallCluster() *apiServer {
 			"clientConfig":{"service":{"namespace":"payments","name":"other"}},"rules":[{"apiGroups":[""],"apiVersions":["v1"],"resources":["services"],"operations":["CREATE"]}]}]}`),
 		"/apis/discovery.k8s.io/v1/namespaces/payments/endpointslices": objectsOf(`{"metadata":{"name":"other-1"},"endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":true}},{"addresses":["10.0.0.2"],"conditions":{"ready":false}}]}`),
 		"/apis/apps/v1/deployments":                                    objectsOf(deployment("api")),
-		"/api/v1/pods":                                                 objectList{1200, func(i int) string { return pod("payments", i) }},
-		"/api/v1/namespaces/payments/pods":                             objectList{1200, func(i int) string { return pod("payments", i) }},
+		"/api/v1/pods":                                                 {1200, func(i int) string { return pod("payments", i) }},
+		"/api/v1/namespaces/payments/pods":                             {1200, func(i int) string { return pod("payments", i) }},
 	}}
 }
 

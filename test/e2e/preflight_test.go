@@ -217,7 +217,30 @@ func (c *unready) spoil(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio-canary", Labels: map[string]string{"istio.io/rev": "canary"}},
 		Data:       map[string]string{"mesh": "rootNamespace: istio-config\n"},
 	})
+	must(t, plane.Apply(t.Context(), []byte(plaintextRule("plaintext"))))
+
+	// A node that came later, and a pod that is bound to be there.
+	burstable := dedicatedNode("node-2")
+	burstable.Labels[corev1.LabelInstanceTypeStable] = "t3.2xlarge"
+	join(t, burstable)
+	create(t, admin, pinned())
 	matchesEverything(t)
+}
+
+// plaintextRule is a DestinationRule that has clients send plaintext to payments.
+func plaintextRule(name string) string {
+	return `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ` + name + `, namespace: payments}
+spec: {host: api.payments.svc.cluster.local, trafficPolicy: {tls: {mode: DISABLE}}}
+`
+}
+
+// pinned is a pod on the node whose CPU is shared.
+func pinned() *corev1.Pod {
+	p := pod("payments", map[string]string{"app": "pinned"})
+	p.GenerateName, p.Name, p.Spec.NodeName = "", "pinned", "node-2"
+	return p
 }
 
 // exception is an approved one for the pods of an app.
@@ -274,6 +297,7 @@ func (c *unready) isNotReady(t *testing.T) {
 	r.is(t, map[string]preflight.Result{
 		"istio-root-namespaces": preflight.Warn, "webhook-locks": preflight.Fail, "webhook-timeouts": preflight.Warn,
 		"forecast-namespaces": preflight.Fail, "forecast-templates": preflight.Fail, "forecast-pods": preflight.Fail, "forecast-policies": preflight.Fail,
+		"forecast-istio-objects": preflight.Fail, "nodes": preflight.Pass,
 	})
 	if n := r.Forecast.Namespaces; n.Guarded != 5 || n.NotStrict != 1 || !slices.Equal(n.Open, []string{c.legacy}) {
 		t.Errorf("namespaces %+v", n)
@@ -281,18 +305,17 @@ func (c *unready) isNotReady(t *testing.T) {
 	for kind, want := range map[string]preflight.KindCount{
 		"Namespace":          {Judged: 5, Refused: 1, Warned: 1},                // legacy, outside
 		"Deployment":         {Judged: 6, Refused: 2, Excepted: 1},              // nightly, export; legacy-export
-		"Pod":                {Judged: 8, Refused: 5, Outdated: 2, Excepted: 1}, // web, nightly, export, 2 of books
-		"PeerAuthentication": {Judged: 3, Refused: 1, Warned: 2},                // legacy; those of the roots, that do not help it
+		"Pod":                {Judged: 9, Refused: 6, Outdated: 2, Excepted: 1}, // web, nightly, export, pinned, 2 of books
+		"DestinationRule":    {Judged: 1, Refused: 1},
+		"PeerAuthentication": {Judged: 3, Refused: 1, Warned: 2}, // legacy; those of the roots, that do not help it
 	} {
 		want.Kind = kind
 		if got := r.kind(kind); got != want {
 			t.Errorf("%s: %+v; want %+v", kind, got, want)
 		}
 	}
-	for _, worst := range r.Forecast.Worst {
-		if worst.Namespace == c.payments {
-			t.Errorf("%s is among the worst: %+v", c.payments, worst)
-		}
+	if !slices.Contains(r.Forecast.Worst, preflight.NamespaceCount{Namespace: c.payments, Refused: 2}) { // the rule and pinned
+		t.Errorf("worst %+v", r.Forecast.Worst)
 	}
 	text := runPreflight(t, plane.Kubeconfig(controlplane.Auditor), "-o", "table").stdout
 	fits(t, text)
@@ -355,7 +378,7 @@ func preflightFewRights(t *testing.T) {
 	r.is(t, map[string]preflight.Result{
 		"kubernetes-version": preflight.Pass, "istio-mesh-mode": preflight.Pass,
 		"nodes": preflight.Unknown, "webhook-locks": preflight.Unknown, "webhook-order": preflight.Unknown, "istio-injection": preflight.Unknown,
-		"forecast-istio-objects": preflight.Pass, "forecast-templates": preflight.Fail, "forecast-pods": preflight.Fail,
+		"forecast-istio-objects": preflight.Fail, "forecast-templates": preflight.Fail, "forecast-pods": preflight.Fail,
 	})
 	if r.status != 1 {
 		t.Errorf("status %d; want 1, for what is known to fail", r.status)
@@ -391,7 +414,7 @@ spec:
 	if r.Forecast.Namespaces.Guarded != 1 || !slices.Equal(r.Forecast.Guards, []string{"payments"}) {
 		t.Errorf("%+v", r.Forecast.Namespaces)
 	}
-	r.is(t, map[string]preflight.Result{"forecast-namespaces": preflight.Pass, "forecast-pods": preflight.Pass, "forecast-templates": preflight.Pass, "webhook-locks": preflight.Fail})
+	r.is(t, map[string]preflight.Result{"forecast-namespaces": preflight.Pass, "forecast-pods": preflight.Pass, "forecast-templates": preflight.Pass, "webhook-locks": preflight.Fail, "forecast-istio-objects": preflight.Fail})
 
 	// A guard that warns refuses nothing, unless it is asked what it would refuse.
 	must(t, os.WriteFile(file, []byte(`apiVersion: meshvakt.io/v1alpha1
@@ -407,7 +430,7 @@ spec:
 	denied.is(t, map[string]preflight.Result{"forecast-pods": preflight.Fail})
 
 	alone := runPreflight(t, plane.Kubeconfig(controlplane.Auditor), "--namespace", c.payments)
-	if k := alone.kind("Pod"); k.Judged != 2 || k.Refused != 0 {
+	if k := alone.kind("Pod"); k.Judged != 3 || k.Refused != 1 {
 		t.Errorf("--namespace %s: pods %+v", c.payments, k)
 	}
 }
@@ -458,6 +481,12 @@ func (c *unready) comesTrue(t *testing.T) {
 			}
 		}
 	}
+	again := pinned()
+	again.Name += "-again"
+	try("Pod", again)
+	if _, stderr, err := plane.Kubectl(t.Context(), controlplane.Developer, plaintextRule("again"), "apply", "--dry-run=server", "-f", "-"); err == nil || !strings.Contains(stderr, "[MV234]") {
+		t.Errorf("a rule like the one that was foretold to be refused: %v\n%s", err, stderr)
+	}
 	deployments, pods := c.forecast.kind("Deployment"), c.forecast.kind("Pod")
 	if refusals["Deployment"] != deployments.Refused || refusals["Pod"] != pods.Refused-pods.Outdated {
 		t.Errorf("refused %v; foretold %+v, %+v", refusals, deployments, pods)
@@ -479,7 +508,7 @@ func (c *unready) namespacesComeTrue(t *testing.T) {
 	t.Helper()
 	admin := clientFor(t, controlplane.Admin)
 	dry := client.NewDryRunClient(admin)
-	for name, pass := range map[string]bool{c.payments: true, c.legacy: false, c.outside: false} {
+	for name, pass := range map[string]bool{c.payments: true, c.legacy: false, c.outside: false, c.outdated: false} {
 		ns := namespace(name, false)
 		must(t, relabel(t.Context(), admin, ns, v1alpha1.GuardedLabel, ""))
 		err := relabel(t.Context(), dry, ns, v1alpha1.GuardedLabel, v1alpha1.GuardedValue)
