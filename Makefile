@@ -11,7 +11,7 @@ tool = go tool -modfile=test/tools/$(1)/go.mod $(1)
 
 # Modules to vet. test/conformance is left out: vetting Istio takes minutes, and go test vets
 # what it compiles.
-MODULES := . test/controlplane test/e2e
+MODULES := . test/controlplane test/e2e test/formats
 
 .PHONY: help
 help: ## List the targets
@@ -33,6 +33,7 @@ control-plane: ## Build etcd, Kubernetes and istiod from Go modules (cached outs
 unit: ## Unit, HTTP, corpus, chart and architecture tests, with the race detector
 	@echo '== unit tests'
 	@go test -race -timeout 20m ./...
+	@cd test/formats && go test ./...
 
 .PHONY: mutation
 mutation: ## List which case of the corpus holds which rule of the policies
@@ -65,7 +66,7 @@ e2e-shared:
 
 .PHONY: bench
 bench: ## Speed of the webhook against two baselines in the same run
-	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/...
+	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/... ./internal/check/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP edge, the reader of objects and the resolver, a minute each

@@ -9,6 +9,8 @@ require (
 	github.com/go-logr/logr v1.4.4 // hands our log to libraries that log through logr
 	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/spf13/cobra v1.10.2 // subcommands and flags
+	github.com/spf13/pflag v1.0.10 // the flags of a subcommand in groups
+	go.yaml.in/yaml/v3 v3.0.5 // the lines of fields in manifests
 	golang.org/x/sync v0.23.0 // groups of goroutines that end together
 	golang.org/x/sys v0.50.0 // fdatasync and fadvise, for meshvakt probe
 	golang.org/x/term v0.47.0 // tells a terminal from a pipe
@@ -66,14 +68,12 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
-	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	go.opentelemetry.io/otel v1.44.0 // indirect
 	go.opentelemetry.io/otel/trace v1.44.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.27.1 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
-	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect

@@ -36,3 +36,12 @@ func version() string {
 	}
 	return fmt.Sprintf("meshvakt %s%s%s %s", info.Main.Version, revision, modified, info.GoVersion)
 }
+
+// moduleVersion is the version of the module alone, "" for a build that has none.
+func moduleVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "(devel)" {
+		return ""
+	}
+	return info.Main.Version
+}

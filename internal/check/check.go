@@ -30,18 +30,21 @@ type Requests struct {
 // judged; the errors are reported together.
 func Decide(q Requests) (*Result, error) {
 	state, err := NewState(q.Cluster)
-	olds, errPair := pair(q.Objects, q.Old)
+	if err != nil {
+		state = &State{judges: newJudges()}
+	}
+	olds, errPair := pair(state.judges, q.Objects, q.Old)
 	if err := errors.Join(err, errPair); err != nil {
 		return nil, err
 	}
 	result := newResult()
 	var errs []error
 	for _, d := range q.Objects {
-		if old := cmp.Or(olds[keyOf(&d)], state.docs[keyOf(&d)]); !reads(&d) && (old == nil || !reads(old)) {
+		if old := cmp.Or(olds[state.key(&d)], state.docs[state.key(&d)]); !state.reads(&d) && (old == nil || !state.reads(old)) {
 			errs = append(errs, result.skip(&d))
 			continue
 		}
-		r, err := state.Review(Request{Object: d, Old: olds[keyOf(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
+		r, err := state.Review(Request{Object: d, Old: olds[state.key(&d)], Operation: q.Operation, MayUnguard: q.MayUnguard, Final: q.Final})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -49,7 +52,7 @@ func Decide(q Requests) (*Result, error) {
 		r.Now = q.Now
 		state.predicts(r)
 		state.places(r)
-		errs = append(errs, result.judge(&d, r))
+		errs = append(errs, result.judge(&d, r, state.policies))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -63,13 +66,16 @@ func Decide(q Requests) (*Result, error) {
 // in it, a policy by whether the state would be better without it. What guards
 // provision is taken for granted. Pods are as they are submitted, or final. The
 // result notes where the objects could not be applied in any order.
-func Desired(docs []Document, final bool, now time.Time) (*Result, error) {
+//
+// progress, if it is not nil, is told how far the judging is.
+func Desired(docs []Document, final bool, now time.Time, progress Progress) (*Result, error) {
 	docs, generated := named(docs)
 	state, err := NewState(docs)
 	if err != nil {
 		return nil, err
 	}
 	j := newJudging(state, final, now)
+	j.progress, j.of = progress, len(docs)+len(generated)
 	j.result.Notes = append(orderNotes(state), state.provision()...)
 	for _, k := range state.order {
 		d := state.docs[k]
@@ -89,7 +95,12 @@ type judging struct {
 	final, mayUnguard bool
 	now               time.Time
 	errs              []error
+	progress          Progress
+	done, of          int
 }
+
+// Progress is told how many of the objects have been judged.
+type Progress func(judged, of int)
 
 func newJudging(state *State, final bool, now time.Time) *judging {
 	return &judging{state: state, result: newResult(), sum: newOverheads(), final: final, now: now}
@@ -97,7 +108,11 @@ func newJudging(state *State, final bool, now time.Time) *judging {
 
 // judge judges an object by the review of it, if any policy reads what is done to it.
 func (j *judging) judge(d *Document, operation admissionv1.Operation, review func() (*facts.Review, error)) {
-	if !reads(d) || !judgedOn(d.Kind.GroupKind(), operation) {
+	j.done++
+	if j.progress != nil {
+		j.progress(j.done, j.of)
+	}
+	if !j.state.reads(d) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
 		j.errs = append(j.errs, j.result.skip(d))
 		return
 	}
@@ -114,7 +129,7 @@ func (j *judging) judge(d *Document, operation admissionv1.Operation, review fun
 	j.state.predicts(r)
 	j.state.places(r)
 	j.sum.add(r)
-	j.errs = append(j.errs, j.result.judge(d, r))
+	j.errs = append(j.errs, j.result.judge(d, r, j.state.policies))
 }
 
 // judgeGenerated judges an object whose name is yet to be generated.
@@ -155,7 +170,7 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation: admissionv1.Create,
 		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind, ""),
+		Resource:  s.resource(d.Kind, ""),
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],
@@ -212,7 +227,10 @@ type Result struct {
 
 // ObjectResult is the decision about one object.
 type ObjectResult struct {
-	Object   ObjectReference  `json:"object"`
+	Object ObjectReference `json:"object"`
+	// File and Line are where the object stands.
+	File     string           `json:"file,omitempty"`
+	Line     int              `json:"line,omitempty"`
 	Decision policies.Outcome `json:"decision"`
 	Findings []Finding        `json:"findings"`
 	// Patch is what the webhook would change in a pod as submitted.
@@ -231,6 +249,8 @@ type ObjectReference struct {
 
 // Finding is one thing wrong with an object.
 type Finding struct {
+	// ID is the same wherever and whenever the same is found; see identify.
+	ID      string                    `json:"id"`
 	Policy  string                    `json:"policy"`
 	Code    string                    `json:"code"`
 	Reason  string                    `json:"reason"`
@@ -240,15 +260,21 @@ type Finding struct {
 	Remedy  string                    `json:"remedy"`
 	// Exception is the GuardException, namespace/name, that lets it pass.
 	Exception string `json:"exception,omitempty"`
+	// Line of the file where the field stands, or what is around it.
+	Line int `json:"line,omitempty"`
+	// Known findings are in the baseline, and fail nothing.
+	Known bool `json:"known,omitempty"`
 }
 
 // Summary counts the objects under review. Skipped are those of kinds that no
-// policy judges; they are among Objects.
+// policy judges, Known those that are denied by findings of the baseline alone, which are
+// not among Denied.
 type Summary struct {
 	Objects int `json:"objects"`
 	Allowed int `json:"allowed"`
 	Warned  int `json:"warned"`
 	Denied  int `json:"denied"`
+	Known   int `json:"known,omitempty"`
 	Skipped int `json:"skipped"`
 }
 
@@ -273,8 +299,8 @@ func (t *Result) skip(d *Document) error {
 	return nil
 }
 
-func (t *Result) judge(d *Document, r *facts.Review) error {
-	decision, err := policies.Evaluate(policies.All(), r)
+func (t *Result) judge(d *Document, r *facts.Review, list []policies.Policy) error {
+	decision, err := policies.Evaluate(list, r)
 	if err != nil {
 		return d.errorf("%w", err)
 	}
@@ -285,6 +311,8 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			Namespace:  r.Namespace,
 			Name:       r.DisplayName(),
 		},
+		File:      d.File(),
+		Line:      d.Line(),
 		Decision:  decision.Outcome,
 		Findings:  []Finding{},
 		Patch:     []objects.Operation{},
@@ -294,7 +322,7 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 		one.Object.Name = d.GenerateName + "*"
 	}
 	if r.Submitted {
-		changes, err := policies.Mutate(policies.All(), r)
+		changes, err := policies.Mutate(list, r)
 		if err != nil {
 			return d.errorf("%w", err)
 		}
@@ -313,6 +341,13 @@ func (t *Result) judge(d *Document, r *facts.Review) error {
 			finding.Exception = f.Exception.Key()
 		}
 		one.Findings = append(one.Findings, finding)
+	}
+	if len(one.Findings) > 0 {
+		identify(&one, d.JSON)
+		at := d.place()
+		for i := range one.Findings {
+			one.Findings[i].Line = at.of(one.Findings[i].Field)
+		}
 	}
 	t.Results = append(t.Results, one)
 	t.Summary.Objects++

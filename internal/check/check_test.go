@@ -86,7 +86,7 @@ func TestDesiredJudgesByAge(t *testing.T) {
 		{guardedProd + policy("open", "PERMISSIVE", "") + policy("strict", "STRICT", ""), policies.Deny},
 		{guardedProd + policy("strict", "STRICT", "") + policy("open", "PERMISSIVE", ""), policies.Allow},
 	} {
-		result, err := check.Desired(parse(t, order.files), false, time.Time{})
+		result, err := check.Desired(parse(t, order.files), false, time.Time{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		result, err := check.Desired(docs, false, time.Time{})
+		result, err := check.Desired(docs, false, time.Time{}, nil)
 		if err == nil && result.Summary.Objects != len(docs) {
 			t.Errorf("%d documents, %+v", len(docs), result.Summary)
 		}
@@ -263,7 +263,7 @@ spec: {mtls: {mode: STRICT}}
 			if err != nil {
 				t.Fatal(err)
 			}
-			desired, err := check.Desired(parse(t, namespace+"\n---\n"+tt.object), tt.final, time.Time{})
+			desired, err := check.Desired(parse(t, namespace+"\n---\n"+tt.object), tt.final, time.Time{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

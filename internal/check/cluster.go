@@ -28,7 +28,7 @@ type Cluster struct {
 
 // NewClusterState reads the state of a cluster.
 func NewClusterState(c Cluster) (*State, error) {
-	return newState(&State{live: true, unread: c.Unread}, c.Documents)
+	return newState(&State{judges: newJudges(), live: true, unread: c.Unread}, c.Documents)
 }
 
 // Change is manifests that are to be applied to a cluster.
@@ -37,6 +37,8 @@ type Change struct {
 	Cluster           Cluster
 	MayUnguard, Final bool
 	Now               time.Time
+	// Progress, if it is not nil, is told how far the judging is.
+	Progress Progress
 }
 
 // Apply judges each manifest as it would stand in the cluster once all of them have been
@@ -50,9 +52,10 @@ func Apply(q Change) (*Result, error) {
 	}
 	j := newJudging(state, q.Final, q.Now)
 	j.mayUnguard = q.MayUnguard
+	j.progress, j.of = q.Progress, len(q.Manifests)
 	j.result.Notes = append(append(state.brokenNotes(), orderNotes(state)...), state.provision()...)
 	for i := range docs {
-		d, k := &docs[i], keyOf(&docs[i])
+		d, k := &docs[i], state.key(&docs[i])
 		if state.before[k] == nil {
 			j.judge(d, admissionv1.Create, func() (*facts.Review, error) { return state.standing(d, k) })
 		} else {
@@ -67,24 +70,24 @@ func Apply(q Change) (*Result, error) {
 
 // overlay is the state of the cluster with the manifests in it.
 func overlay(c Cluster, manifests []Document) (*State, error) {
-	s := &State{live: true, unread: c.Unread, before: map[key]any{}}
+	s := &State{judges: newJudges(), live: true, unread: c.Unread, before: map[key]any{}}
 	replaced := make(map[key]bool, len(manifests))
 	for i := range manifests {
-		replaced[keyOf(&manifests[i])] = true
+		replaced[s.key(&manifests[i])] = true
 	}
 	docs := make([]Document, 0, len(c.Documents)+len(manifests))
 	var errs []error
 	for i := range c.Documents {
 		d := &c.Documents[i]
-		k := keyOf(d)
+		k := s.key(d)
 		if !replaced[k] {
 			docs = append(docs, *d)
 			continue
 		}
-		if !judged(k.kind) {
+		if !s.judged(k.kind) {
 			continue
 		}
-		old, err := decode(d)
+		old, err := s.decode(d)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -172,7 +175,7 @@ func (s *State) update(d *Document, k key) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation: admissionv1.Update,
 		Kind:      d.Kind,
-		Resource:  resourceOf(d.Kind, ""),
+		Resource:  s.resource(d.Kind, ""),
 		Namespace: k.namespace,
 		Name:      d.Name,
 		Object:    s.objects[k],

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 )
@@ -32,6 +35,8 @@ type Document struct {
 
 	text string // YAML that the object is in, for finding lines
 	line int    // of the file, where text begins
+
+	inList bool // the object is one of several in the text
 }
 
 // key identifies an object of the cluster, in whatever version it is written.
@@ -55,17 +60,19 @@ func (d *Document) errorf(format string, args ...any) error {
 // JSON. The name is used in errors; all errors are reported together.
 func Parse(name string, data []byte) ([]Document, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
-	var docs []Document
-	var errs []error
-	for i, part := range split(string(data)) {
-		origin := fmt.Sprintf("%s: document %d (line %d)", name, i+1, part.begins())
-		found, err := parsePart(origin, part)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		docs = append(docs, found...)
+	parts := split(string(data))
+	found, errs := make([][]Document, len(parts)), make([]error, len(parts))
+	// Reading YAML is most of what checking costs.
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range parts {
+		group.Go(func() error {
+			found[i], errs[i] = parsePart(fmt.Sprintf("%s: document %d (line %d)", name, i+1, p.begins()), p)
+			return nil
+		})
 	}
-	return docs, errors.Join(errs...)
+	_ = group.Wait() // the errors are told in the order of the documents
+	return slices.Concat(found...), errors.Join(errs...)
 }
 
 func parsePart(origin string, p part) ([]Document, error) {
@@ -136,6 +143,7 @@ func expandItems(list Document, h header, kind string) ([]Document, error) {
 	var errs []error
 	for i, raw := range *h.Items {
 		one := list
+		one.inList = true
 		one.Origin = fmt.Sprintf("%s: items[%d]", list.Origin, i)
 		one.JSON = raw
 		// A typed list may leave kind and version of its items out.

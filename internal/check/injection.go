@@ -16,6 +16,10 @@ import (
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
+func webhooksKind() schema.GroupKind {
+	return schema.GroupKind{Group: admissionregistrationv1.GroupName, Kind: "MutatingWebhookConfiguration"}
+}
+
 // readInjection takes over how sidecars are injected, from the webhooks and the
 // configurations of injectors among the manifests. Without any of them it is taken
 // to be as Istio's default values make it, for the control planes that are there.
@@ -25,7 +29,7 @@ func (s *State) readInjection() error {
 	for _, k := range s.order {
 		d := s.docs[k]
 		switch k.kind {
-		case schema.GroupKind{Group: admissionregistrationv1.GroupName, Kind: "MutatingWebhookConfiguration"}:
+		case webhooksKind():
 			var c admissionregistrationv1.MutatingWebhookConfiguration
 			if err := json.Unmarshal(d.JSON, &c); err != nil {
 				errs = append(errs, d.errorf("decode MutatingWebhookConfiguration: %w", err))

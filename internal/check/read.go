@@ -96,3 +96,17 @@ func readFile(path string) ([]Document, error) {
 	}
 	return Parse(path, data)
 }
+
+// In puts the objects that name no namespace into the given one, "" for none. Of those
+// that are in no namespace it changes nothing that counts.
+func In(namespace string, docs []Document) []Document {
+	if namespace == "" {
+		return docs
+	}
+	for i := range docs {
+		if docs[i].Namespace == "" && !clusterScoped(docs[i].Kind.GroupKind()) {
+			docs[i].Namespace = namespace
+		}
+	}
+	return docs
+}

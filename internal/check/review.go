@@ -11,11 +11,9 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
-	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -47,8 +45,8 @@ type Request struct {
 // that none of them reads it has no objects, and nobody judges it.
 func (s *State) Review(q Request) (*facts.Review, error) {
 	d := &q.Object
-	k := keyOf(d)
-	if !judged(k.kind) {
+	k := s.key(d)
+	if !s.judged(k.kind) {
 		return &facts.Review{
 			Operation: q.Operation, Kind: d.Kind, SubResource: q.SubResource,
 			Namespace: d.Namespace, Name: d.Name, Cluster: s.cluster,
@@ -71,14 +69,14 @@ func (s *State) Review(q Request) (*facts.Review, error) {
 	r := &facts.Review{
 		Operation:   op,
 		Kind:        d.Kind,
-		Resource:    resourceOf(d.Kind, q.SubResource),
+		Resource:    s.resource(d.Kind, q.SubResource),
 		SubResource: q.SubResource,
 		Namespace:   k.namespace,
 		Name:        d.Name,
 		Cluster:     s.cluster,
 	}
 	if op != admissionv1.Delete {
-		if r.Object, err = decode(d); err != nil {
+		if r.Object, err = s.decode(d); err != nil {
 			return nil, err
 		}
 	}
@@ -137,17 +135,17 @@ func signed(r *facts.Review) {
 
 // old returns the object before the request, nil if there is none.
 func (s *State) old(q Request) (any, error) {
-	k := keyOf(&q.Object)
+	k := s.key(&q.Object)
 	if q.Old == nil {
 		if q.Operation == admissionv1.Create {
 			return nil, nil
 		}
 		return s.objects[k], nil
 	}
-	if is := keyOf(q.Old); is != k {
+	if is := s.key(q.Old); is != k {
 		return nil, q.Old.errorf("the old object is %s; must be %s, the object under review", is, k)
 	}
-	old, err := decode(q.Old)
+	old, err := s.decode(q.Old)
 	if err != nil {
 		return nil, err
 	}
@@ -291,17 +289,6 @@ func without(c facts.Cluster, namespace, name string) facts.Cluster {
 	return c
 }
 
-func resourceOf(kind schema.GroupVersionKind, subresource string) schema.GroupVersionResource {
-	for _, p := range policies.All() {
-		for _, m := range p.Matches {
-			if m.Group == kind.Group && m.Kind == kind.Kind && m.Covers(subresource) {
-				return kind.GroupVersion().WithResource(m.Resource)
-			}
-		}
-	}
-	return schema.GroupVersionResource{}
-}
-
 // ParseOperation reads CREATE, UPDATE or DELETE in any case; empty is "derive it".
 func ParseOperation(text string) (admissionv1.Operation, error) {
 	op := admissionv1.Operation(strings.ToUpper(text))
@@ -313,11 +300,11 @@ func ParseOperation(text string) (admissionv1.Operation, error) {
 }
 
 // pair finds for each object the old one of the same identity.
-func pair(objects, old []Document) (map[key]*Document, error) {
+func pair(j *judges, objects, old []Document) (map[key]*Document, error) {
 	olds := map[key]*Document{}
 	var errs []error
 	for i := range old {
-		k := keyOf(&old[i])
+		k := j.key(&old[i])
 		if other := olds[k]; other != nil {
 			errs = append(errs, old[i].errorf("%s stands twice, the first time in %s", k, other.Origin))
 		}
@@ -325,7 +312,7 @@ func pair(objects, old []Document) (map[key]*Document, error) {
 	}
 	wanted := map[key]*Document{}
 	for i := range objects {
-		k := keyOf(&objects[i])
+		k := j.key(&objects[i])
 		if other := wanted[k]; other != nil && objects[i].Name != "" {
 			errs = append(errs, objects[i].errorf("%s stands twice, the first time in %s", k, other.Origin))
 		}

@@ -6,18 +6,14 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
-	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
-	"github.com/meshvakt/meshvakt/internal/objects"
-	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -26,6 +22,8 @@ const ownNamespace = "meshvakt-system"
 
 // State is a cluster as files describe it.
 type State struct {
+	*judges
+
 	cluster facts.Cluster
 	docs    map[key]*Document
 	order   []key // of docs
@@ -53,14 +51,14 @@ type State struct {
 
 // NewState reads the state of a cluster from manifests. It errs on what it cannot decode,
 // on an object that is there twice, and on policies in a namespace that is not there.
-func NewState(docs []Document) (*State, error) { return newState(&State{}, docs) }
+func NewState(docs []Document) (*State, error) { return newState(&State{judges: newJudges()}, docs) }
 
 func newState(s *State, docs []Document) (*State, error) {
 	s.docs, s.objects = make(map[key]*Document, len(docs)), make(map[key]any, len(docs))
 	var errs []error
 	for i := range docs {
 		d := &docs[i]
-		k := keyOf(d)
+		k := s.key(d)
 		if d.Name == "" {
 			errs = append(errs, d.errorf("%s with metadata.generateName %q; metadata.name must be set in the state of a cluster", d.Kind.Kind, d.GenerateName))
 			continue
@@ -71,10 +69,10 @@ func newState(s *State, docs []Document) (*State, error) {
 		}
 		s.docs[k] = d
 		s.order = append(s.order, k)
-		if !judged(k.kind) {
+		if !s.judged(k.kind) {
 			continue
 		}
-		object, err := decode(d)
+		object, err := s.decode(d)
 		if err != nil {
 			if k.kind != guardKind() { // which tells of its errors below
 				errs = append(errs, err)
@@ -97,18 +95,6 @@ func newState(s *State, docs []Document) (*State, error) {
 	return s, nil
 }
 
-// keyOf is the identity of an object once it is in the cluster.
-func keyOf(d *Document) key {
-	k := key{d.Kind.GroupKind(), d.Namespace, d.Name}
-	switch {
-	case clusterScoped(k.kind):
-		k.namespace = ""
-	case k.namespace == "" && judged(k.kind):
-		k.namespace = metav1.NamespaceDefault
-	}
-	return k
-}
-
 func namespaceKind() schema.GroupKind { return schema.GroupKind{Kind: "Namespace"} }
 
 func guardKind() schema.GroupKind {
@@ -116,77 +102,7 @@ func guardKind() schema.GroupKind {
 }
 
 func clusterScoped(kind schema.GroupKind) bool {
-	return slices.Contains([]schema.GroupKind{namespaceKind(), guardKind(), nodeKind(), volumeKind()}, kind)
-}
-
-// judged reports whether any policy reads objects of the kind.
-func judged(kind schema.GroupKind) bool { return len(versionsOf(kind)) > 0 }
-
-// judgedOn reports whether any policy judges the operation on objects of the kind.
-func judgedOn(kind schema.GroupKind, operation admissionv1.Operation) bool {
-	return slices.ContainsFunc(policies.All(), func(p policies.Policy) bool {
-		return slices.ContainsFunc(p.Matches, func(m policies.Match) bool {
-			return m.Group == kind.Group && m.Kind == kind.Kind && slices.Contains(m.Operations, operation)
-		})
-	})
-}
-
-// reads reports whether any policy reads the object. Of ConfigMaps those alone that
-// are the settings of istiod, or what proxies trust: a chart has many others.
-func reads(d *Document) bool {
-	k := keyOf(d)
-	if !judged(k.kind) {
-		return false
-	}
-	if k.kind != (schema.GroupKind{Kind: "ConfigMap"}) {
-		return true
-	}
-	var m corev1.ConfigMap
-	if err := json.Unmarshal(d.JSON, &m); err != nil {
-		return true // and the error is told
-	}
-	return mesh.IsControlPlane(m.Name, m.Data) || mesh.IsInjector(m.Name, m.Data) || slices.Contains(policies.RootsConfigMaps(), m.Name)
-}
-
-// decode reads an object of a kind that policies judge, and settles what the API
-// server would.
-func decode(d *Document) (any, error) {
-	if d.Stored {
-		return decodeStored(d)
-	}
-	if versions := versionsOf(d.Kind.GroupKind()); !slices.Contains(versions, d.Kind.Version) {
-		return nil, d.errorf("apiVersion %q of %s; must be one of the versions %s", d.Kind.GroupVersion(), d.Kind.Kind, strings.Join(versions, ", "))
-	}
-	object, err := objects.Decode(d.Kind.GroupKind(), d.JSON)
-	if err != nil {
-		return nil, d.errorf("%w", err)
-	}
-	switch o := object.(type) {
-	case *corev1.Namespace:
-		label(o)
-	case *corev1.Pod:
-		o.Namespace = keyOf(d).namespace
-	case *mesh.PeerAuthentication:
-		o.Namespace = keyOf(d).namespace
-	case *corev1.ConfigMap:
-		o.Namespace = keyOf(d).namespace
-	case *corev1.Binding:
-		o.Namespace = keyOf(d).namespace
-	case *facts.Workload:
-		o.Namespace = keyOf(d).namespace
-	case *facts.IstioObject:
-		o.Namespace = keyOf(d).namespace
-	case *v1alpha1.MeshGuard:
-		if errs := v1alpha1.Validate(o); len(errs) > 0 {
-			return nil, d.errorf("MeshGuard: %w", errs.ToAggregate())
-		}
-	case *v1alpha1.GuardException:
-		o.Namespace = keyOf(d).namespace
-		if errs := v1alpha1.ValidateException(o); len(errs) > 0 {
-			return nil, d.errorf("GuardException: %w", errs.ToAggregate())
-		}
-	}
-	return object, nil
+	return slices.Contains([]schema.GroupKind{namespaceKind(), guardKind(), nodeKind(), volumeKind(), webhooksKind()}, kind)
 }
 
 // label gives a namespace the label that each has.
@@ -197,19 +113,6 @@ func label(ns *corev1.Namespace) {
 		ns.Labels = map[string]string{}
 	}
 	ns.Labels[corev1.LabelMetadataName] = ns.Name
-}
-
-func versionsOf(kind schema.GroupKind) []string {
-	var versions []string
-	for _, p := range policies.All() {
-		for _, m := range p.Matches {
-			if m.Group == kind.Group && m.Kind == kind.Kind {
-				versions = append(versions, m.Versions...)
-			}
-		}
-	}
-	slices.Sort(versions)
-	return slices.Compact(versions)
 }
 
 // readSettings takes over guards and control planes.
@@ -377,7 +280,11 @@ func (s *State) next() time.Time { return s.last.Add(time.Second).Truncate(time.
 var ErrMissingManifest = errors.New("missing manifest")
 
 func (s *State) missingNamespace(d *Document) error {
-	name := keyOf(d).namespace
+	name := s.key(d).namespace
+	if s.live {
+		return d.errorf("%w: %s is in namespace %q, which is neither in the cluster nor among the manifests; add the manifest of that Namespace, or name another with -n",
+			ErrMissingManifest, d.Kind.Kind, name)
+	}
 	implied := ""
 	if d.Namespace == "" {
 		implied = " (metadata.namespace is not set)"

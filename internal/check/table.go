@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/meshvakt/meshvakt/policies"
 )
 
 // WriteJSON prints the result for machines.
@@ -46,19 +48,23 @@ func (t *Result) WriteTable(w io.Writer) error {
 }
 
 func (o *ObjectResult) write(b *strings.Builder, kinds int) {
-	name := o.Object.Name
-	if o.Object.Namespace != "" {
-		name = o.Object.Namespace + "/" + name
+	name := strings.TrimPrefix(o.Object.text(), o.Object.Kind+" ")
+	decision := strings.ToUpper(string(o.Decision))
+	if o.Decision == policies.Deny && !o.refused() {
+		decision = "KNOWN"
 	}
-	fmt.Fprintf(b, "%-5s  %-6s  %-*s  %s\n", strings.ToUpper(string(o.Decision)), o.operation, kinds, o.Object.Kind, name)
+	fmt.Fprintf(b, "%-5s  %-6s  %-*s  %s\n", decision, o.operation, kinds, o.Object.Kind, name)
 	for _, f := range o.Findings {
 		field := f.Field
 		if field != "" {
 			field += ": "
 		}
 		by := ""
-		if f.Exception != "" {
+		switch {
+		case f.Exception != "":
 			by = " by GuardException " + f.Exception
+		case f.Known:
+			by = ", known"
 		}
 		fmt.Fprintf(b, "       %s%s [%s %s%s]\n", field, f.Message, f.Code, strings.ToLower(string(f.Action)), by)
 		if f.Remedy != "" {
@@ -85,6 +91,9 @@ func (s Summary) text() string {
 		word = "object"
 	}
 	text := fmt.Sprintf("%d %s: %d allowed, %d warned, %d denied", s.Objects, word, s.Allowed, s.Warned, s.Denied)
+	if s.Known > 0 {
+		text += fmt.Sprintf(", %d denied by known findings alone", s.Known)
+	}
 	if s.Skipped > 0 {
 		text += fmt.Sprintf(", %d not judged", s.Skipped)
 	}

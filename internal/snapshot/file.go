@@ -47,6 +47,9 @@ func (s *Snapshot) Save(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Chmod(0o600); err != nil { // of one that was there
+		return err
+	}
 	if !strings.HasSuffix(path, ".gz") {
 		return s.Write(f)
 	}

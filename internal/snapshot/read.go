@@ -36,8 +36,9 @@ const DefaultIstioNamespace = "istio-system"
 // Read takes a snapshot with the rights of the configuration's user. A kind that the
 // cluster does not have is no error, and neither is a right that is missing, by itself:
 // all that could be read is returned, and Snapshot.Complete tells the rest. now is when
-// the snapshot is taken.
-func Read(ctx context.Context, config *rest.Config, istioNamespace string, now time.Time) (*Snapshot, error) {
+// the snapshot is taken. progress, if it is not nil, is told how many objects have been
+// read; it may be called by several goroutines, one after the other.
+func Read(ctx context.Context, config *rest.Config, istioNamespace string, now time.Time, progress func(objects int)) (*Snapshot, error) {
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("create the client: %w", err)
@@ -46,7 +47,7 @@ func Read(ctx context.Context, config *rest.Config, istioNamespace string, now t
 	if err != nil {
 		return nil, fmt.Errorf("create the client: %w", err)
 	}
-	r := &reading{client: client, server: server, found: map[schema.GroupKind][]check.Document{}}
+	r := &reading{client: client, server: server, progress: progress, found: map[schema.GroupKind][]check.Document{}}
 	version, err := server.ServerVersion()
 	if err != nil {
 		return nil, fmt.Errorf("ask the API server for its version: %w", err)
@@ -71,8 +72,11 @@ func Read(ctx context.Context, config *rest.Config, istioNamespace string, now t
 type reading struct {
 	client dynamic.Interface
 	server discovery.DiscoveryInterface
+	// progress is called with mu held.
+	progress func(objects int)
 
 	mu     sync.Mutex
+	read   int                                   // guarded by mu
 	result Snapshot                              // guarded by mu
 	found  map[schema.GroupKind][]check.Document // guarded by mu
 }
@@ -98,6 +102,7 @@ func (r *reading) kind(ctx context.Context, k kind) error {
 		if !ok {
 			return fmt.Errorf("got a %T", o)
 		}
+		r.count()
 		d, err := document(k.WithVersion(version), object)
 		if err == nil && d != nil {
 			docs = append(docs, *d)
@@ -139,6 +144,15 @@ func (r *reading) served(k kind) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+func (r *reading) count() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read++
+	if r.progress != nil {
+		r.progress(r.read)
+	}
 }
 
 func (r *reading) absent(k kind) {

@@ -111,7 +111,7 @@ func read(t *testing.T, a *apiServer) *Snapshot {
 	a.pages = map[string]int{}
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	s, err := Read(t.Context(), &rest.Config{Host: server.URL}, "", time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC))
+	s, err := Read(t.Context(), &rest.Config{Host: server.URL}, "", time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

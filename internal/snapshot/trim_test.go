@@ -232,7 +232,9 @@ func TestNumbersForNames(t *testing.T) {
 	withoutNames(docs)
 	var got []string
 	for i := range docs {
-		var e struct{ Spec struct{ Requester, Approver string } }
+		var e struct {
+			Spec struct{ Requester, Approver string }
+		}
 		if docs[i].Kind.Kind == "GuardException" {
 			if err := json.Unmarshal(docs[i].JSON, &e); err != nil {
 				t.Fatal(err)

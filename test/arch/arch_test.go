@@ -224,7 +224,7 @@ func TestNoLeftovers(t *testing.T) {
 }
 
 func TestEveryDependencyHasAReason(t *testing.T) {
-	for _, path := range []string{"go.mod", "test/controlplane/go.mod", "test/e2e/go.mod", "test/conformance/go.mod", "test/conformance/scheduler/go.mod"} {
+	for _, path := range []string{"go.mod", "test/controlplane/go.mod", "test/e2e/go.mod", "test/conformance/go.mod", "test/conformance/scheduler/go.mod", "test/formats/go.mod"} {
 		text, err := os.ReadFile(filepath.Join("../..", path))
 		if err != nil {
 			t.Error(err)

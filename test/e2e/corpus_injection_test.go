@@ -44,12 +44,18 @@ func (y *corpusPlayer) prepare(t *testing.T) {
 	_, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=60s")
 	must(t, err)
 
+	webhookAloneFor(t, y.admin)
+}
+
+// webhookAloneFor is webhookAlone until the test is over.
+func webhookAloneFor(t *testing.T, admin client.Client) {
+	t.Helper()
 	pack := &admissionregistrationv1.ValidatingAdmissionPolicy{}
-	must(t, y.admin.Get(t.Context(), client.ObjectKey{Name: celpack.PolicyName}, pack))
+	must(t, admin.Get(t.Context(), client.ObjectKey{Name: celpack.PolicyName}, pack))
 	webhookAlone(t)
 	t.Cleanup(func() {
 		pack.ResourceVersion, pack.UID = "", ""
-		if err := y.admin.Create(context.Background(), pack); err != nil {
+		if err := admin.Create(context.Background(), pack); err != nil {
 			t.Errorf("put ValidatingAdmissionPolicy %s back: %v", pack.Name, err)
 		}
 	})
