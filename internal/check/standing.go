@@ -23,7 +23,7 @@ func (s *State) Standing() iter.Seq2[*facts.Review, error] {
 	return func(yield func(*facts.Review, error) bool) {
 		for _, k := range s.order {
 			d := s.docs[k]
-			if !reads(d) || !judgedOn(k.kind, admissionv1.Create) {
+			if !s.reads(d) || !s.judgedOn(k.kind, admissionv1.Create) {
 				continue
 			}
 			r, err := s.standing(d, k)
