@@ -26,6 +26,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newCheck(),
+		newPreflight(),
 		newProbe(),
 		newServe(),
 		newUninstall(),

@@ -86,6 +86,8 @@ func mayImport() map[string][]string {
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/snapshot":   {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
 		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
+		"internal/preflight":  {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "policies", "policies/facts"},
+		"internal/survey":     {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "internal/preflight"},
 		"internal/telemetry":  {"api/v1alpha1", "policies"},
 		"internal/controller": {"api/v1alpha1", "internal/cluster", "internal/nodes", "internal/objects", "policies", "policies/celpack", "policies/facts", "webhook/servingcert"},
 		"webhook":             {"api/v1alpha1", "internal/mesh", "internal/objects", "policies", "policies/facts"},
