@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/controller"
+	"github.com/meshvakt/meshvakt/internal/scan"
+	"github.com/meshvakt/meshvakt/policies"
+)
+
+// addScan adds what the leader does about what is there already.
+func (p *process) addScan(context.Context) error {
+	m := p.manager
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: m.GetScheme(), Mapper: m.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client of the scan: %w", err)
+	}
+	announcer := controller.NewAnnouncer(m.GetEventRecorder("meshvakt"), p.scans)
+	return controller.AddScan(m, p.source, &controller.Scanner{
+		Source:   p.source,
+		Touched:  cluster.NewTouched(watching, p.log),
+		Ledger:   p.ledger,
+		Policies: policies.All(),
+		Interval: p.options.scanInterval,
+		Recorder: p.scans,
+		Log:      p.log,
+		Now:      time.Now,
+		Tell:     func(_ context.Context, namespace string, now *scan.Standing) { announcer.Tell(namespace, now) },
+	})
+}
