@@ -54,6 +54,8 @@ type process struct {
 	server  *server.Server
 	ledger  *scan.Ledger
 	scans   *telemetry.Scan
+	// restorer is made before the controllers, which ask it too.
+	restorer *controller.Restorer
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -78,7 +80,7 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newServer, p.addControllers, p.addScan} {
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newServer, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -297,7 +299,7 @@ func (p *process) addControllers(context.Context) error {
 		},
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
-		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Now: time.Now},
+		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
 	)

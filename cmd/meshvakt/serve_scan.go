@@ -21,6 +21,9 @@ func (p *process) addScan(context.Context) error {
 		return fmt.Errorf("create the client of the scan: %w", err)
 	}
 	announcer := controller.NewAnnouncer(m.GetEventRecorder("meshvakt"), p.scans)
+	if err := controller.AddRestorer(m, p.source, p.restorer); err != nil {
+		return err
+	}
 	return controller.AddScan(m, p.source, &controller.Scanner{
 		Source:   p.source,
 		Touched:  cluster.NewTouched(watching, p.log),
@@ -32,4 +35,31 @@ func (p *process) addScan(context.Context) error {
 		Now:      time.Now,
 		Tell:     func(_ context.Context, namespace string, now *scan.Standing) { announcer.Tell(namespace, now) },
 	})
+}
+
+// newRestorer makes what the status of the guards asks about too.
+func (p *process) newRestorer(context.Context) error {
+	m := p.manager
+	p.restorer = &controller.Restorer{
+		Client: m.GetClient(),
+		Source: p.source,
+		Memory: &controller.Memory{
+			Client: m.GetClient(), Live: m.GetAPIReader(), Namespace: p.options.namespace, Log: p.log, Now: time.Now,
+			Healthy: p.watchesWork,
+		},
+		Events:   m.GetEventRecorder("meshvakt"),
+		Recorder: p.scans,
+		Log:      p.log,
+		Now:      time.Now,
+	}
+	return nil
+}
+
+func (p *process) watchesWork() error {
+	for kind, age := range p.source.Ages(time.Now()) {
+		if age > 0 {
+			return fmt.Errorf("watch of %s is broken", kind)
+		}
+	}
+	return p.factsReady()
 }
