@@ -24,6 +24,9 @@ func (p *process) addScan(context.Context) error {
 	if err := controller.AddRestorer(m, p.source, p.restorer); err != nil {
 		return err
 	}
+	if err := controller.AddExceptions(m, p.source, &controller.Exceptions{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Now: time.Now}); err != nil {
+		return err
+	}
 	return controller.AddScan(m, p.source, &controller.Scanner{
 		Source:   p.source,
 		Touched:  cluster.NewTouched(watching, p.log),
