@@ -278,6 +278,9 @@ const memoryName = "meshvakt-standing"
 const (
 	saveEvery    = 5 * time.Second // at most, for what can wait
 	confirmEvery = time.Minute     // at least
+	// heardOf is how long ago something must have happened for it to have been heard of
+	// and looked at by now.
+	heardOf = 5 * time.Second
 )
 
 // Memory keeps a scan.Record in a ConfigMap. Only the leader has one.
@@ -318,7 +321,7 @@ func (m *Memory) Start(ctx context.Context) error {
 	}
 }
 
-// due notes that what is known holds until now, and reports whether it is time to write.
+// due notes until when what is known holds, and reports whether it is time to write.
 func (m *Memory) due() bool {
 	now := m.Now()
 	healthy := m.Healthy() == nil
@@ -328,11 +331,18 @@ func (m *Memory) due() bool {
 		return false
 	}
 	if healthy {
-		m.confirmed = now
+		m.confirmed = later(m.confirmed, now.Add(-heardOf))
 	}
 	m.changed = m.record.Prune(now) || m.changed
 	age := now.Sub(m.saved)
 	return m.changed && age >= saveEvery || age >= confirmEvery
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // load reads the record, once.
