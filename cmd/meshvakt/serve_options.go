@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/webhook"
 	"github.com/meshvakt/meshvakt/webhook/server"
 )
@@ -48,6 +50,7 @@ type serveOptions struct {
 	maxInFlight     int
 	leaderElect     bool
 	scanInterval    time.Duration
+	reports         string
 	logLevel        string
 	logFormat       string
 }
@@ -90,6 +93,7 @@ func newServe() *cobra.Command {
 	f.IntVar(&o.maxInFlight, "max-in-flight", webhook.DefaultMaxInFlight, "reviews judged at once; more are answered 503")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time register the webhook, provision and report")
 	f.DurationVar(&o.scanInterval, "scan-interval", 10*time.Minute, "how often the leader looks at all that is guarded, besides when something changes; at least 1m")
+	f.StringVar(&o.reports, "reports", string(controller.OpenReports), "what the leader writes for other tools, if it is served: openreports (openreports.io/v1alpha1), policyreports (wgpolicyk8s.io/v1alpha2) or none")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd
@@ -102,6 +106,9 @@ func (o *serveOptions) check() error {
 	}
 	if o.scanInterval < time.Minute {
 		errs = append(errs, fmt.Errorf("--scan-interval: %s; must be at least 1m", o.scanInterval))
+	}
+	if known := []controller.ReportFormat{controller.OpenReports, controller.PolicyReports, controller.NoReports}; !slices.Contains(known, controller.ReportFormat(o.reports)) {
+		errs = append(errs, fmt.Errorf("--reports: %q; must be one of %q", o.reports, known))
 	}
 	if o.tlsMinVersion != "1.2" && o.tlsMinVersion != "1.3" {
 		errs = append(errs, fmt.Errorf("--tls-min-version: %q; must be 1.3 or 1.2", o.tlsMinVersion))

@@ -20,6 +20,7 @@ func (p *process) addScan(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create the client of the scan: %w", err)
 	}
+	reporter := &controller.Reporter{Client: m.GetClient(), Live: m.GetAPIReader(), Format: controller.ReportFormat(p.options.reports), Log: p.log, Now: time.Now}
 	announcer := controller.NewAnnouncer(m.GetEventRecorder("meshvakt"), p.scans)
 	if err := controller.AddRestorer(m, p.source, p.restorer); err != nil {
 		return err
@@ -36,7 +37,11 @@ func (p *process) addScan(context.Context) error {
 		Recorder: p.scans,
 		Log:      p.log,
 		Now:      time.Now,
-		Tell:     func(_ context.Context, namespace string, now *scan.Standing) { announcer.Tell(namespace, now) },
+		Tell: func(ctx context.Context, namespace string, now *scan.Standing) {
+			announcer.Tell(namespace, now)
+			reporter.Tell(ctx, namespace, now)
+		},
+		Passed: reporter.Sweep,
 	})
 }
 

@@ -95,15 +95,17 @@ func resultText(r *scan.Result) string {
 }
 
 // shortened cuts a text to what an event can hold.
-func shortened(text string) string {
-	if len(text) <= longestNote {
+func shortened(text string) string { return cut(text, longestNote) }
+
+// cut ends a text after so many bytes, and not within a rune.
+func cut(text string, most int) string {
+	if len(text) <= most {
 		return text
 	}
-	cut := longestNote
-	for cut > 0 && text[cut]&0xC0 == 0x80 { // within a rune
-		cut--
+	for most > 0 && text[most]&0xC0 == 0x80 {
+		most--
 	}
-	return text[:cut] + " …"
+	return text[:most] + " …"
 }
 
 // objectReference is enough of an object to leave an event on it. Events about a

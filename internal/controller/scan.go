@@ -61,6 +61,8 @@ type Scanner struct {
 	// Tell is given how a namespace stands, nil for one that is not looked at any more.
 	// It may block.
 	Tell func(ctx context.Context, namespace string, now *scan.Standing)
+	// Passed is told which namespaces a whole pass has met.
+	Passed func(ctx context.Context, met map[string]bool)
 
 	again   func(namespace string, after time.Duration) // set before the first request
 	due     atomic.Bool                                 // a pass is wanted before the interval is over
@@ -217,6 +219,7 @@ func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	for _, gone := range s.Ledger.Complete(began, ended, met) {
 		s.Tell(ctx, gone, nil)
 	}
+	s.Passed(ctx, met)
 	s.Ledger.Changed(s.Source.GuardNames()...)
 	s.Log.InfoContext(ctx, "scanned all namespaces", "namespaces", len(met), "duration", ended.Sub(began))
 	return reconcile.Result{RequeueAfter: s.Interval}, nil

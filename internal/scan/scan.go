@@ -40,6 +40,8 @@ type Standing struct {
 	// that injection would not give them now, and Unjudged how many objects could not
 	// be judged.
 	Pods, Stale, Unjudged int
+	// Passed is how many of the policies that the guards enforce found nothing.
+	Passed int
 	// Counts of what was found, sorted.
 	Counts []Count
 	// Exceptions that apply, by guard.
@@ -138,6 +140,7 @@ func Begin(list []policies.Policy, c facts.Cluster, namespace string, began, now
 		}
 	}
 	slices.Sort(e.standing.Guards)
+	e.standing.Passed = e.enforced()
 	for _, x := range ns.Exceptions {
 		if ends := x.Spec.ExpiresAt.Time; ends.After(now) && !x.Spec.Revoked && (e.standing.Changes.IsZero() || ends.Before(e.standing.Changes)) {
 			e.standing.Changes = ends
@@ -151,6 +154,19 @@ func Begin(list []policies.Policy, c facts.Cluster, namespace string, began, now
 		}, Object{Kind: kind, Name: namespace}, Object{})
 	}
 	return e
+}
+
+// enforced counts the policies that a guard of the namespace enforces.
+func (e *Examination) enforced() int {
+	n := 0
+	for i := range e.policies {
+		if slices.ContainsFunc(e.cluster.Guards, func(g facts.Guard) bool {
+			return slices.Contains(e.standing.Guards, g.Name) && len(e.policies[i].Actions(&g)) > 0
+		}) {
+			n++
+		}
+	}
+	return n
 }
 
 // Workload judges the template of a controller.
@@ -264,6 +280,15 @@ func (e *Examination) Finish() (*Standing, error) {
 	s := &e.standing
 	for _, c := range e.counts {
 		s.Counts = append(s.Counts, *c)
+	}
+	broken := map[string]bool{}
+	for _, c := range s.Counts {
+		broken[c.Policy] = broken[c.Policy] || c.Found > 0
+	}
+	for _, found := range broken {
+		if found {
+			s.Passed = max(s.Passed-1, 0)
+		}
 	}
 	slices.SortFunc(s.Counts, func(a, b Count) int {
 		return cmp.Or(cmp.Compare(a.Guard, b.Guard), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Reason, b.Reason))
