@@ -20,8 +20,13 @@ const DefaultGuardName = "default"
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Guarded",type=integer,JSONPath=`.status.namespaces.guarded`,description="Namespaces this guard selects"
 // +kubebuilder:printcolumn:name="Strict",type=integer,JSONPath=`.status.namespaces.strict`,description="Selected namespaces that are STRICT without a hole"
+// +kubebuilder:printcolumn:name="Violating",type=integer,JSONPath=`.status.namespaces.violating`,description="Selected namespaces in which something breaks a policy"
 // +kubebuilder:printcolumn:name="Compliant",type=string,JSONPath=`.status.conditions[?(@.type=="Compliant")].status`
 // +kubebuilder:printcolumn:name="Enforcing",type=string,JSONPath=`.status.conditions[?(@.type=="Enforcing")].status`
+// +kubebuilder:printcolumn:name="Scanned",type=date,JSONPath=`.status.scan.lastScanTime`,description="When all was last looked at"
+// +kubebuilder:printcolumn:name="Pods",type=integer,JSONPath=`.status.scan.pods`,priority=1
+// +kubebuilder:printcolumn:name="Exceptions",type=integer,JSONPath=`.status.scan.exceptions.active`,priority=1
+// +kubebuilder:printcolumn:name="Degraded",type=string,JSONPath=`.status.conditions[?(@.type=="Degraded")].status`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MeshGuard struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -146,8 +151,16 @@ type MeshGuardStatus struct {
 	// +optional
 	Namespaces NamespaceCounts `json:"namespaces,omitempty"`
 
+	// Scan is what the leader's last look at the namespaces found; it is absent until
+	// there has been one.
+	//
+	// +optional
+	Scan *ScanStatus `json:"scan,omitempty"`
+
 	// Conditions: Enforcing (the API server has been told to ask Meshvakt about
-	// the namespaces of this guard), Compliant (every one of them is STRICT);
+	// the namespaces of this guard), Compliant (every one of them is STRICT, and
+	// nothing in them breaks a policy), Degraded (Meshvakt cannot do its part, as
+	// when somebody undoes what it restores);
 	// of a guard with meshMembership, InjectionAvailable (in every one of them a
 	// pod that asks for nothing gets into the mesh), and of one with nodePools,
 	// PlacementCompliant (no pod runs, and no volume is, where it must not be).
@@ -166,6 +179,87 @@ type NamespaceCounts struct {
 	Strict int32 `json:"strict"`
 	// NotStrict is how many of them are not.
 	NotStrict int32 `json:"notStrict"`
+	// Compliant is how many hold nothing that breaks a policy, as of the last scan.
+	//
+	// +optional
+	Compliant int32 `json:"compliant"`
+	// Violating is how many hold something that does.
+	//
+	// +optional
+	Violating int32 `json:"violating"`
+}
+
+// ScanStatus is what stands in the namespaces of a guard.
+type ScanStatus struct {
+	// LastScanTime is when the last pass over all namespaces ended. What changes is
+	// looked at in between as well.
+	LastScanTime metav1.Time `json:"lastScanTime"`
+
+	// Pods is how many running pods were judged.
+	Pods int32 `json:"pods"`
+
+	// StaleInjection is how many of them have a proxy of another revision or image
+	// than a pod would get that is created now. That breaks no policy.
+	//
+	// +optional
+	StaleInjection int32 `json:"staleInjection,omitempty"`
+
+	// Findings counts what breaks a policy, by policy.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=policy
+	// +kubebuilder:validation:MaxItems=16
+	Findings []PolicyFindings `json:"findings,omitempty"`
+
+	// Exceptions counts those that apply.
+	//
+	// +optional
+	Exceptions ExceptionCounts `json:"exceptions,omitempty"`
+
+	// Worst are the namespaces with the most findings, at most ten.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=10
+	Worst []NamespaceFindings `json:"worst,omitempty"`
+}
+
+// PolicyFindings counts the findings of a policy.
+type PolicyFindings struct {
+	// Policy is the ID of the policy.
+	Policy string `json:"policy"`
+	// Findings is how many there are.
+	Findings int32 `json:"findings"`
+	// Excepted is how many more there would be without exceptions.
+	//
+	// +optional
+	Excepted int32 `json:"excepted,omitempty"`
+}
+
+// ExceptionCounts counts the exceptions that apply under a guard.
+type ExceptionCounts struct {
+	// Active is how many apply.
+	Active int32 `json:"active"`
+	// Expiring is how many of them end within a day.
+	//
+	// +optional
+	Expiring int32 `json:"expiring,omitempty"`
+}
+
+// NamespaceFindings counts the findings in a namespace.
+type NamespaceFindings struct {
+	// Name of the namespace.
+	Name string `json:"name"`
+	// Findings is how many there are.
+	Findings int32 `json:"findings"`
+	// Reasons are the most frequent of them, at most five.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=5
+	Reasons []string `json:"reasons,omitempty"`
 }
 
 // The condition types of a MeshGuard.
@@ -179,6 +273,8 @@ const (
 	// ConditionPlacementCompliant is there if the guard has NodePools: what runs
 	// already, runs where it may.
 	ConditionPlacementCompliant = "PlacementCompliant"
+	// ConditionDegraded is True when Meshvakt cannot do its part for the guard.
+	ConditionDegraded = "Degraded"
 )
 
 // MeshGuardList is a list of MeshGuards.

@@ -34,6 +34,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/internal/nodes"
+	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -51,6 +52,10 @@ type process struct {
 	trust   *servingcert.Bundle
 	certs   servingcert.Source
 	server  *server.Server
+	ledger  *scan.Ledger
+	scans   *telemetry.Scan
+	// restorer is made before the controllers, which ask it too.
+	restorer *controller.Restorer
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -74,8 +79,8 @@ func serve(ctx context.Context, o serveOptions) error {
 	if err != nil {
 		return err
 	}
-	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0)}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newServer, p.addControllers} {
+	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newServer, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -208,6 +213,9 @@ func (p *process) newServer(ctx context.Context) error {
 	if err := metrics.FactsAge(registry, func() map[string]time.Duration { return p.source.Ages(time.Now()) }); err != nil {
 		return err
 	}
+	if p.scans, err = telemetry.NewScan(registry, policies.All(), p.ledger, p.source.GuardNames, time.Now); err != nil {
+		return err
+	}
 	handler, err := webhook.New(webhook.Config{
 		Policies:    policies.All(),
 		Facts:       p.source,
@@ -291,7 +299,7 @@ func (p *process) addControllers(context.Context) error {
 		},
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
-		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
+		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
 	)

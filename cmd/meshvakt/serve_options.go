@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/webhook"
 	"github.com/meshvakt/meshvakt/webhook/server"
 )
@@ -47,6 +49,8 @@ type serveOptions struct {
 	mutation        bool
 	maxInFlight     int
 	leaderElect     bool
+	scanInterval    time.Duration
+	reports         string
 	logLevel        string
 	logFormat       string
 }
@@ -88,6 +92,8 @@ func newServe() *cobra.Command {
 	f.BoolVar(&o.mutation, "mutation", true, "fill in the resources of sidecars and steer pods to nodes when they are created, and not just judge them")
 	f.IntVar(&o.maxInFlight, "max-in-flight", webhook.DefaultMaxInFlight, "reviews judged at once; more are answered 503")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time register the webhook, provision and report")
+	f.DurationVar(&o.scanInterval, "scan-interval", 10*time.Minute, "how often the leader looks at all that is guarded, besides when something changes; at least 1m")
+	f.StringVar(&o.reports, "reports", string(controller.OpenReports), "what the leader writes for other tools, if it is served: openreports (openreports.io/v1alpha1), policyreports (wgpolicyk8s.io/v1alpha2) or none")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd
@@ -97,6 +103,12 @@ func (o *serveOptions) check() error {
 	var errs []error
 	if o.webhookTimeout < time.Second || o.webhookTimeout > 30*time.Second {
 		errs = append(errs, fmt.Errorf("--webhook-timeout: %s; must be from 1s to 30s", o.webhookTimeout))
+	}
+	if o.scanInterval < time.Minute {
+		errs = append(errs, fmt.Errorf("--scan-interval: %s; must be at least 1m", o.scanInterval))
+	}
+	if known := []controller.ReportFormat{controller.OpenReports, controller.PolicyReports, controller.NoReports}; !slices.Contains(known, controller.ReportFormat(o.reports)) {
+		errs = append(errs, fmt.Errorf("--reports: %q; must be one of %q", o.reports, known))
 	}
 	if o.tlsMinVersion != "1.2" && o.tlsMinVersion != "1.3" {
 		errs = append(errs, fmt.Errorf("--tls-min-version: %q; must be 1.3 or 1.2", o.tlsMinVersion))

@@ -105,6 +105,14 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	})); err != nil {
 		return fmt.Errorf("feed the standing controller: %w", err)
 	}
+	if st.Ledger != nil {
+		if err := standing.Watch(source.Func(func(_ context.Context, q queue) error {
+			st.Ledger.OnChange(func(guard string) { q.AddAfter(request(guard), statusEvery) })
+			return nil
+		})); err != nil {
+			return fmt.Errorf("feed the standing controller: %w", err)
+		}
+	}
 	return standing.Watch(source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{},
 		handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return guards(ctx) })))
 }

@@ -72,7 +72,7 @@ type setting struct {
 func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) *setting {
 	t.Helper()
 	s := &setting{client: fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(stored...).
-		WithStatusSubresource(&v1alpha1.MeshGuard{}).WithInterceptorFuncs(funcs).Build()}
+		WithStatusSubresource(&v1alpha1.MeshGuard{}, &v1alpha1.GuardException{}).WithInterceptorFuncs(funcs).Build()}
 	s.cache = &fakeCache{client: s.client, informers: map[string]*controllertest.FakeInformer{}}
 	catalogue, err := nodes.NewCatalogue()
 	if err != nil {
@@ -106,7 +106,7 @@ func newSetting(t *testing.T, funcs interceptor.Funcs, stored ...client.Object) 
 		switch o := o.(type) {
 		case *corev1.Namespace:
 			s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: o.ObjectMeta})
-		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *corev1.Node, *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration:
+		case *objects.PeerAuthentication, *v1alpha1.MeshGuard, *v1alpha1.GuardException, *corev1.Node, *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration:
 			s.cache.tell(o)
 		}
 	}

@@ -171,9 +171,5 @@ func warnOf(recorder events.EventRecorder, guard *v1alpha1.MeshGuard, before []m
 	if c == nil || c.Status != metav1.ConditionFalse || meta.IsStatusConditionFalse(before, kind) {
 		return
 	}
-	note := c.Message
-	if len(note) > longestNote {
-		note = note[:longestNote] + " …"
-	}
-	recorder.Eventf(guard, nil, corev1.EventTypeWarning, c.Reason, "Observe", "%s", note)
+	recorder.Eventf(guard, nil, corev1.EventTypeWarning, c.Reason, "Observe", "%s", shortened(c.Message))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -24,11 +26,23 @@ import (
 // namedInStatus bounds how many namespaces a condition names.
 const namedInStatus = 10
 
+// Reasons of the condition Compliant that come from the modes alone.
+const (
+	reasonInvalidSelector = "InvalidSelector"
+	reasonNotStrict       = "NamespaceNotStrict"
+)
+
 // Standing keeps the status of a MeshGuard.
 type Standing struct {
 	Client client.Client
 	Source *cluster.Source
 	Events events.EventRecorder
+	// Ledger is what the scan has found; nil when nothing is scanned.
+	Ledger *scan.Ledger
+	// Undone names the namespaces of a guard in which somebody undoes what Meshvakt
+	// restores; nil when nothing is restored.
+	Undone func(guard string) []string
+	Now    func() time.Time
 }
 
 // Reconcile writes the status of the guard named by the request.
@@ -47,6 +61,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	}
 	before := guard.Status.DeepCopy()
 	fillStatus(&guard, &state, &config)
+	s.fillScan(&guard, before)
 	if equality.Semantic.DeepEqual(before, &guard.Status) {
 		return reconcile.Result{}, nil
 	}
@@ -76,8 +91,8 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 	g, err := facts.NewGuard(guard)
 	if err != nil {
 		status.Namespaces = v1alpha1.NamespaceCounts{}
-		set(v1alpha1.ConditionEnforcing, false, "InvalidSelector", err.Error())
-		set(v1alpha1.ConditionCompliant, false, "InvalidSelector", err.Error())
+		set(v1alpha1.ConditionEnforcing, false, reasonInvalidSelector, err.Error())
+		set(v1alpha1.ConditionCompliant, false, reasonInvalidSelector, err.Error())
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionInjectionAvailable)
 		return
 	}
@@ -100,7 +115,7 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 		set(v1alpha1.ConditionCompliant, true, "AllStrict", fmt.Sprintf("all %d guarded namespaces are STRICT", counts.Guarded))
 	} else {
 		slices.Sort(open)
-		set(v1alpha1.ConditionCompliant, false, "NamespaceNotStrict", fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
+		set(v1alpha1.ConditionCompliant, false, reasonNotStrict, fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
 	}
 	if g.MeshMembership == nil {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionInjectionAvailable)

@@ -18,14 +18,15 @@ func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
 }
 
 // What policies judge by is what may be read. Pods and templates of pods are
-// judged as they come, with the request; pods are listed once a namespace comes
-// under a guard, and one is looked up when it is put on a node. The class of nodes is
-// written on them.
+// judged as they come, with the request, and as they stand, by the scan, which lists
+// them and watches their metadata; a pod is looked up when it is put on a node. The class
+// of nodes is written on them. A PeerAuthentication is patched to be STRICT again.
 func TestRightsFollowPolicies(t *testing.T) {
 	rules := find[rbacv1.ClusterRole](t, documents(t, render(t)), "ClusterRole", "meshvakt").Rules
 	watched := []string{"get", "list", "watch"}
 	rights := map[string][]string{
-		"Namespace": watched, "PeerAuthentication": watched, "Pod": {"get", "list"}, "Node": watched, "PersistentVolume": {"list"},
+		"Namespace": watched, "PeerAuthentication": append([]string{"patch"}, watched...), "Pod": watched, "Node": watched, "PersistentVolume": {"list"},
+		"Deployment": {"list", "watch"}, "StatefulSet": {"list", "watch"}, "DaemonSet": {"list", "watch"}, "CronJob": {"list", "watch"},
 		"MeshGuard": watched, "GuardException": watched,
 	}
 	for _, p := range policies.All() {

@@ -1,0 +1,274 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/scan"
+	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
+)
+
+// The pace of the scan. What changes in a namespace rarely changes alone, and the
+// larger the namespace the more there is to read again.
+const (
+	// lookAfter is how long a change in a namespace waits for others, and perPod how
+	// much longer for each pod in it, up to lookAtLast.
+	lookAfter  = time.Second
+	perPod     = 10 * time.Millisecond
+	lookAtLast = 30 * time.Second
+	// passAfter is how long what may concern all namespaces waits for more of it: nodes
+	// change in numbers.
+	passAfter = 30 * time.Second
+	// scanners is how many examinations run at once: the pass over all, and two of
+	// single namespaces.
+	scanners = 3
+)
+
+// everything is the request for a pass over all namespaces; no namespace has such a name.
+const everything = "*"
+
+// ScanRecorder counts what the scan does.
+type ScanRecorder interface {
+	// ScanEnded tells of a pass over all namespaces that has ended, or why it has not.
+	ScanEnded(took time.Duration, err error)
+}
+
+// Scanner keeps how the guarded namespaces stand: all of them at an interval, and
+// each a moment after something has changed in it.
+type Scanner struct {
+	Source   *cluster.Source
+	Touched  *cluster.Touched
+	Ledger   *scan.Ledger
+	Policies []policies.Policy
+	Interval time.Duration
+	Recorder ScanRecorder
+	Log      *slog.Logger
+	Now      func() time.Time
+	// Tell is given how a namespace stands, nil for one that is not looked at any more.
+	// It may block.
+	Tell func(ctx context.Context, namespace string, now *scan.Standing)
+	// Passed is told which namespaces a whole pass has met.
+	Passed func(ctx context.Context, met map[string]bool)
+
+	again   func(namespace string, after time.Duration) // set before the first request
+	due     atomic.Bool                                 // a pass is wanted before the interval is over
+	mu      sync.Mutex
+	settled facts.Cluster // guarded by mu; by which the last pass judged
+}
+
+// settingsOf is the part of the state that concerns all namespaces.
+func settingsOf(c *facts.Cluster) facts.Cluster {
+	s := facts.Cluster{Guards: c.Guards, ControlPlanes: c.ControlPlanes, Injection: c.Injection, Namespaces: map[string]*facts.Namespace{}}
+	for _, root := range c.RootNamespaces() {
+		if ns := c.Namespaces[root]; ns != nil {
+			s.Namespaces[root] = &facts.Namespace{Name: root, Labels: ns.Labels, PeerAuthentications: ns.PeerAuthentications}
+		}
+	}
+	return s
+}
+
+// AddScan adds the controller of the scan, which is not among those of Add, for it needs
+// none of them.
+func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
+	c, err := controller.New("scan", m, controller.Options{Reconciler: sc, MaxConcurrentReconciles: scanners})
+	if err != nil {
+		return fmt.Errorf("create the scan controller: %w", err)
+	}
+	return c.Watch(source.Func(func(ctx context.Context, q queue) error {
+		sc.again = func(namespace string, after time.Duration) { q.AddAfter(request(namespace), after) }
+		s.OnChange(func(namespace string) {
+			if namespace == "" {
+				q.AddAfter(request(everything), settle)
+			} else {
+				q.AddAfter(request(namespace), settle)
+			}
+		})
+		whole := func() {
+			sc.due.Store(true)
+			q.AddAfter(request(everything), passAfter)
+		}
+		s.OnNode(func(string) { whole() })
+		go sc.Touched.Watch(ctx, func(namespace string) {
+			if namespace == "" {
+				whole()
+			} else {
+				q.AddAfter(request(namespace), sc.patience(namespace))
+			}
+		})
+		go func() {
+			select {
+			case <-sc.Touched.Ready():
+			case <-time.After(passAfter): // the pass will say what is wrong
+			case <-ctx.Done():
+			}
+			sc.due.Store(true)
+			q.Add(request(everything))
+		}()
+		return nil
+	}))
+}
+
+// patience is how long changes of pods are waited for.
+func (s *Scanner) patience(namespace string) time.Duration {
+	return min(lookAfter+time.Duration(s.Ledger.Pods(namespace))*perPod, lookAtLast)
+}
+
+// Reconcile looks at the namespace named by the request, or at all of them.
+func (s *Scanner) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+	state, err := s.Source.Cached(r.Name)
+	if err != nil {
+		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // caches that are not filled yet are waited for
+	}
+	if r.Name == everything {
+		return s.all(ctx)
+	}
+	if !scanned(&state, r.Name) {
+		if s.Ledger.Remove(r.Name) {
+			s.Tell(ctx, r.Name, nil)
+		}
+		return reconcile.Result{}, nil
+	}
+	now := s.Now()
+	e := scan.Begin(s.Policies, state, r.Name, now, now)
+	for o, err := range s.Source.Running(ctx, r.Name) {
+		if err != nil {
+			return reconcile.Result{}, fmt.Errorf("scan namespace %q: %w", r.Name, err)
+		}
+		s.examine(e, &o)
+	}
+	s.finish(ctx, e)
+	return reconcile.Result{}, nil
+}
+
+// scanned reports whether the scan looks at a namespace: it is guarded, or a mesh root
+// namespace whose own pods a guard is about.
+func scanned(c *facts.Cluster, namespace string) bool {
+	ns := c.Namespaces[namespace]
+	return ns != nil && !ns.Terminating && (c.Guarded(namespace, ns.Labels) ||
+		c.IsRoot(namespace) && slices.ContainsFunc(c.Guards, func(g facts.Guard) bool { return policies.GuardsControlPlane(&g) }))
+}
+
+func (s *Scanner) examine(e *scan.Examination, o *cluster.Running) {
+	if o.Pod != nil {
+		e.Pod(o.Pod)
+	} else {
+		e.Workload(o.Kind, o.Workload)
+	}
+	s.Touched.Judged(o)
+}
+
+// finish takes down how a namespace stands, and has it looked at again when it comes to
+// stand otherwise by the clock alone.
+func (s *Scanner) finish(ctx context.Context, e *scan.Examination) {
+	standing, err := e.Finish()
+	if err != nil {
+		s.Log.ErrorContext(ctx, "cannot judge what is in a namespace", "namespace", standing.Namespace, "objects", standing.Unjudged, "error", err)
+	}
+	if s.Ledger.Put(standing) {
+		s.Tell(ctx, standing.Namespace, standing)
+	}
+	if !standing.Changes.IsZero() {
+		s.again(standing.Namespace, standing.Changes.Sub(s.Now()))
+	}
+}
+
+// all looks at every namespace, if it is time to.
+func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
+	state, err := s.Source.Snapshot()
+	if err != nil {
+		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // see Reconcile
+	}
+	now := settingsOf(&state)
+	s.mu.Lock()
+	same := reflect.DeepEqual(now, s.settled)
+	s.mu.Unlock()
+	last, _, _ := s.Ledger.Scanned()
+	if left := s.Interval - s.Now().Sub(last); same && left > 0 && !s.due.Load() {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	s.due.Store(false)
+	began := s.Now()
+	s.Touched.Begin()
+	met, err := s.pass(ctx, &state, began)
+	s.Touched.End(err == nil)
+	ended := s.Now()
+	s.Recorder.ScanEnded(ended.Sub(began), err)
+	if err != nil {
+		s.due.Store(true)
+		s.Ledger.Failed(err)
+		s.Ledger.Changed(s.Source.GuardNames()...)
+		return reconcile.Result{}, fmt.Errorf("scan all namespaces: %w", err)
+	}
+	s.mu.Lock()
+	s.settled = now
+	s.mu.Unlock()
+	for _, gone := range s.Ledger.Complete(began, ended, met) {
+		s.Tell(ctx, gone, nil)
+	}
+	s.Passed(ctx, met)
+	s.Ledger.Changed(s.Source.GuardNames()...)
+	s.Log.InfoContext(ctx, "scanned all namespaces", "namespaces", len(met), "duration", ended.Sub(began))
+	return reconcile.Result{RequeueAfter: s.Interval}, nil
+}
+
+// pass examines the namespaces one after the other as their objects come, and then
+// those that hold none. It returns which.
+func (s *Scanner) pass(ctx context.Context, state *facts.Cluster, began time.Time) (map[string]bool, error) {
+	met := map[string]bool{}
+	var e *scan.Examination
+	at := ""
+	for o, err := range s.Source.Running(ctx, "") {
+		if err != nil {
+			return nil, err
+		}
+		if name := o.Namespace(); name != at {
+			if e != nil {
+				s.finish(ctx, e)
+			}
+			at, e = name, nil
+			if scanned(state, name) {
+				met[name] = true
+				e = scan.Begin(s.Policies, around(state, name), name, began, s.Now())
+			}
+		}
+		if e != nil {
+			s.examine(e, &o)
+		}
+	}
+	if e != nil {
+		s.finish(ctx, e)
+	}
+	for _, name := range slices.Sorted(maps.Keys(state.Namespaces)) {
+		if !met[name] && scanned(state, name) {
+			met[name] = true
+			s.finish(ctx, scan.Begin(s.Policies, around(state, name), name, began, s.Now()))
+		}
+	}
+	return met, ctx.Err()
+}
+
+// around is the part of the state that a namespace is judged by.
+func around(c *facts.Cluster, namespace string) facts.Cluster {
+	part := *c
+	part.Namespaces = map[string]*facts.Namespace{namespace: c.Namespaces[namespace]}
+	for _, root := range c.RootNamespaces() {
+		if ns := c.Namespaces[root]; ns != nil {
+			part.Namespaces[root] = ns
+		}
+	}
+	return part
+}
