@@ -47,6 +47,9 @@ type serveOptions struct {
 	mutation        bool
 	maxInFlight     int
 	leaderElect     bool
+	ownObjects      string
+	ownDigest       string
+	ownManager      string
 	logLevel        string
 	logFormat       string
 }
@@ -88,6 +91,9 @@ func newServe() *cobra.Command {
 	f.BoolVar(&o.mutation, "mutation", true, "fill in the resources of sidecars and steer pods to nodes when they are created, and not just judge them")
 	f.IntVar(&o.maxInFlight, "max-in-flight", webhook.DefaultMaxInFlight, "reviews judged at once; more are answered 503")
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time register the webhook, provision and report")
+	f.StringVar(&o.ownObjects, "own-objects", "", "ConfigMap in the own namespace that holds Meshvakt's own objects as installed; empty: they are not kept")
+	f.StringVar(&o.ownDigest, "own-objects-digest", "", "SHA-256 of its content; a ConfigMap with another one is not believed")
+	f.StringVar(&o.ownManager, "own-objects-field-manager", "helm", "field manager of the installer, in whose name own objects are put back")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd
@@ -100,6 +106,9 @@ func (o *serveOptions) check() error {
 	}
 	if o.tlsMinVersion != "1.2" && o.tlsMinVersion != "1.3" {
 		errs = append(errs, fmt.Errorf("--tls-min-version: %q; must be 1.3 or 1.2", o.tlsMinVersion))
+	}
+	if o.ownObjects != "" && o.ownDigest == "" {
+		errs = append(errs, errors.New("--own-objects: --own-objects-digest must be given"))
 	}
 	switch o.certificates {
 	case "self-managed":

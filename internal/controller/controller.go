@@ -105,6 +105,16 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	})); err != nil {
 		return fmt.Errorf("feed the standing controller: %w", err)
 	}
+	if err := standing.Watch(source.Func(func(_ context.Context, q queue) error {
+		st.Canary.OnChange(func() {
+			for _, r := range guards(context.Background()) {
+				q.Add(r)
+			}
+		})
+		return nil
+	})); err != nil {
+		return fmt.Errorf("feed the standing controller: %w", err)
+	}
 	return standing.Watch(source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{},
 		handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return guards(ctx) })))
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 	"github.com/meshvakt/meshvakt/webhook/servingcert"
@@ -46,8 +47,20 @@ type Registrar struct {
 	Timeout  time.Duration
 	// Mutation says whether objects are changed, and not just judged.
 	Mutation bool
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Repairs is told of configurations that somebody else had changed or deleted.
+	Repairs Repairs
+	Log     *slog.Logger
+	Now     func() time.Time
+
+	// applied are the entries as they were last put in place, by the name of their
+	// configuration. They tell what somebody else has done from what guards and policies
+	// demand anew. A controller reconciles one request at a time, so nobody else reads it.
+	applied map[string]any
+}
+
+// Repairs is told of every object of Meshvakt's own that was put back.
+type Repairs interface {
+	Repaired(ctx context.Context, o client.Object, kind string, action keeper.Action, how string)
 }
 
 // retryAfter is how soon to look again for what a registration waits for.
@@ -129,7 +142,7 @@ func (r *Registrar) applyValidating(ctx context.Context, config *acadmission.Val
 		return err
 	}
 	var applied admissionregistrationv1.ValidatingWebhookConfiguration
-	return apply(ctx, r, WebhookName, config, want, &applied, &applied.Webhooks)
+	return apply(ctx, r, "ValidatingWebhookConfiguration", WebhookName, config, want, &applied, &applied.Webhooks)
 }
 
 // applyMutating does not create a configuration in which nothing is.
@@ -147,29 +160,61 @@ func (r *Registrar) applyMutating(ctx context.Context, config *acadmission.Mutat
 			return fmt.Errorf("get MutatingWebhookConfiguration: %w", err)
 		}
 	}
-	return apply(ctx, r, MutatingName, config, want, &applied, &applied.Webhooks)
+	return apply(ctx, r, "MutatingWebhookConfiguration", MutatingName, config, want, &applied, &applied.Webhooks)
 }
 
 // apply puts a webhook configuration in place. webhooks is where its entries are once
-// it has been read into applied.
-func apply[W any](ctx context.Context, r *Registrar, name string, config runtime.ApplyConfiguration, want []W, applied client.Object, webhooks *[]W) error {
+// it has been read into found.
+func apply[W any](ctx context.Context, r *Registrar, kind, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
+	harm, err := harmed(ctx, r, name, found, webhooks)
+	if err != nil {
+		return err
+	}
 	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply webhook configuration %s: %w", name, err)
 	}
 	// Apply leaves alone what others have added to lists: entries, or conditions
 	// that an entry must meet. Whatever still differs is replaced.
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, applied); err != nil {
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); err != nil {
 		return fmt.Errorf("get webhook configuration %s: %w", name, err)
 	}
-	if equality.Semantic.DeepEqual(want, *webhooks) {
-		return nil
+	if !equality.Semantic.DeepEqual(want, *webhooks) {
+		r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
+		*webhooks = want
+		if err := r.Client.Update(ctx, found, FieldOwner); err != nil {
+			return fmt.Errorf("replace webhook configuration %s: %w", name, err)
+		}
 	}
-	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
-	*webhooks = want
-	if err := r.Client.Update(ctx, applied, FieldOwner); err != nil {
-		return fmt.Errorf("replace webhook configuration %s: %w", name, err)
+	if r.applied == nil {
+		r.applied = map[string]any{}
+	}
+	r.applied[name] = want
+	if harm != "" {
+		how := "its entries were changed"
+		if harm == keeper.Created {
+			how = "it was not there"
+		}
+		r.Repairs.Repaired(ctx, found, kind, harm, how)
 	}
 	return nil
+}
+
+// harmed tells what somebody else has done to a configuration since this replica put it in
+// place; empty when nothing, or when this replica has not done so yet.
+func harmed[W any](ctx context.Context, r *Registrar, name string, found client.Object, webhooks *[]W) (keeper.Action, error) {
+	before, known := r.applied[name].([]W)
+	if !known {
+		return "", nil
+	}
+	switch err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); {
+	case apierrors.IsNotFound(err):
+		return keeper.Created, nil
+	case err != nil:
+		return "", fmt.Errorf("get webhook configuration %s: %w", name, err)
+	case equality.Semantic.DeepEqual(before, *webhooks):
+		return "", nil
+	}
+	return keeper.Changed, nil
 }
 
 // webhooksOf returns the entries of a configuration as the API server stores them.
