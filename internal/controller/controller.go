@@ -35,7 +35,11 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Add adds the controllers to the manager, which runs them while it leads.
 func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provisioner, st *Standing, n *NodeClasses, pl *Placement) error {
-	registration, err := controller.New("registration", m, controller.Options{Reconciler: r})
+	registration, err := controller.New("registration", m, controller.Options{
+		Reconciler: r,
+		// Where it fails nobody may be asked, so it is not put off for long.
+		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, 5*time.Second),
+	})
 	if err != nil {
 		return fmt.Errorf("create the registration controller: %w", err)
 	}

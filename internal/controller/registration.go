@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -52,10 +53,17 @@ type Registrar struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
-	// applied are the entries as they were last put in place, by the name of their
-	// configuration. They tell what somebody else has done from what guards and policies
-	// demand anew. A controller reconciles one request at a time, so nobody else reads it.
-	applied map[string]any
+	// applied are the configurations as they were last put in place, by name. They tell
+	// what somebody else has done from what guards and policies demand anew. A controller
+	// reconciles one request at a time, so nobody else reads it.
+	applied map[string]inPlace
+}
+
+// inPlace is a configuration as it was put in place.
+type inPlace struct {
+	entries    any // []W
+	uid        types.UID
+	generation int64
 }
 
 // Repairs is told of every object of Meshvakt's own that was put back.
@@ -185,10 +193,18 @@ func apply[W any](ctx context.Context, r *Registrar, kind, name string, config r
 			return fmt.Errorf("replace webhook configuration %s: %w", name, err)
 		}
 	}
-	if r.applied == nil {
-		r.applied = map[string]any{}
+	before, known := r.applied[name]
+	switch {
+	case !known || harm == keeper.Created:
+	case found.GetUID() != before.uid: // deleted between the look at it and now
+		harm = keeper.Created
+	case found.GetGeneration() != before.generation && equality.Semantic.DeepEqual(before.entries, any(want)): // changed likewise
+		harm = keeper.Changed
 	}
-	r.applied[name] = want
+	if r.applied == nil {
+		r.applied = map[string]inPlace{}
+	}
+	r.applied[name] = inPlace{want, found.GetUID(), found.GetGeneration()}
 	if harm != "" {
 		how := "its entries were changed"
 		if harm == keeper.Created {
@@ -202,7 +218,7 @@ func apply[W any](ctx context.Context, r *Registrar, kind, name string, config r
 // harmed tells what somebody else has done to a configuration since this replica put it in
 // place; empty when nothing, or when this replica has not done so yet.
 func harmed[W any](ctx context.Context, r *Registrar, name string, found client.Object, webhooks *[]W) (keeper.Action, error) {
-	before, known := r.applied[name].([]W)
+	before, known := r.applied[name]
 	if !known {
 		return "", nil
 	}
@@ -211,7 +227,7 @@ func harmed[W any](ctx context.Context, r *Registrar, name string, found client.
 		return keeper.Created, nil
 	case err != nil:
 		return "", fmt.Errorf("get webhook configuration %s: %w", name, err)
-	case equality.Semantic.DeepEqual(before, *webhooks):
+	case equality.Semantic.DeepEqual(before.entries, any(*webhooks)):
 		return "", nil
 	}
 	return keeper.Changed, nil

@@ -2,9 +2,9 @@ package keeper
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -200,17 +200,17 @@ func (k *Keeper) tired(ref Ref) time.Duration {
 // repair applies what is wanted. Apply leaves alone what others have added, so whatever
 // still differs after it is replaced.
 func (k *Keeper) repair(ctx context.Context, ref Ref, o desired, live *unstructured.Unstructured, different []string) error {
-	manager := client.FieldOwner(k.Manager)
-	err := k.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(o.want.DeepCopy()), manager, client.ForceOwnership)
-	switch {
-	case apierrors.IsInvalid(err) && live != nil && strings.HasSuffix(ref.Kind, "RoleBinding"):
-		// Which role is bound cannot be changed. The next round creates it anew.
+	if live != nil && unchangeable(o.want, live) {
 		uid := live.GetUID()
 		if err := k.Client.Delete(ctx, live, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete %s, whose role cannot be changed: %w", ref, err)
+			return fmt.Errorf("delete %s, which cannot be changed to what it was: %w", ref, err)
 		}
-		return errAnew
-	case err != nil:
+	}
+	manager := client.FieldOwner(k.Manager)
+	err := k.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(o.want.DeepCopy()), manager, client.ForceOwnership)
+	// What others have added can stand in the way of what is wanted, such as another port
+	// of the same name. Then it is replaced at once.
+	if err != nil && (live == nil || !apierrors.IsInvalid(err)) {
 		return fmt.Errorf("apply %s: %w", ref, err)
 	}
 	now := &unstructured.Unstructured{}
@@ -236,15 +236,23 @@ func (k *Keeper) repair(ctx context.Context, ref Ref, o desired, live *unstructu
 	return nil
 }
 
-// errAnew asks for another round.
-var errAnew = errors.New("deleted, to be created anew")
+// unchangeable reports whether the API server would not let us put right what is there:
+// which role is bound can never be changed, and a role that gathers its rules from others
+// only by who has every right. Such an object has to go first.
+func unchangeable(want, live *unstructured.Unstructured) bool {
+	switch want.GetKind() {
+	case "ClusterRoleBinding", "RoleBinding":
+		return !reflect.DeepEqual(want.Object["roleRef"], live.Object["roleRef"])
+	case "ClusterRole":
+		return live.Object["aggregationRule"] != nil
+	}
+	return false
+}
 
 // hindered notes that an object could not be looked at or put back; the queue tries
 // again, sooner at first and then at most every few seconds.
 func (k *Keeper) hindered(ctx context.Context, ref Ref, o desired, err error) (reconcile.Result, error) {
 	switch {
-	case errors.Is(err, errAnew):
-		return reconcile.Result{RequeueAfter: time.Millisecond}, nil
 	case ctx.Err() != nil:
 		return reconcile.Result{}, nil
 	case apierrors.IsConflict(err):

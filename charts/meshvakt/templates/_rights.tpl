@@ -75,7 +75,8 @@
   verbs: [create, patch]
 {{- if .Values.ownObjects.keep }}
 # Its own objects, to put them back. A role can only be put back by who has what is in it:
-# that is why there are two of each.
+# that is why there are two of each. What cannot be changed to what it was is deleted first:
+# a binding of another role, and a role that gathers its rules from others.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames: [meshguards.meshvakt.io, guardexceptions.meshvakt.io]
@@ -83,12 +84,11 @@
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]
   resourceNames: [meshvakt, meshvakt-spare]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]
   resourceNames: [meshvakt-view, meshvakt-request, meshvakt-approve, meshvakt-unguard]
   verbs: [get, list, watch]
-# Deleted where somebody has bound another role by their names, which cannot be changed.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterrolebindings]
   resourceNames: [meshvakt, meshvakt-spare]
