@@ -28,6 +28,7 @@ func newRoot() *cobra.Command {
 		newCheck(),
 		newProbe(),
 		newServe(),
+		newStaticPolicy(),
 		newUninstall(),
 		newVersion(),
 	)

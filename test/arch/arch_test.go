@@ -81,6 +81,7 @@ func mayImport() map[string][]string {
 		"internal/objects":    {"api/v1alpha1", "internal/mesh", "policies/facts"},
 		"policies/facts":      {"api/v1alpha1", "internal/mesh", "internal/nodes"},
 		"policies":            {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},
+		"policies/static":     {},
 		"policies/celpack":    {"api/v1alpha1", "policies"},
 		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
 		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
