@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -66,9 +67,12 @@ type inPlace struct {
 	generation int64
 }
 
-// Repairs is told of every object of Meshvakt's own that was put back.
+// Repairs is told of every object of Meshvakt's own that was put back, and of those that
+// could not be.
 type Repairs interface {
 	Repaired(ctx context.Context, o client.Object, kind string, action keeper.Action, how string)
+	Unrepaired(ctx context.Context, o client.Object, kind, why string)
+	AsInstalled(o client.Object, kind string)
 }
 
 // retryAfter is how soon to look again for what a registration waits for.
@@ -106,10 +110,11 @@ func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconci
 		return reconcile.Result{}, err
 	}
 	// The mutating one first: that the bundle has been published is read off the other.
-	if err := r.applyMutating(ctx, registration.BuildMutating()); err != nil {
-		return reconcile.Result{}, err
-	}
-	return reconcile.Result{RequeueAfter: resync}, r.applyValidating(ctx, registration.Build())
+	// That one is put in place all the same where this fails, for it is the one that
+	// refuses.
+	errMutating := r.applyMutating(ctx, registration.BuildMutating())
+	errValidating := r.applyValidating(ctx, registration.Build())
+	return reconcile.Result{RequeueAfter: resync}, errors.Join(errMutating, errValidating)
 }
 
 func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registration, error) {
@@ -174,24 +179,17 @@ func (r *Registrar) applyMutating(ctx context.Context, config *acadmission.Mutat
 // apply puts a webhook configuration in place. webhooks is where its entries are once
 // it has been read into found.
 func apply[W any](ctx context.Context, r *Registrar, kind, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
+	found.SetName(name)
 	harm, err := harmed(ctx, r, name, found, webhooks)
+	if err == nil {
+		err = place(ctx, r, name, config, want, found, webhooks)
+	}
 	if err != nil {
-		return err
-	}
-	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
-		return fmt.Errorf("apply webhook configuration %s: %w", name, err)
-	}
-	// Apply leaves alone what others have added to lists: entries, or conditions
-	// that an entry must meet. Whatever still differs is replaced.
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); err != nil {
-		return fmt.Errorf("get webhook configuration %s: %w", name, err)
-	}
-	if !equality.Semantic.DeepEqual(want, *webhooks) {
-		r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
-		*webhooks = want
-		if err := r.Client.Update(ctx, found, FieldOwner); err != nil {
-			return fmt.Errorf("replace webhook configuration %s: %w", name, err)
+		if harm != "" {
+			found.SetName(name)
+			r.Repairs.Unrepaired(ctx, found, kind, "it "+harm.Harm()+", and cannot be put back")
 		}
+		return err
 	}
 	before, known := r.applied[name]
 	switch {
@@ -205,12 +203,30 @@ func apply[W any](ctx context.Context, r *Registrar, kind, name string, config r
 		r.applied = map[string]inPlace{}
 	}
 	r.applied[name] = inPlace{want, found.GetUID(), found.GetGeneration()}
-	if harm != "" {
-		how := "its entries were changed"
-		if harm == keeper.Created {
-			how = "it was not there"
-		}
-		r.Repairs.Repaired(ctx, found, kind, harm, how)
+	if harm == "" {
+		r.Repairs.AsInstalled(found, kind)
+		return nil
+	}
+	r.Repairs.Repaired(ctx, found, kind, harm, "it decides what the API server asks about")
+	return nil
+}
+
+// place applies a configuration. Apply leaves alone what others have added to lists:
+// entries, or conditions that an entry must meet. Whatever still differs is replaced.
+func place[W any](ctx context.Context, r *Registrar, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
+	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
+		return fmt.Errorf("apply webhook configuration %s: %w", name, err)
+	}
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); err != nil {
+		return fmt.Errorf("get webhook configuration %s: %w", name, err)
+	}
+	if equality.Semantic.DeepEqual(want, *webhooks) {
+		return nil
+	}
+	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
+	*webhooks = want
+	if err := r.Client.Update(ctx, found, FieldOwner); err != nil {
+		return fmt.Errorf("replace webhook configuration %s: %w", name, err)
 	}
 	return nil
 }

@@ -184,6 +184,12 @@ func (r *repairs) Repaired(_ context.Context, o client.Object, kind string, acti
 	*r = append(*r, fmt.Sprintf("%s %s %s", action, kind, o.GetName()))
 }
 
+func (r *repairs) Unrepaired(_ context.Context, o client.Object, kind, _ string) {
+	*r = append(*r, fmt.Sprintf("unrepaired %s %s", kind, o.GetName()))
+}
+
+func (r *repairs) AsInstalled(client.Object, string) {}
+
 // What somebody else has done is told of; what guards and certificates demand anew, and
 // what was there before this replica began to lead, is not.
 func TestRegistrarTellsOfRepairs(t *testing.T) {
@@ -221,6 +227,20 @@ func TestRegistrarTellsOfRepairs(t *testing.T) {
 		t.Fatal(err)
 	}
 	reconcile("created MutatingWebhookConfiguration "+MutatingName, "created ValidatingWebhookConfiguration "+WebhookName)
+
+	down := errors.New("down")
+	r.Client = interceptor.NewClient(s.client.(client.WithWatch), interceptor.Funcs{
+		Apply: func(context.Context, client.WithWatch, runtime.ApplyConfiguration, ...client.ApplyOption) error {
+			return down
+		},
+	})
+	if err := s.client.Delete(t.Context(), &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: MutatingName}}); err != nil {
+		t.Fatal(err)
+	}
+	told = nil
+	if _, err := r.Reconcile(t.Context(), request(WebhookName)); !errors.Is(err, down) || !slices.Equal(told, []string{"unrepaired MutatingWebhookConfiguration " + MutatingName}) {
+		t.Errorf("got %v, told of %q", err, told)
+	}
 }
 
 // One guard that cannot be read must not keep the others from being registered.

@@ -70,7 +70,7 @@ func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, act
 	name := described(kind, o)
 	l.log.WarnContext(ctx, "put back an object of Meshvakt's own", "object", name, "action", string(action), "was", how)
 	l.count.OwnObjectRepaired(kind, string(action))
-	l.emit(o, corev1.EventTypeWarning, "OwnObjectRepaired", "%s %s, and was put back as installed: %s", name, past(action), how)
+	l.emit(o, corev1.EventTypeWarning, "OwnObjectRepaired", "%s %s, and was put back as installed: %s", name, action.Harm(), how)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.wrong, name)
@@ -80,7 +80,8 @@ func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, act
 	}
 }
 
-func past(a Action) string {
+// Harm says what somebody had done to the object.
+func (a Action) Harm() string {
 	if a == Created {
 		return "was deleted"
 	}
