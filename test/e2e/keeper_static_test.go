@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,7 +60,7 @@ func TestKeeperStaticPolicy(t *testing.T) {
 			&admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt"}},
 			&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: mutatingName}},
 		} {
-			if err := glass.Delete(t.Context(), o); client.IgnoreNotFound(err) != nil {
+			if err := glass.Delete(context.Background(), o); client.IgnoreNotFound(err) != nil {
 				t.Error(err)
 			}
 		}
