@@ -339,7 +339,7 @@ func (p *process) addControllers(context.Context) error {
 			Log:      p.log,
 			Now:      time.Now,
 		},
-		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Log: p.log, Now: time.Now},
+		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.ledger, Log: p.log, Now: time.Now},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Canary: p.canary},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},

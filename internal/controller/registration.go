@@ -12,14 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	acadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
-	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 	"github.com/meshvakt/meshvakt/webhook/servingcert"
@@ -54,25 +52,7 @@ type Registrar struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
-	// applied are the configurations as they were last put in place, by name. They tell
-	// what somebody else has done from what guards and policies demand anew. A controller
-	// reconciles one request at a time, so nobody else reads it.
-	applied map[string]inPlace
-}
-
-// inPlace is a configuration as it was put in place.
-type inPlace struct {
-	entries    any // []W
-	uid        types.UID
-	generation int64
-}
-
-// Repairs is told of every object of Meshvakt's own that was put back, and of those that
-// could not be.
-type Repairs interface {
-	Repaired(ctx context.Context, o client.Object, kind string, action keeper.Action, how string)
-	Unrepaired(ctx context.Context, o client.Object, kind, why string)
-	AsInstalled(o client.Object, kind string)
+	applied inPlace
 }
 
 // retryAfter is how soon to look again for what a registration waits for.
@@ -179,35 +159,22 @@ func (r *Registrar) applyMutating(ctx context.Context, config *acadmission.Mutat
 // apply puts a webhook configuration in place. webhooks is where its entries are once
 // it has been read into found.
 func apply[W any](ctx context.Context, r *Registrar, kind, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
-	found.SetName(name)
-	harm, err := harmed(ctx, r, name, found, webhooks)
-	if err == nil {
-		err = place(ctx, r, name, config, want, found, webhooks)
+	if r.applied == nil {
+		r.applied = inPlace{}
 	}
-	if err != nil {
+	err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get webhook configuration %s: %w", name, err)
+	}
+	harm := r.applied.harm(name, err == nil, *webhooks)
+	if err := place(ctx, r, name, config, want, found, webhooks); err != nil {
 		if harm != "" {
 			found.SetName(name)
 			r.Repairs.Unrepaired(ctx, found, kind, "it "+harm.Harm()+", and cannot be put back")
 		}
 		return err
 	}
-	before, known := r.applied[name]
-	switch {
-	case !known || harm == keeper.Created:
-	case found.GetUID() != before.uid: // deleted between the look at it and now
-		harm = keeper.Created
-	case found.GetGeneration() != before.generation && equality.Semantic.DeepEqual(before.entries, any(want)): // changed likewise
-		harm = keeper.Changed
-	}
-	if r.applied == nil {
-		r.applied = map[string]inPlace{}
-	}
-	r.applied[name] = inPlace{want, found.GetUID(), found.GetGeneration()}
-	if harm == "" {
-		r.Repairs.AsInstalled(found, kind)
-		return nil
-	}
-	r.Repairs.Repaired(ctx, found, kind, harm, "it decides what the API server asks about")
+	r.applied.settle(ctx, r.Repairs, found, kind, want, harm)
 	return nil
 }
 
@@ -229,24 +196,6 @@ func place[W any](ctx context.Context, r *Registrar, name string, config runtime
 		return fmt.Errorf("replace webhook configuration %s: %w", name, err)
 	}
 	return nil
-}
-
-// harmed tells what somebody else has done to a configuration since this replica put it in
-// place; empty when nothing, or when this replica has not done so yet.
-func harmed[W any](ctx context.Context, r *Registrar, name string, found client.Object, webhooks *[]W) (keeper.Action, error) {
-	before, known := r.applied[name]
-	if !known {
-		return "", nil
-	}
-	switch err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); {
-	case apierrors.IsNotFound(err):
-		return keeper.Created, nil
-	case err != nil:
-		return "", fmt.Errorf("get webhook configuration %s: %w", name, err)
-	case equality.Semantic.DeepEqual(before.entries, any(*webhooks)):
-		return "", nil
-	}
-	return keeper.Changed, nil
 }
 
 // webhooksOf returns the entries of a configuration as the API server stores them.

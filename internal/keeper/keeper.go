@@ -254,7 +254,7 @@ func unchangeable(want, live *unstructured.Unstructured) bool {
 func (k *Keeper) hindered(ctx context.Context, ref Ref, o desired, err error) (reconcile.Result, error) {
 	switch {
 	case ctx.Err() != nil:
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, nil //nolint:nilerr // somebody has ended us, and that is why
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: retry}, nil
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -149,10 +148,7 @@ func (l *Ledger) Degradation() (reason, message string) {
 
 // emit writes an Event about a copy: the recorder reads it later.
 func (l *Ledger) emit(o client.Object, kind, reason, format string, args ...any) {
-	copied, ok := o.DeepCopyObject().(runtime.Object)
-	if ok && l.events != nil {
-		l.events.Eventf(copied, nil, kind, reason, "Keep", format, args...)
-	}
+	l.events.Eventf(o.DeepCopyObject(), nil, kind, reason, "Keep", format, args...)
 }
 
 func described(kind string, o client.Object) string {

@@ -98,8 +98,8 @@ func TestMarkFollowsTheValues(t *testing.T) {
 	mark := func(args ...string) string {
 		return find[corev1.Service](t, documents(t, render(t, args...)), "Service", "meshvakt").Labels[keeper.MarkLabel]
 	}
-	if mark() == "" || mark() != mark() {
-		t.Errorf("marks %q and %q of the same installation", mark(), mark())
+	if one, again := mark(), mark(); one == "" || one != again {
+		t.Errorf("marks %q and %q of the same installation", one, again)
 	}
 	if mark() == mark("--set", "service.port=8443") {
 		t.Error("another Service has the same mark")

@@ -215,10 +215,22 @@ func keeperCreates(t *testing.T, r *replica) {
 
 func keeperRegisters(t *testing.T, r *replica) {
 	admin := clientFor(t, controlplane.Admin)
-	for kind, name := range map[string]string{"ValidatingWebhookConfiguration": "meshvakt", "MutatingWebhookConfiguration": mutatingName} {
+	bound := v1alpha1.DefaultGuard()
+	bound.Name, bound.Spec.NamespaceSelector.MatchLabels = "bound", map[string]string{"bound": "yes"}
+	must(t, admin.Create(t.Context(), bound))
+	never := map[string]any{"matchLabels": map[string]any{"never": "there"}}
+	for kind, c := range map[string]struct{ name, path string }{
+		"ValidatingWebhookConfiguration":   {"meshvakt", "/webhooks/0/objectSelector"},
+		"MutatingWebhookConfiguration":     {mutatingName, "/webhooks/0/objectSelector"},
+		"ValidatingAdmissionPolicyBinding": {"meshvakt-bound", "/spec/matchResources/objectSelector"},
+	} {
 		o := &unstructured.Unstructured{}
 		o.SetGroupVersionKind(schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: kind})
-		o.SetName(name)
+		o.SetName(c.name)
+		eventually(t, 10*time.Second, func() error {
+			_, err := live(t, admin, o)
+			return err
+		})
 		was, err := live(t, admin, o)
 		must(t, err)
 		before := r.metric(t.Context(), repairs(kind, created))
@@ -228,7 +240,9 @@ func keeperRegisters(t *testing.T, r *replica) {
 		told(t, r, o, created, before)
 		before = r.metric(t.Context(), repairs(kind, changed))
 		since = time.Now()
-		must(t, admin.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", []byte(`[{"op":"add","path":"/webhooks/0/objectSelector","value":{"matchLabels":{"never":"there"}}}]`))))
+		patch, err := json.Marshal([]any{map[string]any{"op": "add", "path": c.path, "value": never}})
+		must(t, err)
+		must(t, admin.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", patch)))
 		t.Logf("%s changed: as before after %s", describe(o), repaired(t, was, since).Round(time.Millisecond))
 		told(t, r, o, changed, before)
 	}
