@@ -191,7 +191,7 @@ func (h *Handler) judge(ctx context.Context, q *request) (*admissionv1.Admission
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if h.canary != nil && h.canary(q.review) {
+	if h.isCanary(q.review) {
 		return respond(q.review, d), nil
 	}
 	h.recorder.Decided(q.review.Kind.Kind, string(q.review.Operation), d)
@@ -217,10 +217,15 @@ func (h *Handler) change(ctx context.Context, q *request) (*admissionv1.Admissio
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if h.isCanary(q.review) {
+		return response, nil
+	}
 	h.recorder.Changed(q.review.Kind.Kind, len(changes) > 0)
 	h.logChanges(ctx, q.review, changes, time.Since(q.received))
 	return response, nil
 }
+
+func (h *Handler) isCanary(r *facts.Review) bool { return h.canary != nil && h.canary(r) }
 
 // decide judges a request by the facts at hand, and once more by a live read
 // where the first judgement would refuse it, or could not be made, by facts from

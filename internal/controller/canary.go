@@ -156,7 +156,7 @@ func (c *Canary) ask(ctx context.Context) bool {
 // lost proves nothing: what counts is the last right answer.
 func (c *Canary) settle(ctx context.Context, outcome, message string) {
 	c.mu.Lock()
-	now, before := c.Now(), c.verdict
+	now, before, never := c.Now(), c.verdict, c.answered.IsZero()
 	switch {
 	case outcome == CanaryRefused:
 		c.answered = now
@@ -169,9 +169,12 @@ func (c *Canary) settle(ctx context.Context, outcome, message string) {
 	if after == before {
 		return
 	}
-	if after.Answered {
+	switch {
+	case after.Answered:
 		c.Log.InfoContext(ctx, "the API server asks, and Meshvakt answers")
-	} else {
+	case never: // as always before the first registration
+		c.Log.InfoContext(ctx, "the API server does not ask Meshvakt yet, or does not get its answers", "outcome", outcome, "answer", message)
+	default:
 		c.Log.ErrorContext(ctx, "a request that Meshvakt must refuse did not come back refused by it", "outcome", outcome, "answer", message)
 	}
 	for _, f := range changed {

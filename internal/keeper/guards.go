@@ -94,7 +94,10 @@ func (g *Guards) seen(o any) {
 		g.added = true
 	}
 	g.known[guard.Name] = guard
-	delete(g.gone, guard.Name)
+	if g.gone[guard.Name] != nil {
+		delete(g.gone, guard.Name)
+		g.Ledger.AsInstalled(guard, "MeshGuard") // whoever has created it
+	}
 }
 
 func (g *Guards) deleted(o any) {
@@ -185,6 +188,7 @@ func (g *Guards) create(ctx context.Context, last *v1alpha1.MeshGuard) bool {
 	}
 	switch err := g.Client.Create(ctx, guard); {
 	case apierrors.IsAlreadyExists(err):
+		g.Ledger.AsInstalled(last, "MeshGuard")
 	case err != nil:
 		g.Ledger.Unrepaired(ctx, last, "MeshGuard", "its definition was deleted, and it cannot be created anew yet")
 		g.Log.DebugContext(ctx, "cannot create a MeshGuard anew yet", "guard", last.Name, "error", err)

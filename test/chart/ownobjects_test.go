@@ -78,6 +78,44 @@ func TestOwnObjectsAreThoseOfTheChart(t *testing.T) {
 	}
 }
 
+// What is kept can be kept: both of the roles grant it, by name.
+func TestRightsSufficeForOwnObjects(t *testing.T) {
+	plural := map[string]string{"NetworkPolicy": "networkpolicies", "ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
+	looks := []string{"get", "list", "watch"}
+	for name, values := range valueSets(t) {
+		list := documents(t, render(t, "--values", values))
+		cm := find[corev1.ConfigMap](t, list, "ConfigMap", "meshvakt-own-objects")
+		may := func(suffix string, o *unstructured.Unstructured, verb string) bool {
+			group, resource := o.GroupVersionKind().Group, strings.ToLower(o.GetKind())+"s"
+			if p := plural[o.GetKind()]; p != "" {
+				resource = p
+			}
+			roles := []string{"ClusterRole/meshvakt" + suffix, "Role/meshvakt" + suffix, "Role/meshvakt-mesh-settings" + suffix}
+			for _, r := range list {
+				if !slices.Contains(roles, r.GetKind()+"/"+r.GetName()) || r.GetKind() == "Role" && r.GetNamespace() != o.GetNamespace() {
+					continue
+				}
+				for _, rule := range find[rbacv1.ClusterRole](t, list, r.GetKind(), r.GetName()).Rules {
+					if slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) && slices.Contains(rule.Verbs, verb) &&
+						(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, o.GetName())) {
+						return true
+					}
+				}
+			}
+			return false
+		}
+		for key, verbs := range map[string][]string{keeper.KeyKept: append([]string{"create", "update", "patch"}, looks...), keeper.KeyWatched: looks} {
+			for _, o := range documents(t, cm.Data[key]) {
+				for _, verb := range verbs {
+					if !may("", o, verb) || !may("-spare", o, verb) {
+						t.Errorf("%s: no right to %s %s %s", name, verb, o.GetKind(), o.GetName())
+					}
+				}
+			}
+		}
+	}
+}
+
 // A role can be put back only by who has what is in it.
 func TestEachRoleIsThereTwice(t *testing.T) {
 	list := documents(t, render(t))

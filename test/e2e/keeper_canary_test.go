@@ -41,6 +41,9 @@ func TestKeeperCanary(t *testing.T) {
 	if n := r.metric(t.Context(), `meshvakt_policy_findings_total{action="Deny",policy="governance"`); n != 0 {
 		t.Errorf("%v findings of canaries are counted", n)
 	}
+	if n := r.metric(t.Context(), `meshvakt_admission_mutations_total{kind="GuardException"`); n != 0 {
+		t.Errorf("%v canaries are counted as changes", n)
+	}
 	var exceptions v1alpha1.GuardExceptionList
 	must(t, admin.List(t.Context(), &exceptions))
 	if len(exceptions.Items) > 0 {
