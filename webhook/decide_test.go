@@ -40,6 +40,28 @@ func TestPanicCostsOneRequest(t *testing.T) {
 	}
 }
 
+// Canaries are answered like all others, and neither counted nor logged.
+func TestCanariesAreNotCounted(t *testing.T) {
+	w := newWebhook(t, guarded(t), func(c *Config) {
+		c.Canary = func(r *facts.Review) bool { return r.Name == "canary" }
+	})
+	canary := podReview("u")
+	canary.Request.Name = "canary"
+	canary.Request.Object.Raw = bytes.ReplaceAll(canary.Request.Object.Raw, []byte(`"name":"web"`), []byte(`"name":"canary"`))
+	if a := w.ask(t, canary); a.Allowed || a.UID != "u" {
+		t.Errorf("answered %+v; must be refused", a)
+	}
+	if got := post(w, PathMutate, bytes.NewReader(encode(t, canary))); got.Code != http.StatusOK {
+		t.Errorf("HTTP %d: %s", got.Code, got.Body)
+	}
+	if len(w.recorder.outcomes) > 0 || len(w.recorder.patched) > 0 || w.log.Len() > 0 {
+		t.Errorf("counted %v and %v, logged %s", w.recorder.outcomes, w.recorder.patched, w.log)
+	}
+	if w.ask(t, podReview("v")); len(w.recorder.outcomes) != 1 || w.log.Len() == 0 {
+		t.Errorf("what users do must be counted and logged: %v, %s", w.recorder.outcomes, w.log)
+	}
+}
+
 func TestPanicOutsidePolicies(t *testing.T) {
 	w := newWebhook(t, guarded(t))
 	w.facts.before = func(context.Context) error { panic("facts") }

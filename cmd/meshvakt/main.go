@@ -29,6 +29,7 @@ func newRoot() *cobra.Command {
 		newPreflight(),
 		newProbe(),
 		newServe(),
+		newStaticPolicy(),
 		newUninstall(),
 		newVersion(),
 	)

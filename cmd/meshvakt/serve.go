@@ -33,10 +33,12 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/controller"
+	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
+	"github.com/meshvakt/meshvakt/policies/facts"
 	"github.com/meshvakt/meshvakt/webhook"
 	"github.com/meshvakt/meshvakt/webhook/server"
 	"github.com/meshvakt/meshvakt/webhook/servingcert"
@@ -56,6 +58,8 @@ type process struct {
 	scans   *telemetry.Scan
 	// restorer is made before the controllers, which ask it too.
 	restorer *controller.Restorer
+	repairs  *keeper.Ledger
+	canary   *controller.Canary
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -216,6 +220,9 @@ func (p *process) newServer(ctx context.Context) error {
 	if p.scans, err = telemetry.NewScan(registry, policies.All(), p.ledger, p.source.GuardNames, time.Now); err != nil {
 		return err
 	}
+	if err := p.newWatchers(registry); err != nil {
+		return err
+	}
 	handler, err := webhook.New(webhook.Config{
 		Policies:    policies.All(),
 		Facts:       p.source,
@@ -223,6 +230,7 @@ func (p *process) newServer(ctx context.Context) error {
 		Recorder:    metrics,
 		Log:         p.log,
 		MaxInFlight: p.options.maxInFlight,
+		Canary:      func(r *facts.Review) bool { return controller.IsCanary(r, p.options.namespace) },
 	})
 	if err != nil {
 		return err
@@ -250,6 +258,44 @@ func (p *process) newServer(ctx context.Context) error {
 		Log:               p.log,
 	})
 	return err
+}
+
+// newWatchers makes what watches over Meshvakt itself, and its metrics.
+func (p *process) newWatchers(registry *prometheus.Registry) error {
+	known := telemetry.OwnKnown{Kinds: keeper.Kinds(), Actions: keeper.Actions(), Outcomes: controller.CanaryOutcomes()}
+	// Both are there before anybody reads metrics.
+	own, err := telemetry.NewOwn(registry, known,
+		func() map[string]int { return p.repairs.Wrong() },
+		func() (time.Duration, bool) { return p.canary.Age() })
+	if err != nil {
+		return err
+	}
+	p.repairs = keeper.NewLedger(p.manager.GetEventRecorder("meshvakt"), own, p.log, time.Now)
+	p.canary = &controller.Canary{
+		Client: p.manager.GetClient(), Namespace: p.options.namespace, Count: own, Log: p.log, Now: time.Now,
+	}
+	return p.manager.Add(p.canary)
+}
+
+// addKeeper lets the leader keep Meshvakt's own objects, where it is told what they are.
+func (p *process) addKeeper() error {
+	o, m := &p.options, p.manager
+	if o.ownObjects == "" {
+		return nil
+	}
+	return keeper.Add(m,
+		&keeper.Keeper{
+			Client:    m.GetClient(),
+			Live:      m.GetAPIReader(),
+			ConfigMap: client.ObjectKey{Namespace: o.namespace, Name: o.ownObjects},
+			Digest:    o.ownDigest,
+			Manager:   o.ownManager,
+			Ledger:    p.repairs,
+			Log:       p.log,
+			Now:       time.Now,
+		},
+		&keeper.Guards{Cache: m.GetCache(), Live: m.GetAPIReader(), Client: m.GetClient(), Elected: m.Elected(), Ledger: p.repairs, Log: p.log},
+	)
 }
 
 func (p *process) certificateReady() error {
@@ -281,6 +327,9 @@ func (p *process) addControllers(context.Context) error {
 	if err := m.Add(&controller.TrustObserver{Cache: m.GetCache(), Bundle: p.trust}); err != nil {
 		return err
 	}
+	if err := p.addKeeper(); err != nil {
+		return err
+	}
 	return controller.Add(m, p.source,
 		&controller.Registrar{
 			Client: m.GetClient(),
@@ -294,12 +343,13 @@ func (p *process) addControllers(context.Context) error {
 			Policies: policies.All(),
 			Timeout:  o.webhookTimeout,
 			Mutation: o.mutation,
+			Repairs:  p.repairs,
 			Log:      p.log,
 			Now:      time.Now,
 		},
-		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Log: p.log, Now: time.Now},
+		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.repairs, Log: p.log, Now: time.Now},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
-		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Now: time.Now},
+		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Canary: p.canary, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
 	)

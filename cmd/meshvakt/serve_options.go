@@ -51,6 +51,9 @@ type serveOptions struct {
 	leaderElect     bool
 	scanInterval    time.Duration
 	reports         string
+	ownObjects      string
+	ownDigest       string
+	ownManager      string
 	logLevel        string
 	logFormat       string
 }
@@ -94,6 +97,9 @@ func newServe() *cobra.Command {
 	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica at a time register the webhook, provision and report")
 	f.DurationVar(&o.scanInterval, "scan-interval", 10*time.Minute, "how often the leader looks at all that is guarded, besides when something changes; at least 1m")
 	f.StringVar(&o.reports, "reports", string(controller.OpenReports), "what the leader writes for other tools, if it is served: openreports (openreports.io/v1alpha1), policyreports (wgpolicyk8s.io/v1alpha2) or none")
+	f.StringVar(&o.ownObjects, "own-objects", "", "ConfigMap in the own namespace that holds Meshvakt's own objects as installed; empty: they are not kept")
+	f.StringVar(&o.ownDigest, "own-objects-digest", "", "SHA-256 of its content; a ConfigMap with another one is not believed")
+	f.StringVar(&o.ownManager, "own-objects-field-manager", "helm", "field manager of the installer, in whose name own objects are put back")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd
@@ -112,6 +118,9 @@ func (o *serveOptions) check() error {
 	}
 	if o.tlsMinVersion != "1.2" && o.tlsMinVersion != "1.3" {
 		errs = append(errs, fmt.Errorf("--tls-min-version: %q; must be 1.3 or 1.2", o.tlsMinVersion))
+	}
+	if o.ownObjects != "" && o.ownDigest == "" {
+		errs = append(errs, errors.New("--own-objects: --own-objects-digest must be given"))
 	}
 	switch o.certificates {
 	case "self-managed":

@@ -40,9 +40,18 @@ type Binder struct {
 	Client client.Client // reads from the cache
 	Live   client.Reader
 	Source *cluster.Source
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Repairs is told of bindings that somebody else had changed or deleted.
+	Repairs Repairs
+	Log     *slog.Logger
+	Now     func() time.Time
+
+	applied inPlace
+	missing time.Time // since when there is no policy to bind
 }
+
+// policyMayReturn is how long bindings wait for a policy that is gone: where Meshvakt puts
+// it back, they would be deleted for a moment only. Without it they do nothing.
+const policyMayReturn = 5 * time.Second
 
 // Bindable reports whether the API server serves ValidatingAdmissionPolicies, which
 // it does from Kubernetes 1.30 on.
@@ -69,10 +78,18 @@ func (b *Binder) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.
 	var policy admissionregistrationv1.ValidatingAdmissionPolicy
 	switch err := b.Live.Get(ctx, client.ObjectKey{Name: celpack.PolicyName}, &policy); {
 	case apierrors.IsNotFound(err):
+		if b.missing.IsZero() {
+			b.missing = b.Now()
+		}
+		if len(b.applied) > 0 && b.Now().Sub(b.missing) < policyMayReturn {
+			return reconcile.Result{RequeueAfter: retryAfter}, nil
+		}
+		b.applied = nil
 		b.Log.DebugContext(ctx, "nothing to bind: there is no ValidatingAdmissionPolicy", "name", celpack.PolicyName)
 	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("get ValidatingAdmissionPolicy %s: %w", celpack.PolicyName, err)
 	default:
+		b.missing = time.Time{}
 		if wanted, again, err = b.wanted(ctx); err != nil {
 			return reconcile.Result{}, err
 		}
@@ -171,6 +188,7 @@ func (b *Binder) deleteOthers(ctx context.Context, wanted []*acadmission.Validat
 		if asked || o.Spec.PolicyName != celpack.PolicyName {
 			continue
 		}
+		delete(b.applied, o.Name)
 		if err := b.Client.Delete(ctx, o, client.Preconditions{UID: &o.UID}); client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("delete ValidatingAdmissionPolicyBinding %s: %w", o.Name, err))
 		}
@@ -184,22 +202,30 @@ func (b *Binder) apply(ctx context.Context, config *acadmission.ValidatingAdmiss
 	if err != nil {
 		return err
 	}
+	if b.applied == nil {
+		b.applied = inPlace{}
+	}
+	var found admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	err = b.Live.Get(ctx, client.ObjectKey{Name: name}, &found)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get ValidatingAdmissionPolicyBinding %s: %w", name, err)
+	}
+	harm := b.applied.harm(name, err == nil, found.Spec)
 	if err := b.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply ValidatingAdmissionPolicyBinding %s: %w", name, err)
 	}
 	// Apply leaves alone what others have added, such as rules that exclude objects.
-	var applied admissionregistrationv1.ValidatingAdmissionPolicyBinding
-	if err := b.Live.Get(ctx, client.ObjectKey{Name: name}, &applied); err != nil {
+	if err := b.Live.Get(ctx, client.ObjectKey{Name: name}, &found); err != nil {
 		return fmt.Errorf("get ValidatingAdmissionPolicyBinding %s: %w", name, err)
 	}
-	if equality.Semantic.DeepEqual(want, applied.Spec) {
-		return nil
+	if !equality.Semantic.DeepEqual(want, found.Spec) {
+		b.Log.WarnContext(ctx, "replacing what others have added to a binding", "binding", name)
+		found.Spec = want
+		if err := b.Client.Update(ctx, &found, FieldOwner); err != nil {
+			return fmt.Errorf("replace ValidatingAdmissionPolicyBinding %s: %w", name, err)
+		}
 	}
-	b.Log.WarnContext(ctx, "replacing what others have added to a binding", "binding", name)
-	applied.Spec = want
-	if err := b.Client.Update(ctx, &applied, FieldOwner); err != nil {
-		return fmt.Errorf("replace ValidatingAdmissionPolicyBinding %s: %w", name, err)
-	}
+	b.applied.settle(ctx, b.Repairs, &found, "ValidatingAdmissionPolicyBinding", want, harm)
 	return nil
 }
 

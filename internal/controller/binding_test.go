@@ -22,7 +22,7 @@ import (
 )
 
 func binder(s *setting) *Binder {
-	return &Binder{Client: s.client, Live: s.client, Source: s.source, Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	return &Binder{Client: s.client, Live: s.client, Source: s.source, Repairs: new(repairs), Log: slog.New(slog.DiscardHandler), Now: time.Now}
 }
 
 // member is a guard that enforces mesh-membership by the actions.
@@ -50,6 +50,58 @@ func reconcileBindings(t *testing.T, s *setting) {
 	if _, err := binder(s).Reconcile(t.Context(), request(celpack.PolicyName)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Bindings that somebody changes or deletes are told of, and wait for a policy that may be
+// put back in a moment.
+func TestBinderTellsOfRepairs(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{}, celpack.Policy(), member("denies", v1alpha1.Deny))
+	b := binder(s)
+	var told repairs
+	b.Repairs = &told
+	now := today
+	b.Now = func() time.Time { return now }
+	reconcile := func(bound int, want ...string) {
+		t.Helper()
+		told = nil
+		if _, err := b.Reconcile(t.Context(), request(celpack.PolicyName)); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(bindings(t, s)); got != bound || !slices.Equal(told, want) {
+			t.Errorf("%d bindings, told of %q; want %d and %q", got, told, bound, want)
+		}
+	}
+	reconcile(1)
+	reconcile(1)
+	var found admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	get := func() {
+		t.Helper()
+		if err := s.client.Get(t.Context(), client.ObjectKey{Name: "meshvakt-denies"}, &found); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get()
+	found.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Audit}
+	if err := s.client.Update(t.Context(), &found); err != nil {
+		t.Fatal(err)
+	}
+	reconcile(1, "changed ValidatingAdmissionPolicyBinding meshvakt-denies")
+	get()
+	if err := s.client.Delete(t.Context(), &found); err != nil {
+		t.Fatal(err)
+	}
+	reconcile(1, "created ValidatingAdmissionPolicyBinding meshvakt-denies")
+
+	if err := s.client.Delete(t.Context(), celpack.Policy()); err != nil {
+		t.Fatal(err)
+	}
+	reconcile(1)
+	now = now.Add(policyMayReturn)
+	reconcile(0)
+	if err := s.client.Create(t.Context(), celpack.Policy()); err != nil {
+		t.Fatal(err)
+	}
+	reconcile(1)
 }
 
 func TestBinderBindsWhatDenies(t *testing.T) {

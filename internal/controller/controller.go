@@ -35,7 +35,11 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Add adds the controllers to the manager, which runs them while it leads.
 func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provisioner, st *Standing, n *NodeClasses, pl *Placement) error {
-	registration, err := controller.New("registration", m, controller.Options{Reconciler: r})
+	registration, err := controller.New("registration", m, controller.Options{
+		Reconciler: r,
+		// Where it fails nobody may be asked, so it is not put off for long.
+		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, 5*time.Second),
+	})
 	if err != nil {
 		return fmt.Errorf("create the registration controller: %w", err)
 	}
@@ -82,7 +86,11 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	})); err != nil {
 		return fmt.Errorf("feed the provision controller: %w", err)
 	}
+	return addStanding(m, s, st)
+}
 
+// addStanding adds the controller of the guards' status.
+func addStanding(m manager.Manager, s *cluster.Source, st *Standing) error {
 	standing, err := controller.New("standing", m, controller.Options{Reconciler: st})
 	if err != nil {
 		return fmt.Errorf("create the standing controller: %w", err)
@@ -112,6 +120,16 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 		})); err != nil {
 			return fmt.Errorf("feed the standing controller: %w", err)
 		}
+	}
+	if err := standing.Watch(source.Func(func(_ context.Context, q queue) error {
+		st.Canary.OnChange(func() {
+			for _, r := range guards(context.Background()) {
+				q.Add(r)
+			}
+		})
+		return nil
+	})); err != nil {
+		return fmt.Errorf("feed the standing controller: %w", err)
 	}
 	return standing.Watch(source.Kind[client.Object](m.GetCache(), &admissionregistrationv1.ValidatingWebhookConfiguration{},
 		handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return guards(ctx) })))

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -46,8 +47,12 @@ type Registrar struct {
 	Timeout  time.Duration
 	// Mutation says whether objects are changed, and not just judged.
 	Mutation bool
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Repairs is told of configurations that somebody else had changed or deleted.
+	Repairs Repairs
+	Log     *slog.Logger
+	Now     func() time.Time
+
+	applied inPlace
 }
 
 // retryAfter is how soon to look again for what a registration waits for.
@@ -85,10 +90,11 @@ func (r *Registrar) Reconcile(ctx context.Context, _ reconcile.Request) (reconci
 		return reconcile.Result{}, err
 	}
 	// The mutating one first: that the bundle has been published is read off the other.
-	if err := r.applyMutating(ctx, registration.BuildMutating()); err != nil {
-		return reconcile.Result{}, err
-	}
-	return reconcile.Result{RequeueAfter: resync}, r.applyValidating(ctx, registration.Build())
+	// That one is put in place all the same where this fails, for it is the one that
+	// refuses.
+	errMutating := r.applyMutating(ctx, registration.BuildMutating())
+	errValidating := r.applyValidating(ctx, registration.Build())
+	return reconcile.Result{RequeueAfter: resync}, errors.Join(errMutating, errValidating)
 }
 
 func (r *Registrar) registration(ctx context.Context, bundle []byte) (*Registration, error) {
@@ -129,7 +135,7 @@ func (r *Registrar) applyValidating(ctx context.Context, config *acadmission.Val
 		return err
 	}
 	var applied admissionregistrationv1.ValidatingWebhookConfiguration
-	return apply(ctx, r, WebhookName, config, want, &applied, &applied.Webhooks)
+	return apply(ctx, r, "ValidatingWebhookConfiguration", WebhookName, config, want, &applied, &applied.Webhooks)
 }
 
 // applyMutating does not create a configuration in which nothing is.
@@ -147,18 +153,38 @@ func (r *Registrar) applyMutating(ctx context.Context, config *acadmission.Mutat
 			return fmt.Errorf("get MutatingWebhookConfiguration: %w", err)
 		}
 	}
-	return apply(ctx, r, MutatingName, config, want, &applied, &applied.Webhooks)
+	return apply(ctx, r, "MutatingWebhookConfiguration", MutatingName, config, want, &applied, &applied.Webhooks)
 }
 
 // apply puts a webhook configuration in place. webhooks is where its entries are once
-// it has been read into applied.
-func apply[W any](ctx context.Context, r *Registrar, name string, config runtime.ApplyConfiguration, want []W, applied client.Object, webhooks *[]W) error {
+// it has been read into found.
+func apply[W any](ctx context.Context, r *Registrar, kind, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
+	if r.applied == nil {
+		r.applied = inPlace{}
+	}
+	err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get webhook configuration %s: %w", name, err)
+	}
+	harm := r.applied.harm(name, err == nil, *webhooks)
+	if err := place(ctx, r, name, config, want, found, webhooks); err != nil {
+		if harm != "" {
+			found.SetName(name)
+			r.Repairs.Unrepaired(ctx, found, kind, "it "+harm.Harm()+", and cannot be put back")
+		}
+		return err
+	}
+	r.applied.settle(ctx, r.Repairs, found, kind, want, harm)
+	return nil
+}
+
+// place applies a configuration. Apply leaves alone what others have added to lists:
+// entries, or conditions that an entry must meet. Whatever still differs is replaced.
+func place[W any](ctx context.Context, r *Registrar, name string, config runtime.ApplyConfiguration, want []W, found client.Object, webhooks *[]W) error {
 	if err := r.Client.Apply(ctx, config, FieldOwner, client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply webhook configuration %s: %w", name, err)
 	}
-	// Apply leaves alone what others have added to lists: entries, or conditions
-	// that an entry must meet. Whatever still differs is replaced.
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, applied); err != nil {
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, found); err != nil {
 		return fmt.Errorf("get webhook configuration %s: %w", name, err)
 	}
 	if equality.Semantic.DeepEqual(want, *webhooks) {
@@ -166,7 +192,7 @@ func apply[W any](ctx context.Context, r *Registrar, name string, config runtime
 	}
 	r.Log.WarnContext(ctx, "replacing what others have added to the webhook configuration", "name", name)
 	*webhooks = want
-	if err := r.Client.Update(ctx, applied, FieldOwner); err != nil {
+	if err := r.Client.Update(ctx, found, FieldOwner); err != nil {
 		return fmt.Errorf("replace webhook configuration %s: %w", name, err)
 	}
 	return nil

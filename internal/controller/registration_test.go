@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/policies"
 )
 
@@ -53,7 +55,7 @@ func registrar(t *testing.T, s *setting, ca []byte) *Registrar {
 		CA:       func(context.Context) ([]byte, error) { return ca, nil },
 		Ready:    func() error { return nil },
 		Endpoint: Endpoint{ServiceNamespace: "meshvakt-system", ServiceName: "meshvakt", ServicePort: 443},
-		Policies: policies.All(), Timeout: 5 * time.Second,
+		Policies: policies.All(), Timeout: 5 * time.Second, Repairs: new(repairs),
 		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return today },
 	}
 }
@@ -173,6 +175,71 @@ func TestRegistrarRepairs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+type repairs []string
+
+func (r *repairs) Repaired(_ context.Context, o client.Object, kind string, action keeper.Action, _ string) {
+	*r = append(*r, fmt.Sprintf("%s %s %s", action, kind, o.GetName()))
+}
+
+func (r *repairs) Unrepaired(_ context.Context, o client.Object, kind, _ string) {
+	*r = append(*r, fmt.Sprintf("unrepaired %s %s", kind, o.GetName()))
+}
+
+func (r *repairs) AsInstalled(client.Object, string) {}
+
+// What somebody else has done is told of; what guards and certificates demand anew, and
+// what was there before this replica began to lead, is not.
+func TestRegistrarTellsOfRepairs(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{}, guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), webhookWith("of an older version"))
+	r := registrar(t, s, newCA(t, 1))
+	r.Mutation = true
+	var told repairs
+	r.Repairs = &told
+	reconcile := func(want ...string) {
+		t.Helper()
+		told = nil
+		if _, err := r.Reconcile(t.Context(), request(WebhookName)); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("told of %q; want %q", told, want)
+		}
+	}
+	reconcile()
+	reconcile()
+	second := newCA(t, 2)
+	r.CA = func(context.Context) ([]byte, error) { return second, nil }
+	reconcile()
+	config := stored(t, s)
+	config.Webhooks = config.Webhooks[:1]
+	if err := s.client.Update(t.Context(), config, client.FieldOwner("somebody")); err != nil {
+		t.Fatal(err)
+	}
+	reconcile("changed ValidatingWebhookConfiguration " + WebhookName)
+	reconcile()
+	if err := s.client.Delete(t.Context(), stored(t, s)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.client.Delete(t.Context(), &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: MutatingName}}); err != nil {
+		t.Fatal(err)
+	}
+	reconcile("created MutatingWebhookConfiguration "+MutatingName, "created ValidatingWebhookConfiguration "+WebhookName)
+
+	down := errors.New("down")
+	r.Client = interceptor.NewClient(s.client.(client.WithWatch), interceptor.Funcs{
+		Apply: func(context.Context, client.WithWatch, runtime.ApplyConfiguration, ...client.ApplyOption) error {
+			return down
+		},
+	})
+	if err := s.client.Delete(t.Context(), &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: MutatingName}}); err != nil {
+		t.Fatal(err)
+	}
+	told = nil
+	if _, err := r.Reconcile(t.Context(), request(WebhookName)); !errors.Is(err, down) || !slices.Equal(told, []string{"unrepaired MutatingWebhookConfiguration " + MutatingName}) {
+		t.Errorf("got %v, told of %q", err, told)
 	}
 }
 

@@ -43,6 +43,14 @@ type Standing struct {
 	// restores; nil when nothing is restored.
 	Undone func(guard string) []string
 	Now    func() time.Time
+	Canary Verdicts
+}
+
+// Verdicts tell whether the API server asks us, and gets our answers.
+type Verdicts interface {
+	Verdict() CanaryVerdict
+	// OnChange has f called whenever the verdict changes.
+	OnChange(f func())
 }
 
 // Reconcile writes the status of the guard named by the request.
@@ -60,7 +68,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
 	}
 	before := guard.Status.DeepCopy()
-	fillStatus(&guard, &state, &config)
+	fillStatus(&guard, &state, &config, s.Canary.Verdict())
 	s.fillScan(&guard, before)
 	if equality.Semantic.DeepEqual(before, &guard.Status) {
 		return reconcile.Result{}, nil
@@ -78,7 +86,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	return reconcile.Result{}, nil
 }
 
-func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration) {
+func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration, canary CanaryVerdict) {
 	status := &guard.Status
 	status.ObservedGeneration = guard.Generation
 	set := func(kind string, holds bool, reason, message string) {
@@ -124,14 +132,7 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 	} else {
 		set(v1alpha1.ConditionInjectionAvailable, false, "NamespaceNotInjected", fmt.Sprintf("%d of %d guarded namespaces leave pods that do not ask for a sidecar without one: %s", len(missing), counts.Guarded, firstNames(missing)))
 	}
-	entry := slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
-		return w.Name == guard.Name+".guard.meshvakt.io"
-	})
-	if entry {
-		set(v1alpha1.ConditionEnforcing, true, "Registered", "the API server asks Meshvakt about the namespaces of this guard")
-	} else {
-		set(v1alpha1.ConditionEnforcing, false, "NotRegistered", "the webhook configuration has no entry for this guard yet")
-	}
+	enforcing(guard, config, canary)
 }
 
 func firstNames(names []string) string {

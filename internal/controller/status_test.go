@@ -96,7 +96,7 @@ func TestFillStatus(t *testing.T) {
 			for _, ns := range c.namespaces {
 				state.Namespaces[ns.Name] = ns
 			}
-			fillStatus(guard, state, webhookWith(c.entries...))
+			fillStatus(guard, state, webhookWith(c.entries...), CanaryVerdict{Known: true, Answered: true})
 			if guard.Status.ObservedGeneration != 3 || guard.Status.Namespaces != c.counts {
 				t.Errorf("status %+v; want counts %+v", guard.Status, c.counts)
 			}
@@ -129,7 +129,7 @@ func TestStandingWritesOnce(t *testing.T) {
 		}
 		return c.SubResource(sub).Update(ctx, o, opts...)
 	}}, guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), namespaceOf("prod", true), webhookWith("default.guard.meshvakt.io"))
-	standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5)}
+	standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}}
 	for range 3 {
 		if _, err := standing.Reconcile(t.Context(), request("default")); err != nil {
 			t.Fatal(err)

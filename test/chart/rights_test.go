@@ -72,8 +72,10 @@ func TestRightsAreNarrow(t *testing.T) {
 					case slices.Contains(r.Resources, "mutatingwebhookconfigurations") && !slices.Equal(r.ResourceNames, []string{"before-istio.meshvakt.io"}) &&
 						!slices.Equal(r.Verbs, []string{"get", "list", "watch"}):
 						t.Errorf("%s %s: may do more than see other mutating webhooks: %v", o.GetKind(), o.GetName(), r)
-					case slices.Contains(r.Resources, "validatingadmissionpolicies") && (!named || !slices.Equal(r.Verbs, []string{"get"})):
-						t.Errorf("%s %s: may do more with admission policies than see whether its own is there: %v", o.GetKind(), o.GetName(), r)
+					case slices.Contains(r.Resources, "validatingadmissionpolicies") && (!named || slices.Contains(r.Verbs, "delete")):
+						t.Errorf("%s %s: may do more with admission policies than put back its own: %v", o.GetKind(), o.GetName(), r)
+					case writesOwnObjects(r) && (!named || !ownNames(r.ResourceNames)):
+						t.Errorf("%s %s: may write more than Meshvakt's own objects: %v", o.GetKind(), o.GetName(), r)
 					case writesNodes(r) && !patchesNodeStatus(o.GetName(), r):
 						t.Errorf("%s %s: may write more of Nodes than classes and probes need: %v", o.GetKind(), o.GetName(), r)
 					case slices.Contains(r.Verbs, "unguard") && o.GetName() != "meshvakt-unguard":
@@ -87,6 +89,38 @@ func TestRightsAreNarrow(t *testing.T) {
 	}
 }
 
+// writesOwnObjects reports whether a rule is about kinds of which Meshvakt may write its own
+// objects, and no others.
+func writesOwnObjects(r rbacv1.PolicyRule) bool {
+	kinds := []string{
+		"customresourcedefinitions", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "services", "serviceaccounts",
+		"poddisruptionbudgets", "networkpolicies", "validatingadmissionpolicies",
+	}
+	return slices.ContainsFunc(r.Resources, func(s string) bool { return slices.Contains(kinds, s) }) &&
+		slices.ContainsFunc(r.Verbs, func(v string) bool { return !slices.Contains([]string{"get", "list", "watch"}, v) })
+}
+
+func ownNames(names []string) bool {
+	return !slices.ContainsFunc(names, func(n string) bool {
+		return n != "meshvakt" && !strings.HasPrefix(n, "meshvakt-") && !strings.HasSuffix(n, ".meshvakt.io")
+	})
+}
+
+// Roles for people are looked at and never written: to write them takes what is in them.
+func TestRolesForPeopleAreOnlyWatched(t *testing.T) {
+	list := documents(t, render(t))
+	for _, r := range find[rbacv1.ClusterRole](t, list, "ClusterRole", "meshvakt").Rules {
+		for _, people := range []string{"meshvakt-view", "meshvakt-request", "meshvakt-approve", "meshvakt-unguard"} {
+			if slices.Contains(r.ResourceNames, people) && !slices.Equal(r.Verbs, []string{"get", "list", "watch"}) {
+				t.Errorf("may do %v to ClusterRole %s", r.Verbs, people)
+			}
+		}
+		if slices.Contains(r.Verbs, "approve") || slices.Contains(r.Verbs, "unguard") {
+			t.Errorf("Meshvakt itself may do what people must decide: %v", r)
+		}
+	}
+}
+
 // writesNodes reports whether a rule lets somebody write Nodes, or a part of them.
 func writesNodes(r rbacv1.PolicyRule) bool {
 	return slices.ContainsFunc(r.Resources, func(s string) bool { return s == "nodes" || strings.HasPrefix(s, "nodes/") }) &&
@@ -97,6 +131,6 @@ func writesNodes(r rbacv1.PolicyRule) bool {
 // spec. The leader writes classes by it, probes what they measure, and both are cleaned up
 // behind.
 func patchesNodeStatus(role string, r rbacv1.PolicyRule) bool {
-	return slices.Contains([]string{"meshvakt", probeName, "meshvakt-uninstall"}, role) &&
+	return slices.Contains([]string{"meshvakt", "meshvakt-spare", probeName, "meshvakt-uninstall"}, role) &&
 		slices.Equal(r.Resources, []string{"nodes/status"}) && slices.Equal(r.Verbs, []string{"patch"})
 }

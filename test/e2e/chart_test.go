@@ -171,9 +171,10 @@ func (r *release) chartArgs() []string {
 	return d.Spec.Template.Spec.Containers[0].Args
 }
 
-// The process runs with the arguments of the Deployment, but for addresses, and
-// with the rights of its ServiceAccount: it becomes ready, leads, and registers.
-func chartRightsSuffice(t *testing.T, r *release) {
+// serve runs the process with the arguments of the Deployment, but for addresses, and
+// with the rights of its ServiceAccount, until the test ends.
+func (r *release) serve(t *testing.T) *replica {
+	t.Helper()
 	kubeconfig, err := r.plane.ServiceAccountKubeconfig(t.Context(), ownNamespace, "meshvakt")
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +186,12 @@ func chartRightsSuffice(t *testing.T, r *release) {
 	address := freeAddress(t)
 	args = append(slices.Clone(args[1:]), "--kubeconfig", kubeconfig, "--listen", address,
 		"--webhook-url", "https://"+address, "--operations-listen", "127.0.0.1:0", "--drain-delay", "100ms")
-	replica := startReplica(t, args...).ready(t.Context())
+	return startReplica(t, args...).ready(t.Context())
+}
+
+// The process becomes ready, leads, and registers.
+func chartRightsSuffice(t *testing.T, r *release) {
+	replica := r.serve(t)
 	eventually(t, 60*time.Second, func() error {
 		g := r.guard()
 		if bound := r.kubectl("", "get", "validatingadmissionpolicybindings", "-o", "name"); !strings.Contains(bound, "meshvakt-default") {
@@ -231,8 +237,34 @@ func chartRightsAreNarrow(t *testing.T, r *release) {
 		{"update mutatingwebhookconfigurations/istio-sidecar-injector", false},
 		{"delete mutatingwebhookconfigurations/before-istio.meshvakt.io", false},
 		{"get validatingadmissionpolicies/meshvakt-mesh-membership", true},
-		{"update validatingadmissionpolicies/meshvakt-mesh-membership", false},
+		{"update validatingadmissionpolicies/meshvakt-mesh-membership", true},
+		{"delete validatingadmissionpolicies/meshvakt-mesh-membership", false},
 		{"get validatingadmissionpolicies/other", false},
+		{"update validatingadmissionpolicies/other", false},
+		{"update clusterroles/meshvakt", true},
+		{"update clusterroles/meshvakt-unguard", false},
+		{"update clusterroles/other", false},
+		{"escalate clusterroles/meshvakt", false},
+		{"bind clusterroles/meshvakt", false},
+		{"create clusterrolebindings", false},
+		{"update clusterrolebindings/meshvakt-spare", true},
+		{"update clusterrolebindings/other", false},
+		{"update roles/meshvakt -n " + ownNamespace, true},
+		{"update roles/other -n " + ownNamespace, false},
+		{"update roles/meshvakt -n default", false},
+		{"update customresourcedefinitions/meshguards.meshvakt.io", true},
+		{"delete customresourcedefinitions/meshguards.meshvakt.io", false},
+		{"update customresourcedefinitions/peerauthentications.security.istio.io", false},
+		{"update services/meshvakt -n " + ownNamespace, true},
+		{"update services/other -n " + ownNamespace, false},
+		{"update configmaps/other -n " + ownNamespace, false},
+		{"update serviceaccounts/meshvakt -n " + ownNamespace, false},
+		{"create meshguards.meshvakt.io", true},
+		{"delete meshguards.meshvakt.io", false},
+		{"create guardexceptions.meshvakt.io -n " + ownNamespace, true},
+		{"create guardexceptions.meshvakt.io -n default", false},
+		{"update guardexceptions.meshvakt.io -n " + ownNamespace, false},
+		{"approve guardexceptions.meshvakt.io -n " + ownNamespace, false},
 		{"create validatingadmissionpolicybindings", true},
 		{"delete validatingadmissionpolicybindings", true},
 		{"get secrets/meshvakt-ca -n " + ownNamespace, true},
@@ -329,6 +361,7 @@ func chartNodesAreSafe(t *testing.T, r *release, account string) {
 // Every set of values that the chart's own tests render passes the API server's
 // validation, hooks included.
 func chartValuesAreAccepted(t *testing.T, r *release) {
+	r.serve(t) // guards are judged
 	r.kubectl("", "create", "namespace", "istio-config")
 	r.kubectl("", "create", "namespace", "meshvakt-elsewhere")
 	sets, err := os.ReadDir("../chart/testdata")
@@ -352,6 +385,7 @@ func chartValuesAreAccepted(t *testing.T, r *release) {
 }
 
 func chartUpgrades(t *testing.T, r *release) {
+	r.serve(t)
 	before := r.guard()
 	r.run("upgrade", "meshvakt", "charts/meshvakt", "--set", "guard.spec.strictMTLS.onMissing=Hold")
 	after := r.guard()

@@ -19,6 +19,36 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- if .Values.ownObjects.keep }}
+meshvakt.io/installation: {{ include "meshvakt.mark" . | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+The mark by which Meshvakt tells its objects from those of another version: a new one with
+every change of what makes them. See docs/guarding-the-guard.md.
+*/}}
+{{- define "meshvakt.mark" -}}
+{{- list .Release.Name .Release.Namespace .Chart.Version (omit .Values "guard" "metrics" "probe" "extraObjects" "uninstall") | toJson | sha256sum | trunc 16 -}}
+{{- end }}
+
+{{/* The objects that Meshvakt puts back, and those that it only looks after. */}}
+{{- define "meshvakt.keptObjects" -}}
+{{- range $file := list "crds" "rbac" "admissionpolicies" "nodes" "own-objects-policy" "poddisruptionbudget" "service" "networkpolicy" "resourcequota" }}
+{{- with include (printf "%s/%s.yaml" $.Template.BasePath $file) $ | trim | trimPrefix "---" | trim }}
+---
+{{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "meshvakt.watchedObjects" -}}
+{{- range $file := list "rbac-people" "serviceaccount" }}
+{{- with include (printf "%s/%s.yaml" $.Template.BasePath $file) $ | trim | trimPrefix "---" | trim }}
+---
+{{ . }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "meshvakt.image" -}}

@@ -1,0 +1,219 @@
+package keeper
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+func TestReadBelievesTheDigestAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit     func(*corev1.ConfigMap)
+		resigned bool
+		want     string
+	}{
+		"as installed":  {func(*corev1.ConfigMap) {}, false, ""},
+		"other content": {func(cm *corev1.ConfigMap) { cm.Data[KeyKept] += "\n" }, false, "another digest"},
+		"nothing":       {func(cm *corev1.ConfigMap) { cm.Data = nil }, true, "no objects"},
+		"no mark": {func(cm *corev1.ConfigMap) {
+			cm.Data[KeyKept] = strings.Replace(kept, "meshvakt.io/installation: one", "", 1)
+		}, true, "has no label"},
+		"two marks": {func(cm *corev1.ConfigMap) {
+			cm.Data[KeyKept] = strings.Replace(kept, "installation: one", "installation: two", 1)
+		}, true, "like the others"},
+		"the same twice": {func(cm *corev1.ConfigMap) { cm.Data[KeyWatched] = kept }, true, "twice"},
+		"no YAML":        {func(cm *corev1.ConfigMap) { cm.Data[KeyKept] = "\t{" }, true, "decode"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cm := installedConfigMap()
+			digest := Digest(cm.Data)
+			c.edit(cm)
+			if c.resigned {
+				digest = Digest(cm.Data)
+			}
+			d, err := Read(cm, digest)
+			if c.want == "" && (err != nil || len(d.objects) != 4) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v, %v; want %q", d, err, c.want)
+			}
+		})
+	}
+}
+
+func TestKeeperPutsBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		ref   Ref
+		harm  func(*testing.T, *setting)
+		count string
+	}{
+		"deleted": {role, func(t *testing.T, s *setting) { must(t, s.client.Delete(t.Context(), s.role(t))) }, "ClusterRole created"},
+		"a rule less": {role, func(t *testing.T, s *setting) {
+			r := s.role(t)
+			r.Rules = nil
+			must(t, s.client.Update(t.Context(), r))
+		}, "ClusterRole changed"},
+		"rules gathered from others": {role, func(t *testing.T, s *setting) {
+			r := s.role(t)
+			r.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"a": "b"}}}}
+			must(t, s.client.Update(t.Context(), r))
+		}, "ClusterRole changed"},
+		"another role bound": {binding, func(t *testing.T, s *setting) {
+			var b rbacv1.ClusterRoleBinding
+			must(t, s.client.Get(t.Context(), client.ObjectKey{Name: "meshvakt"}, &b))
+			b.RoleRef.Name = "view"
+			must(t, s.client.Update(t.Context(), &b))
+		}, "ClusterRoleBinding changed"},
+		"its mark taken off": {role, func(t *testing.T, s *setting) {
+			r := s.role(t)
+			r.Labels = nil
+			must(t, s.client.Update(t.Context(), r))
+		}, "ClusterRole changed"},
+		"the ConfigMap deleted": {config, func(t *testing.T, s *setting) { must(t, s.client.Delete(t.Context(), installedConfigMap())) }, "ConfigMap created"},
+		"the ConfigMap emptied": {config, func(t *testing.T, s *setting) {
+			cm := installedConfigMap()
+			cm.Data[KeyKept] = ""
+			must(t, s.client.Update(t.Context(), cm))
+		}, "ConfigMap changed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetting(t, interceptor.Funcs{})
+			s.settled(t, c.ref)
+			if len(s.counts) > 0 {
+				t.Fatalf("repaired what was right: %v", s.counts)
+			}
+			c.harm(t, s)
+			if _, err := s.reconcile(t, c.ref); err != nil {
+				t.Fatal(err)
+			}
+			s.settled(t, c.ref)
+			if len(s.counts) != 1 || s.counts[c.count] != 1 {
+				t.Errorf("counted %v; want one %s", s.counts, c.count)
+			}
+			if len(s.events.Events) != 1 || !strings.Contains(<-s.events.Events, "OwnObjectRepaired") {
+				t.Error("no Event tells of it")
+			}
+			if reason, message := s.keeper.Ledger.Degradation(); reason != "OwnObjectsRepaired" || !strings.Contains(message, c.ref.Name) {
+				t.Errorf("degradation %q, %q", reason, message)
+			}
+			s.now = s.now.Add(recent)
+			if reason, message := s.keeper.Ledger.Degradation(); reason != "" {
+				t.Errorf("degradation %q, %q; must be over", reason, message)
+			}
+		})
+	}
+}
+
+// Another version is being installed: its ConfigMap has another mark.
+func TestKeeperStandsDown(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	cm := installedConfigMap()
+	cm.Labels[MarkLabel] = "two"
+	must(t, s.client.Update(t.Context(), cm))
+	must(t, s.client.Delete(t.Context(), s.role(t)))
+	for _, ref := range []Ref{role, config} {
+		if wait, err := s.reconcile(t, ref); err != nil || wait != reload {
+			t.Errorf("%s: looks again after %s, %v", ref, wait, err)
+		}
+	}
+	if len(s.counts) > 0 {
+		t.Errorf("repaired %v", s.counts)
+	}
+	// Rolled back.
+	must(t, s.client.Update(t.Context(), installedConfigMap()))
+	if _, err := s.reconcile(t, role); err != nil || s.counts["ClusterRole created"] != 1 {
+		t.Errorf("repaired %v, %v", s.counts, err)
+	}
+}
+
+// Installers write some objects before the ConfigMap. A mark alone, without it, protects
+// a change for a moment and no longer.
+func TestKeeperWaitsForTheConfigMap(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	r := s.role(t)
+	r.Labels[MarkLabel], r.Rules = "two", nil
+	must(t, s.client.Update(t.Context(), r))
+	for range 2 {
+		if wait, err := s.reconcile(t, role); err != nil || wait != time.Second {
+			t.Errorf("looks again after %s, %v", wait, err)
+		}
+	}
+	s.now = s.now.Add(installing)
+	if _, err := s.reconcile(t, role); err != nil || s.counts["ClusterRole changed"] != 1 {
+		t.Errorf("repaired %v, %v", s.counts, err)
+	}
+	s.settled(t, role)
+}
+
+func TestKeeperOnlyWatchesRolesForPeople(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	s.settled(t, approve)
+	must(t, s.client.Delete(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt-approve"}}))
+	for range 3 {
+		if _, err := s.reconcile(t, approve); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.counts) > 0 || s.keeper.Ledger.Wrong()["ClusterRole"] != 1 {
+		t.Errorf("repaired %v, wrong %v", s.counts, s.keeper.Ledger.Wrong())
+	}
+	if reason, message := s.keeper.Ledger.Degradation(); reason != "OwnObjectsNotAsInstalled" || !strings.Contains(message, "ClusterRole meshvakt-approve (it is not there") {
+		t.Errorf("degradation %q, %q", reason, message)
+	}
+	if len(s.events.Events) != 1 {
+		t.Errorf("%d Events; want it said once", len(s.events.Events))
+	}
+}
+
+func TestKeeperSaysWhatHindersIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"no right":         {apierrors.NewForbidden(schema.GroupResource{Resource: "clusterroles"}, "meshvakt", errors.New("no")), "lost the right"},
+		"no identity":      {apierrors.NewUnauthorized("who are you"), "lost the right"},
+		"API server fails": {apierrors.NewInternalError(errors.New("down")), "error of the API server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetting(t, failing(c.err))
+			if _, err := s.reconcile(t, role); !errors.Is(err, c.err) {
+				t.Errorf("got %v", err)
+			}
+			if _, message := s.keeper.Ledger.Degradation(); !strings.Contains(message, c.want) {
+				t.Errorf("degradation %q; want %q", message, c.want)
+			}
+		})
+	}
+}
+
+// A program that wants something else is not raced with.
+func TestKeeperTires(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	for range often + 5 {
+		if r := s.role(t); len(r.Rules) > 0 {
+			r.Rules = nil
+			must(t, s.client.Update(t.Context(), r))
+		}
+		if _, err := s.reconcile(t, role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.counts["ClusterRole changed"]; n != often {
+		t.Errorf("put back %d times; want %d", n, often)
+	}
+	if _, message := s.keeper.Ledger.Degradation(); !strings.Contains(message, "again and again") {
+		t.Errorf("degradation %q", message)
+	}
+	s.now = s.now.Add(time.Minute)
+	if _, err := s.reconcile(t, role); err != nil {
+		t.Fatal(err)
+	}
+	s.settled(t, role)
+}
