@@ -10,7 +10,6 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -41,6 +40,9 @@ func mutatingEntries(ctx context.Context, c client.Client) ([]string, error) {
 	return names, nil
 }
 
+// guardEntry is where the entry of the only guard stands.
+const guardEntry = 1
+
 // mutating waits for the entry of the guard and returns the configuration.
 func mutating(t *testing.T, c client.Client, guard string) *admissionregistrationv1.MutatingWebhookConfiguration {
 	t.Helper()
@@ -49,8 +51,8 @@ func mutating(t *testing.T, c client.Client, guard string) *admissionregistratio
 		if err := c.Get(t.Context(), client.ObjectKey{Name: mutatingName}, &config); err != nil {
 			return err
 		}
-		if len(config.Webhooks) != 1 || config.Webhooks[0].Name != guard+".guard.meshvakt.io" {
-			return fmt.Errorf("entries %+v; want one for MeshGuard %s", config.Webhooks, guard)
+		if len(config.Webhooks) != 2 || config.Webhooks[0].Name != "own.meshvakt.io" || config.Webhooks[guardEntry].Name != guard+".guard.meshvakt.io" {
+			return fmt.Errorf("entries %+v; want one for Meshvakt's own objects and one for MeshGuard %s", config.Webhooks, guard)
 		}
 		return nil
 	})
@@ -86,12 +88,12 @@ func TestMutatingIsAsked(t *testing.T) {
 	enforcing(t, "default")
 	admin := clientFor(t, controlplane.Admin)
 	config := mutating(t, admin, "default")
-	w := config.Webhooks[0]
+	w := config.Webhooks[guardEntry]
 	if *w.FailurePolicy != admissionregistrationv1.Ignore || *w.ReinvocationPolicy != admissionregistrationv1.IfNeededReinvocationPolicy ||
 		!strings.HasSuffix(*w.ClientConfig.URL, "/mutate") || len(w.ClientConfig.CABundle) == 0 {
 		t.Errorf("entry %+v", w)
 	}
-	if validating := registered(t, admin).Webhooks[0]; fmt.Sprint(w.NamespaceSelector) != fmt.Sprint(validating.NamespaceSelector) {
+	if validating := registered(t, admin).Webhooks[guardEntry]; fmt.Sprint(w.NamespaceSelector) != fmt.Sprint(validating.NamespaceSelector) {
 		t.Errorf("selects %v; the validating entry %v", w.NamespaceSelector, validating.NamespaceSelector)
 	}
 
@@ -125,7 +127,7 @@ func TestMutatingDriftIsRepaired(t *testing.T) {
 	guard(t, resourcesGuard())
 	enforcing(t, "default")
 	admin := clientFor(t, controlplane.Admin)
-	want := mutating(t, admin, "default").Webhooks[0]
+	want := mutating(t, admin, "default").Webhooks[guardEntry]
 	want.ClientConfig.CABundle = nil
 
 	edit := func(f func(*admissionregistrationv1.MutatingWebhookConfiguration)) func(*admissionregistrationv1.MutatingWebhookConfiguration) error {
@@ -136,21 +138,23 @@ func TestMutatingDriftIsRepaired(t *testing.T) {
 	}
 	fail, never := admissionregistrationv1.Fail, admissionregistrationv1.NeverReinvocationPolicy
 	for name, break_ := range map[string]func(*admissionregistrationv1.MutatingWebhookConfiguration) error{
-		"failure policy": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) { c.Webhooks[0].FailurePolicy = &fail }),
+		"failure policy": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			c.Webhooks[guardEntry].FailurePolicy = &fail
+		}),
 		"reinvocation policy": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			c.Webhooks[0].ReinvocationPolicy = &never
+			c.Webhooks[guardEntry].ReinvocationPolicy = &never
 		}),
 		"object selector": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			c.Webhooks[0].ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"never": "there"}}
+			c.Webhooks[guardEntry].ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"never": "there"}}
 		}),
 		"match condition": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			c.Webhooks[0].MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "never", Expression: "false"}}
+			c.Webhooks[guardEntry].MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "never", Expression: "false"}}
 		}),
 		"CA bundle": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			c.Webhooks[0].ClientConfig.CABundle = nil
+			c.Webhooks[guardEntry].ClientConfig.CABundle = nil
 		}),
 		"foreign entry": edit(func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
-			extra := *c.Webhooks[0].DeepCopy()
+			extra := *c.Webhooks[guardEntry].DeepCopy()
 			extra.Name = "foreign.example.com"
 			c.Webhooks = append(c.Webhooks, extra)
 		}),
@@ -166,10 +170,10 @@ func TestMutatingDriftIsRepaired(t *testing.T) {
 				if err := admin.Get(t.Context(), client.ObjectKey{Name: mutatingName}, &now); err != nil {
 					return err
 				}
-				if len(now.Webhooks) != 1 || len(now.Webhooks[0].ClientConfig.CABundle) == 0 {
-					return fmt.Errorf("entries %+v; want one with a CA", now.Webhooks)
+				if len(now.Webhooks) != 2 || len(now.Webhooks[guardEntry].ClientConfig.CABundle) == 0 {
+					return fmt.Errorf("entries %+v; want two with a CA", now.Webhooks)
 				}
-				got := now.Webhooks[0]
+				got := now.Webhooks[guardEntry]
 				got.ClientConfig.CABundle = nil
 				if got.String() != want.String() {
 					return fmt.Errorf("entry %s\nwant  %s", got.String(), want.String())
@@ -189,22 +193,23 @@ func TestMutatingFollowsGuardsAndSwitch(t *testing.T) {
 	strict.Name = "strict"
 	guard(t, strict)
 	enforcing(t, "strict")
-	if names, err := mutatingEntries(t.Context(), admin); !apierrors.IsNotFound(err) {
-		t.Errorf("a guard of strict-mtls alone: entries %q, %v; want no configuration", names, err)
-	}
-	emptied := func() error {
-		names, err := mutatingEntries(t.Context(), admin)
-		if err != nil || len(names) > 0 {
-			return fmt.Errorf("entries %q, %v; want none", names, err) //nolint:errorlint // may be nil
+	holds := func(want ...string) func() error {
+		return func() error {
+			names, err := mutatingEntries(t.Context(), admin)
+			if err != nil || !slices.Equal(names, want) {
+				return fmt.Errorf("entries %q, %v; want %q", names, err, want) //nolint:errorlint // may be nil
+			}
+			return nil
 		}
-		return nil
 	}
+	noGuard := holds("own.meshvakt.io")
+	eventually(t, 10*time.Second, noGuard)
 
 	g := resourcesGuard()
 	guard(t, g)
 	mutating(t, admin, "default")
-	must(t, admin.Delete(t.Context(), g))
-	eventually(t, 10*time.Second, emptied)
+	must(t, deleteGuard(t.Context(), admin, g.Name))
+	eventually(t, 10*time.Second, noGuard)
 
 	guard(t, resourcesGuard())
 	mutating(t, admin, "default")
@@ -215,7 +220,7 @@ func TestMutatingFollowsGuardsAndSwitch(t *testing.T) {
 	}
 	r.stop()
 	start(t, "--mutation=false")
-	eventually(t, 60*time.Second, emptied) // once the new replica leads
+	eventually(t, 60*time.Second, holds()) // once the new replica leads
 	if now := registered(t, admin); len(now.Webhooks) != len(config.Webhooks) {
 		t.Errorf("%d validating entries without mutation; want %d", len(now.Webhooks), len(config.Webhooks))
 	}
