@@ -52,7 +52,7 @@ namespaces, judged by the same policies as by the webhook, as if it were applied
 anew.
 
 It only reads. What the user may not read is listed, and the checks that need it are
-Unknown; --print-rbac prints the ClusterRole that suffices.
+Unknown; --print-rbac prints the roles that suffice.
 
 It judges by the MeshGuards of the cluster, by the default guard if there is none, or
 by --guard: the name of one in the cluster, or a file with MeshGuards. With --deny it
@@ -73,7 +73,7 @@ be looked at.`,
 	flags.StringVarP(&f.output, "output", "o", "", "table or json; default: table on a terminal, else json")
 	flags.StringVar(&f.istioNamespace, "istio-namespace", "istio-system", "namespace of istiod and its settings")
 	flags.StringVar(&f.ownNamespace, "meshvakt-namespace", "meshvakt-system", "namespace that Meshvakt is in, or will be")
-	flags.BoolVar(&f.printRBAC, "print-rbac", false, "print the ClusterRole that preflight needs, and do nothing else")
+	flags.BoolVar(&f.printRBAC, "print-rbac", false, "print the ClusterRole and Role that preflight needs, and do nothing else")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long all of it may take")
 	return cmd
 }
@@ -84,7 +84,7 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 		Validating: controller.WebhookName, Mutating: controller.MutatingName,
 	}
 	if f.printRBAC {
-		return preflight.WriteRole(cmd.OutOrStdout(), names)
+		return preflight.WriteRoles(cmd.OutOrStdout(), names)
 	}
 	report, err := f.report(cmd, names)
 	if err != nil {

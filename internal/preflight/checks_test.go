@@ -350,7 +350,7 @@ func TestTable(t *testing.T) {
 func TestRole(t *testing.T) {
 	var out bytes.Buffer
 	names := Names{Namespace: "meshvakt-system", IstioNamespace: "istio-system"}
-	if err := WriteRole(&out, names); err != nil {
+	if err := WriteRoles(&out, names); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range append(ClusterRights(names), NamespacedRights(nil)...) {

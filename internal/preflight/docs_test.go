@@ -27,7 +27,7 @@ func TestPage(t *testing.T) {
 		t.Errorf("documented %q; made %q", documented, made)
 	}
 	var role bytes.Buffer
-	if err := WriteRole(&role, Names{Namespace: "meshvakt-system", IstioNamespace: "istio-system"}); err != nil {
+	if err := WriteRoles(&role, Names{Namespace: "meshvakt-system", IstioNamespace: "istio-system"}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(page, "```yaml\n"+role.String()+"```\n") {

@@ -81,7 +81,7 @@ func webhookLocks(f *Facts) Check {
 		c.Found = fmt.Sprintf("%s can lock the cluster", counted(len(locks), "rule with failurePolicy Fail", "rules with failurePolicy Fail"))
 	case len(risks) > 0:
 		c.Result = Warn
-		c.Found = fmt.Sprintf("%s pods that must start whatever else is down", counted(len(risks), "rule with failurePolicy Fail is about", "rules with failurePolicy Fail are about"))
+		c.Found = fmt.Sprintf("%s may hold up what must come up first", counted(len(risks), "rule with failurePolicy Fail", "rules with failurePolicy Fail"))
 	default:
 		if f.Endpoints.Err != nil {
 			return unknown(id, f.Endpoints.Err)

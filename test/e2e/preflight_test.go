@@ -46,7 +46,7 @@ func TestPreflight(t *testing.T) {
 	rolledOut(t, deployment(payments.Name, "api", 2, nil))
 
 	t.Run("a cluster that is ready", preflightReady)
-	if !t.Run("with the ClusterRole it prints", preflightRole) {
+	if !t.Run("with the roles it prints", preflightRole) {
 		return
 	}
 	c := &unready{payments: payments.Name}
@@ -142,9 +142,9 @@ func fits(t testing.TB, table string) {
 	}
 }
 
-// preflightRole runs as a ServiceAccount with nothing but the printed ClusterRole.
+// preflightRole runs as a ServiceAccount with nothing but the printed roles.
 func preflightRole(t *testing.T) {
-	role := runPreflightRole(t)
+	role := preflightRoles(t)
 	must(t, plane.Apply(t.Context(), []byte(role+`---
 apiVersion: v1
 kind: ServiceAccount
@@ -154,6 +154,12 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: meshvakt-preflight}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: meshvakt-preflight}
+subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: meshvakt-preflight, namespace: istio-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: meshvakt-preflight}
 subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
 `)))
 	kubeconfig, err := plane.ServiceAccountKubeconfig(t.Context(), "default", "preflight")
@@ -169,7 +175,7 @@ subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
 	}
 }
 
-func runPreflightRole(t testing.TB) string {
+func preflightRoles(t testing.TB) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), binary, "preflight", "--print-rbac").Output()
 	must(t, err)
