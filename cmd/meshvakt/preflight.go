@@ -95,7 +95,7 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	}
 	write := report.WriteJSON
 	if onTerminal := isTerminal(cmd.OutOrStdout()); f.output == "table" || f.output == "" && onTerminal {
-		write = func(w io.Writer) error { return report.WriteTable(w, onTerminal && os.Getenv("NO_COLOR") == "") }
+		write = func(w io.Writer) error { return report.WriteTable(w, coloured(onTerminal)) }
 	}
 	if err := write(cmd.OutOrStdout()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
@@ -108,6 +108,9 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	}
 	return nil
 }
+
+// coloured reports whether colours are wanted: see no-color.org.
+func coloured(onTerminal bool) bool { return onTerminal && os.Getenv("NO_COLOR") == "" }
 
 func (f *preflightFlags) report(cmd *cobra.Command, names preflight.Names) (*preflight.Report, error) {
 	if !slices.Contains([]string{"", "table", "json"}, f.output) {

@@ -37,6 +37,19 @@ func TestPreflightUsage(t *testing.T) {
 	}
 }
 
+func TestColours(t *testing.T) {
+	for _, tc := range []struct {
+		terminal bool
+		noColor  string
+		want     bool
+	}{{true, "", true}, {true, "1", false}, {false, "", false}} {
+		t.Setenv("NO_COLOR", tc.noColor)
+		if got := coloured(tc.terminal); got != tc.want {
+			t.Errorf("terminal %t, NO_COLOR=%q: %t", tc.terminal, tc.noColor, got)
+		}
+	}
+}
+
 func TestPreflightPrintsItsRole(t *testing.T) {
 	stdout, stderr, status := run("", "preflight", "--print-rbac", "--kubeconfig", "no-such-file")
 	if status != 0 || stderr != "" || !strings.Contains(stdout, "name: meshvakt-preflight") {

@@ -346,6 +346,9 @@ func TestGuards(t *testing.T) {
 	if err != nil || pods(denying).Refused != few || pods(all).Refused != 0 {
 		t.Errorf("%v, %+v, %+v", err, pods(denying), pods(all))
 	}
+	if _, err := report(t, a, Options{Namespaces: []string{"payments", "misspelt"}}); !errors.Is(err, ErrNoNamespace) {
+		t.Errorf("%v", err)
+	}
 	if _, err := report(t, a, Options{Guard: "other"}); !errors.Is(err, ErrNoGuard) {
 		t.Errorf("%v", err)
 	}

@@ -443,7 +443,7 @@ spec:
 
 func preflightUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"--guard", "no-such-guard"}, {"-o", "yaml"}, {"--context", "no-such-context"}, {"--kubeconfig", "no-such-file"},
+		{"--guard", "no-such-guard"}, {"--namespace", "no-such-namespace"}, {"-o", "yaml"}, {"--context", "no-such-context"}, {"--kubeconfig", "no-such-file"},
 	} {
 		if r := runPreflight(t, plane.Kubeconfig(controlplane.Auditor), args...); r.status != 2 || r.stdout != "" || r.stderr == "" {
 			t.Errorf("%v: status %d\n%s%s", args, r.status, r.stdout, r.stderr)
