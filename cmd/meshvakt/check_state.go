@@ -136,7 +136,7 @@ func (l *statusLine) show(format string, args ...any) {
 
 func (l *statusLine) clear() {
 	if l.written {
-		fmt.Fprint(l.w, "\r\x1b[K")
+		fmt.Fprintf(l.w, "\r\x1b[K")
 	}
 }
 

@@ -112,7 +112,8 @@ func (j *judging) judge(d *Document, operation admissionv1.Operation, review fun
 	if j.progress != nil {
 		j.progress(j.done, j.of)
 	}
-	if !j.state.reads(d) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
+	old := j.state.beforeDocs[j.state.key(d)]
+	if !j.state.reads(d) && (old == nil || !j.state.reads(old)) || !j.state.judgedOn(d.Kind.GroupKind(), operation) {
 		j.errs = append(j.errs, j.result.skip(d))
 		return
 	}
@@ -177,8 +178,19 @@ func (s *State) standing(d *Document, k key) (*facts.Review, error) {
 	}
 	r.Cluster = s.scoped(r)
 	switch o := r.Object.(type) {
-	case *corev1.Namespace, *corev1.Pod, *corev1.ConfigMap, *corev1.Binding, *corev1.Node, *corev1.PersistentVolume, *facts.Workload, *facts.IstioObject:
-		// A namespace is judged with what is in it.
+	case *corev1.Namespace:
+		// It is judged with what is in it; the API server, however, asks before Meshvakt
+		// can have created anything there.
+		if s.live && s.provisioned[o.Name] {
+			r.Cluster = without(r.Cluster, o.Name, policies.Provisioned(o.Name).Name)
+		}
+	case *corev1.ConfigMap:
+		if s.live {
+			if err := s.settingsWithout(k, &r.Cluster); err != nil {
+				return nil, err
+			}
+		}
+	case *corev1.Pod, *corev1.Binding, *corev1.Node, *corev1.PersistentVolume, *facts.Workload, *facts.IstioObject:
 	case *mesh.PeerAuthentication:
 		r.Cluster = without(r.Cluster, o.Namespace, o.Name)
 	case *v1alpha1.GuardException:
@@ -209,6 +221,10 @@ func (s *State) provision() []string {
 		s.last = p.Created
 		in := s.cluster.Namespaces[ns.Name]
 		in.PeerAuthentications = append(in.PeerAuthentications, p)
+		if s.provisioned == nil {
+			s.provisioned = map[string]bool{}
+		}
+		s.provisioned[ns.Name] = true
 		notes = append(notes, fmt.Sprintf("Meshvakt will create PeerAuthentication %s with mode STRICT (onMissing Provision); the verdicts take it as there", p.Key()))
 	}
 	return notes

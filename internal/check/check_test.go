@@ -1,7 +1,9 @@
 package check_test
 
 import (
+	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -277,5 +279,35 @@ spec: {mtls: {mode: STRICT}}
 				}
 			}
 		})
+	}
+}
+
+// TestCostGrowsWithManifests and not with their square: each is judged by the few
+// namespaces that matter to it, and not by a copy of all. What is allocated stands for the
+// time, which no test can go by.
+func TestCostGrowsWithManifests(t *testing.T) {
+	cost := func(namespaces int) float64 {
+		var b strings.Builder
+		for i := range namespaces {
+			name := fmt.Sprintf("ns-%05d", i)
+			b.WriteString("---" + strings.ReplaceAll(guardedProd+policy("default", "STRICT", ""), "prod", name))
+		}
+		docs := parse(t, b.String())
+		c := ofCluster(t, b.String())
+		var before, between, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := check.Desired(docs, false, time.Time{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&between)
+		if _, err := check.Apply(check.Change{Manifests: docs, Cluster: c}); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return float64(max(between.TotalAlloc-before.TotalAlloc, after.TotalAlloc-between.TotalAlloc)) / float64(namespaces)
+	}
+	few, many := cost(100), cost(2000)
+	if many > 2*few {
+		t.Errorf("a namespace with its policy costs %.0f B among 100, and %.0f B among 2000", few, many)
 	}
 }

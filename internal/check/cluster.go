@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -56,7 +57,7 @@ func Apply(q Change) (*Result, error) {
 	j.result.Notes = append(append(state.brokenNotes(), orderNotes(state)...), state.provision()...)
 	for i := range docs {
 		d, k := &docs[i], state.key(&docs[i])
-		if state.before[k] == nil {
+		if state.beforeDocs[k] == nil {
 			j.judge(d, admissionv1.Create, func() (*facts.Review, error) { return state.standing(d, k) })
 		} else {
 			j.judge(d, admissionv1.Update, func() (*facts.Review, error) { return state.update(d, k) })
@@ -70,7 +71,7 @@ func Apply(q Change) (*Result, error) {
 
 // overlay is the state of the cluster with the manifests in it.
 func overlay(c Cluster, manifests []Document) (*State, error) {
-	s := &State{judges: newJudges(), live: true, unread: c.Unread, before: map[key]any{}}
+	s := &State{judges: newJudges(), live: true, unread: c.Unread, before: map[key]any{}, beforeDocs: map[key]*Document{}}
 	replaced := make(map[key]bool, len(manifests))
 	for i := range manifests {
 		replaced[s.key(&manifests[i])] = true
@@ -84,6 +85,7 @@ func overlay(c Cluster, manifests []Document) (*State, error) {
 			docs = append(docs, *d)
 			continue
 		}
+		s.beforeDocs[k] = d
 		if !s.judged(k.kind) {
 			continue
 		}
@@ -183,6 +185,10 @@ func (s *State) update(d *Document, k key) (*facts.Review, error) {
 	}
 	r.Cluster = holding(s.scoped(r), old)
 	switch o := old.(type) {
+	case *corev1.ConfigMap:
+		if err := s.settingsWithout(k, &r.Cluster); err != nil {
+			return nil, err
+		}
 	case *v1alpha1.MeshGuard:
 		guards, err := withGuard(r.Cluster.Guards, o)
 		if err != nil {
@@ -194,6 +200,42 @@ func (s *State) update(d *Document, k key) (*facts.Review, error) {
 	}
 	s.around(r)
 	return r, nil
+}
+
+// meshConfigBefore are the settings of a control plane in whose place a manifest stands.
+func (s *State) meshConfigBefore(k key) (cp mesh.ControlPlane, found bool, err error) {
+	if d := s.beforeDocs[k]; d != nil {
+		return decodeMeshConfig(d)
+	}
+	return mesh.ControlPlane{}, false, nil
+}
+
+// settingsWithout takes the settings of a ConfigMap out of the cluster, or puts those back
+// that it had before, if they can be read: its change is judged by what it is a change of.
+func (s *State) settingsWithout(k key, c *facts.Cluster) error {
+	err := s.settingsWith(k, s.beforeDocs[k], c)
+	if err != nil {
+		err = s.settingsWith(k, nil, c)
+	}
+	return err
+}
+
+func (s *State) settingsWith(k key, old *Document, c *facts.Cluster) error {
+	was := &State{judges: s.judges, live: true, docs: map[key]*Document{}}
+	for _, other := range s.order {
+		d := s.docs[other]
+		if other == k {
+			d = old
+		}
+		if d != nil && (other.kind == webhooksKind() || other.kind.Group == "" && other.kind.Kind == "ConfigMap") {
+			was.docs[other], was.order = d, append(was.order, other)
+		}
+	}
+	if err := errors.Join(was.readSettings(), was.readInjection()); err != nil {
+		return err
+	}
+	c.ControlPlanes, c.Injection = was.cluster.ControlPlanes, was.cluster.Injection
+	return nil
 }
 
 // withGuard returns the guards with one as it was before.

@@ -50,6 +50,13 @@ func (s *State) readInjection() error {
 				continue
 			}
 			i, err := mesh.ParseInjector(c.Name, c.Labels, c.Data)
+			if err != nil && s.live && !d.Stored {
+				old, isMap := s.before[k].(*corev1.ConfigMap)
+				if !isMap {
+					continue
+				}
+				i, err = mesh.ParseInjector(old.Name, old.Labels, old.Data)
+			}
 			if err != nil {
 				errs = append(errs, d.errorf("%w", err))
 				continue

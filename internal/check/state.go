@@ -43,8 +43,12 @@ type State struct {
 	// but for the kinds that are unread.
 	live   bool
 	unread []string
-	// before are the objects of the cluster in whose place there are manifests.
-	before map[key]any
+	// before are the objects of the cluster in whose place there are manifests, and
+	// beforeDocs the documents of all of those.
+	before     map[key]any
+	beforeDocs map[key]*Document
+	// provisioned are the namespaces with a policy that Meshvakt is yet to create.
+	provisioned map[string]bool
 	// broken are the stored objects that cannot be read, and do nothing.
 	broken []string
 }
@@ -134,6 +138,10 @@ func (s *State) readSettings() error {
 			s.cluster.Guards = append(s.cluster.Guards, g)
 		case isMeshConfig(k):
 			cp, found, err := decodeMeshConfig(d)
+			if err != nil && s.live && !d.Stored {
+				// It is judged for it; what it says for others is what was said before.
+				cp, found, err = s.meshConfigBefore(k)
+			}
 			if err != nil {
 				errs = append(errs, err)
 			} else if found {

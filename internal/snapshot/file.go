@@ -70,13 +70,10 @@ func (s *Snapshot) Write(w io.Writer) error {
 		return fmt.Errorf("write the head of the snapshot: %w", err)
 	}
 	b := bufio.NewWriter(w)
-	b.WriteString("# What Meshvakt's policies read of a cluster; written by meshvakt check --save-state.\n---\n")
-	b.Write(text)
+	fmt.Fprintf(b, "# What Meshvakt's policies read of a cluster; written by meshvakt check --save-state.\n---\n%s\n", text)
 	for i := range s.Documents {
-		b.WriteString("\n---\n")
-		b.Write(s.Documents[i].JSON)
+		fmt.Fprintf(b, "---\n%s\n", s.Documents[i].JSON)
 	}
-	b.WriteString("\n")
 	return b.Flush() // which returns the first error of all
 }
 

@@ -26,6 +26,8 @@ import (
 const (
 	// pageSize bounds what one answer of the API server may hold.
 	pageSize = 500
+	// attempts is how often reading a kind is begun.
+	attempts = 3
 	// atOnce is how many kinds are read at the same time.
 	atOnce = 4
 )
@@ -91,13 +93,39 @@ func (r *reading) kind(ctx context.Context, k kind) error {
 		r.absent(k)
 		return nil
 	}
+	var docs []check.Document
+	for range attempts {
+		docs, err = r.list(ctx, k, version)
+		// The API server keeps what it has begun to list for some minutes only.
+		if !apierrors.IsResourceExpired(err) {
+			break
+		}
+	}
+	switch {
+	case apierrors.IsForbidden(err):
+		r.missing(Right{Verb: "list", Group: k.Group, Resource: k.resource, Namespace: k.namespace})
+		return nil
+	case apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err):
+		r.absent(k)
+		return nil
+	case err != nil:
+		return fmt.Errorf("list %s: %w", schema.GroupResource{Group: k.Group, Resource: k.resource}, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found[k.GroupKind] = docs
+	return nil
+}
+
+// list reads the objects of a kind page by page.
+func (r *reading) list(ctx context.Context, k kind, version string) ([]check.Document, error) {
 	resource := schema.GroupVersionResource{Group: k.Group, Version: version, Resource: k.resource}
 	var docs []check.Document
 	pages := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		return r.client.Resource(resource).Namespace(k.namespace).List(ctx, o)
 	})
 	pages.PageSize = pageSize
-	err = pages.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+	err := pages.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
 		object, ok := o.(*unstructured.Unstructured)
 		if !ok {
 			return fmt.Errorf("got a %T", o)
@@ -109,20 +137,7 @@ func (r *reading) kind(ctx context.Context, k kind) error {
 		}
 		return err
 	})
-	switch {
-	case apierrors.IsForbidden(err):
-		r.missing(Right{Verb: "list", Group: k.Group, Resource: k.resource, Namespace: k.namespace})
-		return nil
-	case apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err):
-		r.absent(k)
-		return nil
-	case err != nil:
-		return fmt.Errorf("list %s: %w", resource.GroupResource(), err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.found[k.GroupKind] = docs
-	return nil
+	return docs, err
 }
 
 // served returns the first version of the kind that the API server has, "" without any.

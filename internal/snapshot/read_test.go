@@ -31,6 +31,8 @@ type apiServer struct {
 	forbidden []string
 	// absent are the groups that are not there.
 	absent []string
+	// expire is the path of which the second page is once no longer known.
+	expire string
 
 	mu    sync.Mutex
 	pages map[string]int // guarded by mu; requests by path
@@ -71,7 +73,16 @@ func (a *apiServer) resources(w http.ResponseWriter, group, v string) {
 func (a *apiServer) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.pages[r.URL.Path]++
+	expired := a.expire == r.URL.Path && r.URL.Query().Get("continue") != ""
+	if expired {
+		a.expire = ""
+	}
 	a.mu.Unlock()
+	if expired {
+		w.WriteHeader(http.StatusGone)
+		writeJSON(w, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Reason: metav1.StatusReasonExpired, Code: http.StatusGone})
+		return
+	}
 	if slices.Contains(a.forbidden, r.URL.Path) {
 		w.WriteHeader(http.StatusForbidden)
 		writeJSON(w, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: http.StatusForbidden})
@@ -111,7 +122,7 @@ func read(t *testing.T, a *apiServer) *Snapshot {
 	a.pages = map[string]int{}
 	server := httptest.NewServer(a)
 	t.Cleanup(server.Close)
-	s, err := Read(t.Context(), &rest.Config{Host: server.URL}, "", time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), nil)
+	s, err := Read(t.Context(), &rest.Config{Host: server.URL, QPS: -1}, "", time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,6 +173,10 @@ func TestReadsPages(t *testing.T) {
 	a := small()
 	for i := range 2*pageSize + 1 {
 		a.objects["/api/v1/nodes"] = append(a.objects["/api/v1/nodes"], thing("v1", "Node", "", fmt.Sprintf("n%05d", i), nil))
+	}
+	a.expire = "/api/v1/nodes"
+	if s := read(t, a); len(s.Documents) != 3+2*pageSize+1 || a.pages["/api/v1/nodes"] < 5 {
+		t.Errorf("got %d objects in %d pages; must begin anew", len(s.Documents), a.pages["/api/v1/nodes"])
 	}
 	s := read(t, a)
 	if len(s.Documents) != 3+2*pageSize+1 || a.pages["/api/v1/nodes"] != 3 {

@@ -175,6 +175,7 @@ func TestCheckState(t *testing.T) {
 			t.Errorf("the API server: %v %s", err, stderr)
 		}
 	})
+	t.Run("rendered manifests", func(t *testing.T) { checkedRendering(t, file) })
 	t.Run("rights that are missing", func(t *testing.T) { checkedRights(t, bare) })
 }
 
@@ -302,6 +303,29 @@ func agrees(t *testing.T, r *check.ObjectResult, stderr string, err error) {
 	}
 	if len(codes) > 0 {
 		t.Errorf("the API server finds %v, and check does not: %+v", codes, r.Findings)
+	}
+}
+
+// checkedRendering: what Helm and Kustomize print is judged as it comes.
+func checkedRendering(t *testing.T, state string) {
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=test/tools/helm/go.mod", "helm", "template", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--set", "guard.create=false")
+	cmd.Dir = "../.."
+	chart, err := cmd.Output()
+	must(t, err)
+	if c := meshvaktCheck(t, string(chart), "-f", "-", "-n", ownNamespace, "--state", state); c.status != 0 || !strings.Contains(c.stdout, `"kind": "Deployment"`) {
+		t.Errorf("the chart: %+v", c)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"web.yaml":           checkedDeployment("new", "", ""),
+		"kustomization.yaml": "resources: [web.yaml]\ncommonAnnotations: {traffic.sidecar.istio.io/excludeInboundPorts: \"8080\"}\n",
+	} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	rendered, _, err := plane.Kubectl(t.Context(), controlplane.Admin, "", "kustomize", dir)
+	must(t, err)
+	if c := meshvaktCheck(t, rendered, "-f", "-", "--state", state); c.status != 1 || !strings.Contains(c.stdout, "MV206") {
+		t.Errorf("the overlay: %+v", c)
 	}
 }
 
