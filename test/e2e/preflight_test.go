@@ -170,6 +170,18 @@ subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
 		}
 		return nil
 	})
+	// The audit log holds every request but those that read.
+	user := "system:serviceaccount:default:preflight"
+	ours := func(e controlplane.AuditEvent) bool { return e.User.Username == user }
+	_, err = plane.WaitAudit(t.Context(), ours)
+	must(t, err)
+	events, err := plane.Audited(ours)
+	must(t, err)
+	for _, e := range events {
+		if e.ObjectRef.Resource != "selfsubjectaccessreviews" {
+			t.Errorf("it does more than read: %s %s", e.Verb, e.RequestURI)
+		}
+	}
 	if strings.Contains(role, "secrets") || strings.Contains(role, "create") || strings.Contains(role, "\"*\"") {
 		t.Errorf("the role gives too much:\n%s", role)
 	}
