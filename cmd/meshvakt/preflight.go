@@ -52,7 +52,7 @@ namespaces, judged by the same policies as by the webhook, as if it were applied
 anew.
 
 It only reads. What the user may not read is listed, and the checks that need it are
-Unknown; --print-rbac prints the ClusterRole that suffices.
+Unknown; --print-rbac prints the roles that suffice.
 
 It judges by the MeshGuards of the cluster, by the default guard if there is none, or
 by --guard: the name of one in the cluster, or a file with MeshGuards. With --deny it
@@ -73,7 +73,7 @@ be looked at.`,
 	flags.StringVarP(&f.output, "output", "o", "", "table or json; default: table on a terminal, else json")
 	flags.StringVar(&f.istioNamespace, "istio-namespace", "istio-system", "namespace of istiod and its settings")
 	flags.StringVar(&f.ownNamespace, "meshvakt-namespace", "meshvakt-system", "namespace that Meshvakt is in, or will be")
-	flags.BoolVar(&f.printRBAC, "print-rbac", false, "print the ClusterRole that preflight needs, and do nothing else")
+	flags.BoolVar(&f.printRBAC, "print-rbac", false, "print the ClusterRole and Role that preflight needs, and do nothing else")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long all of it may take")
 	return cmd
 }
@@ -84,7 +84,7 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 		Validating: controller.WebhookName, Mutating: controller.MutatingName,
 	}
 	if f.printRBAC {
-		return preflight.WriteRole(cmd.OutOrStdout(), names)
+		return preflight.WriteRoles(cmd.OutOrStdout(), names)
 	}
 	report, err := f.report(cmd, names)
 	if err != nil {
@@ -95,7 +95,7 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	}
 	write := report.WriteJSON
 	if onTerminal := isTerminal(cmd.OutOrStdout()); f.output == "table" || f.output == "" && onTerminal {
-		write = func(w io.Writer) error { return report.WriteTable(w, onTerminal && os.Getenv("NO_COLOR") == "") }
+		write = func(w io.Writer) error { return report.WriteTable(w, coloured(onTerminal)) }
 	}
 	if err := write(cmd.OutOrStdout()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
@@ -108,6 +108,9 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	}
 	return nil
 }
+
+// coloured reports whether colours are wanted: see no-color.org.
+func coloured(onTerminal bool) bool { return onTerminal && os.Getenv("NO_COLOR") == "" }
 
 func (f *preflightFlags) report(cmd *cobra.Command, names preflight.Names) (*preflight.Report, error) {
 	if !slices.Contains([]string{"", "table", "json"}, f.output) {

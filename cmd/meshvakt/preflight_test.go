@@ -17,6 +17,7 @@ func TestPreflightUsage(t *testing.T) {
 		}
 		return file
 	}
+	const nowhere = `{"apiVersion":"v1","kind":"Config","current-context":"a","contexts":[{"name":"a","context":{"cluster":"a"}}],"clusters":[{"name":"a","cluster":{"server":"http://127.0.0.1:1"}}]}`
 	const guard = "apiVersion: meshvakt.io/v1alpha1\nkind: MeshGuard\nmetadata: {name: a}\nspec: {namespaceSelector: {}, "
 	for name, tc := range map[string]struct {
 		args []string
@@ -26,6 +27,7 @@ func TestPreflightUsage(t *testing.T) {
 		"misspelt field":      {[]string{"--guard", write(guard + "strictMtls: {}}\n")}, "strictMtls"},
 		"no guard in file":    {[]string{"--guard", write("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")}, "no MeshGuard in it"},
 		"no such kubeconfig":  {[]string{"--kubeconfig", "no-such-file", "--guard", write(guard + "strictMTLS: {}}\n")}, "no-such-file"},
+		"no API server":       {[]string{"--kubeconfig", write(nowhere)}, "version"},
 		"unexpected argument": {[]string{"cluster"}, "cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -34,6 +36,19 @@ func TestPreflightUsage(t *testing.T) {
 				t.Errorf("status %d\n%s%s", status, stdout, stderr)
 			}
 		})
+	}
+}
+
+func TestColours(t *testing.T) {
+	for _, tc := range []struct {
+		terminal bool
+		noColor  string
+		want     bool
+	}{{true, "", true}, {true, "1", false}, {false, "", false}} {
+		t.Setenv("NO_COLOR", tc.noColor)
+		if got := coloured(tc.terminal); got != tc.want {
+			t.Errorf("terminal %t, NO_COLOR=%q: %t", tc.terminal, tc.noColor, got)
+		}
 	}
 }
 

@@ -120,6 +120,20 @@ func TestChecks(t *testing.T) {
 		{"Meshvakt's pods, and guarded", "webhook-locks", add("ours", func(w *admissionregistrationv1.ValidatingWebhook) {
 			w.ClientConfig, w.NamespaceSelector = in("payments", "policy"), except("kube-system", "payments")
 		}), Fail, "neither can start"},
+		{"Meshvakt's pods, by their labels", "webhook-locks", add("ours", func(w *admissionregistrationv1.ValidatingWebhook) {
+			w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "meshvakt"}}
+		}), Warn, "Meshvakt's pods"},
+		{"Meshvakt's pods, before it is installed", "webhook-locks", func(f *Facts) {
+			f.Own.Value = nil
+			add("ours", func(w *admissionregistrationv1.ValidatingWebhook) {
+				w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"sidecar.istio.io/inject": "false"}}
+			})(f)
+		}, Warn, "Meshvakt's pods"},
+		{"pods that ask for injection", "webhook-locks", addMutating("istio-auto", func(w *admissionregistrationv1.MutatingWebhook) {
+			w.Name, w.NamespaceSelector, w.ClientConfig = "auto.sidecar-injector.istio.io", except("kube-system"), in("istio-system", "istiod")
+			w.ObjectSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "sidecar.istio.io/inject", Operator: metav1.LabelSelectorOpDoesNotExist}}}
+		}), Pass, "none of"},
+		{"a guard that selects what is never guarded", "guarded-namespaces", func(f *Facts) { f.Namespaces.Value[1].Labels[v1alpha1.GuardedLabel] = v1alpha1.GuardedValue }, Pass, `"kube-system", which is never guarded`},
 		{"pods with a label", "webhook-locks", add("some", func(w *admissionregistrationv1.ValidatingWebhook) {
 			w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
 		}), Pass, "none of"},
@@ -336,7 +350,7 @@ func TestTable(t *testing.T) {
 func TestRole(t *testing.T) {
 	var out bytes.Buffer
 	names := Names{Namespace: "meshvakt-system", IstioNamespace: "istio-system"}
-	if err := WriteRole(&out, names); err != nil {
+	if err := WriteRoles(&out, names); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range append(ClusterRights(names), NamespacedRights(nil)...) {

@@ -49,7 +49,7 @@ func ready(t testing.TB) *Facts {
 	labels := map[string]string{"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/component": "webhook"}
 	own := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "meshvakt-system", Name: "meshvakt", Labels: labels}}
 	own.Spec.Replicas, own.Status.ReadyReplicas = new(int32(3)), 3
-	own.Spec.Template.Labels = labels
+	own.Spec.Template.Labels = map[string]string{"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/component": "webhook", "sidecar.istio.io/inject": "false"}
 	istiod := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istiod", Labels: map[string]string{"istio.io/rev": "default"}}}
 	istiod.Spec.Template.Spec.Containers = []corev1.Container{{Name: "discovery", Image: "docker.io/istio/pilot:1.31.1"}}
 	istiod.Status.ReadyReplicas = 1

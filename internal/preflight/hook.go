@@ -58,8 +58,10 @@ func selectorOf(s *metav1.LabelSelector) labels.Selector {
 
 // selects reports whether it is about objects of the namespace that carry no labels:
 // those that do are chosen by somebody.
-func (h *hook) selects(ns *corev1.Namespace) bool {
-	return h.namespaces.Matches(labels.Set(ns.Labels)) && h.objects.Matches(labels.Set{})
+func (h *hook) selects(ns *corev1.Namespace) bool { return h.selectsLabelled(ns, nil) }
+
+func (h *hook) selectsLabelled(ns *corev1.Namespace, object map[string]string) bool {
+	return h.namespaces.Matches(labels.Set(ns.Labels)) && h.objects.Matches(labels.Set(object))
 }
 
 // injects reports whether it is of Istio's injector.

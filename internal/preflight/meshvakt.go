@@ -180,7 +180,7 @@ func ownReach(f *Facts) Check {
 	}
 	never := unguardable(f)
 	byName := namespacesByName(f)
-	var reached, selected []string
+	var reached []string
 	for _, h := range validatingHooks(f) {
 		if h.configuration != f.Names.Validating || !h.closed || !h.creates(podsResource()) {
 			continue
@@ -191,17 +191,7 @@ func ownReach(f *Facts) Check {
 			}
 		}
 	}
-	for i := range f.Guards.Value {
-		selector, err := metav1.LabelSelectorAsSelector(&f.Guards.Value[i].Spec.NamespaceSelector)
-		if err != nil {
-			continue
-		}
-		for _, name := range never {
-			if ns := byName[name]; ns != nil && !selector.Empty() && selector.Matches(labels.Set(ns.Labels)) {
-				selected = append(selected, fmt.Sprintf("MeshGuard %q selects %q", f.Guards.Value[i].Name, name))
-			}
-		}
-	}
+	selected := selectedInVain(f, f.Guards.Value)
 	c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("%s are left out", joined(never))}
 	switch {
 	case len(reached) > 0:
@@ -212,6 +202,25 @@ func ownReach(f *Facts) Check {
 		c.Must, c.Remedy = "be known to have no effect", "take the labels off these namespaces"
 	}
 	return c
+}
+
+// selectedInVain tells which guards select namespaces that are never guarded. One that
+// selects all namespaces means all others.
+func selectedInVain(f *Facts, guards []v1alpha1.MeshGuard) []string {
+	byName := namespacesByName(f)
+	var list []string
+	for i := range guards {
+		selector, err := metav1.LabelSelectorAsSelector(&guards[i].Spec.NamespaceSelector)
+		if err != nil || selector.Empty() {
+			continue
+		}
+		for _, name := range unguardable(f) {
+			if ns := byName[name]; ns != nil && selector.Matches(labels.Set(ns.Labels)) {
+				list = append(list, fmt.Sprintf("MeshGuard %q selects %q, which is never guarded", guards[i].Name, name))
+			}
+		}
+	}
+	return list
 }
 
 func ownGuards(f *Facts) Check {

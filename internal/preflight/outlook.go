@@ -64,6 +64,7 @@ func guardedCheck(f *Facts, o *Forecast, why error) Check {
 	slices.Sort(names)
 	if len(names) > 0 {
 		c.Found = fmt.Sprintf("%d of %d namespaces: %s (%s)", o.Namespaces.Guarded, o.Namespaces.All, joined(names), o.Source)
+		c.Details = details(selectedInVain(f, f.Judged))
 		return c
 	}
 	c.Result, c.Must = Warn, "be at least one, or nothing is guarded and nothing is forecast"

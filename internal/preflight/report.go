@@ -124,7 +124,7 @@ func unknown(id string, errs ...error) Check {
 	if len(missing) > 0 {
 		slices.Sort(missing)
 		c.Found = "not all could be looked at: the user may not list " + joined(slices.Compact(missing))
-		c.Remedy = "have the ClusterRole that --print-rbac prints bound to the user"
+		c.Remedy = "have the roles that --print-rbac prints bound to the user"
 		return c
 	}
 	c.Found = "not looked at"

@@ -104,22 +104,32 @@ func NamespacedRights(namespaces []string) []Right {
 	return list
 }
 
-// WriteRole prints a ClusterRole with every right that preflight uses. It reads and never
-// writes, and no Secret is in it.
-func WriteRole(w io.Writer, n Names) error {
+// WriteRoles prints a ClusterRole, and a Role for what is read in the namespace of istiod
+// alone, with every right that preflight uses. They read and never write, and no Secret is
+// in them.
+func WriteRoles(w io.Writer, n Names) error {
 	rights := append(ClusterRights(n), NamespacedRights(nil)...)
+	// The namespace of Meshvakt may not be there yet, and neither could a Role in it.
+	inIstio := func(r Right) bool { return r.Namespace == n.IstioNamespace }
+	var b strings.Builder
+	b.WriteString("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: meshvakt-preflight\n")
+	writeRules(&b, slices.DeleteFunc(slices.Clone(rights), inIstio))
+	fmt.Fprintf(&b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: meshvakt-preflight\n  namespace: %s\n", n.IstioNamespace)
+	writeRules(&b, slices.DeleteFunc(slices.Clone(rights), func(r Right) bool { return !inIstio(r) }))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeRules(b *strings.Builder, rights []Right) {
 	groups := map[string][]string{}
 	for _, r := range rights {
 		if !slices.Contains(groups[r.Group], r.Resource) {
 			groups[r.Group] = append(groups[r.Group], r.Resource)
 		}
 	}
-	var b strings.Builder
-	b.WriteString("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: meshvakt-preflight\nrules:\n")
+	b.WriteString("rules:\n")
 	for _, group := range sortedKeys(groups) {
 		slices.Sort(groups[group])
-		fmt.Fprintf(&b, "  - apiGroups: [%q]\n    resources: [%s]\n    verbs: [list]\n", group, strings.Join(groups[group], ", "))
+		fmt.Fprintf(b, "  - apiGroups: [%q]\n    resources: [%s]\n    verbs: [list]\n", group, strings.Join(groups[group], ", "))
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }

@@ -28,7 +28,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteTable(w io.Writer, coloured bool) error {
 	t := table{coloured: coloured}
 	if len(r.MissingRights) > 0 {
-		t.lines("", "", "The user lacks these rights, and what needs them is Unknown below; --print-rbac prints a ClusterRole with all of them:")
+		t.lines("", "", "The user lacks these rights, and what needs them is Unknown below; --print-rbac prints roles with all of them:")
 		for _, right := range r.MissingRights {
 			t.lines("  ", "  ", right.String())
 		}

@@ -78,10 +78,10 @@ func webhookLocks(f *Facts) Check {
 	switch {
 	case len(locks) > 0:
 		c.Result = Fail
-		c.Found = fmt.Sprintf("%s with failurePolicy Fail can lock the cluster", counted(len(locks), "rule of a webhook", "rules of webhooks"))
+		c.Found = fmt.Sprintf("%s can lock the cluster", counted(len(locks), "rule with failurePolicy Fail", "rules with failurePolicy Fail"))
 	case len(risks) > 0:
 		c.Result = Warn
-		c.Found = fmt.Sprintf("%s with failurePolicy Fail are about pods that must start whatever else is down", counted(len(risks), "rule of a webhook", "rules of webhooks"))
+		c.Found = fmt.Sprintf("%s may hold up what must come up first", counted(len(risks), "rule with failurePolicy Fail", "rules with failurePolicy Fail"))
 	default:
 		if f.Endpoints.Err != nil {
 			return unknown(id, f.Endpoints.Err)
@@ -120,7 +120,8 @@ func (h *hook) locks(f *Facts) (locks, risks []string) {
 		if n, known := f.Endpoints.Value[*h.service]; f.Endpoints.Err == nil && known && n == 0 {
 			locks = append(locks, fmt.Sprintf("%s has nobody to answer: Service %s has no ready endpoint, so that what it is about is refused now", h, h.service))
 		}
-		if pods(h.service.Namespace) {
+		// Istio's chart keeps istiod out of its own injector by labels.
+		if !h.injects() && pods(h.service.Namespace) {
 			lock("is about the pods of its own namespace %q: once all are down none can start", h.service.Namespace)
 		}
 	}
@@ -129,9 +130,11 @@ func (h *hook) locks(f *Facts) (locks, risks []string) {
 			risks = append(risks, h.String()+" is about pods of kube-system")
 		}
 	}
-	if pods(f.Names.Namespace) && h.service != nil && namespaces[h.service.Namespace] != nil && guardedBy(f, h.service.Namespace, namespaces[h.service.Namespace].Labels) {
+	own := namespaces[f.Names.Namespace]
+	switch about := own != nil && h.creates(podsResource()) && h.selectsLabelled(own, ownPodLabels(f)); {
+	case about && h.service != nil && namespaces[h.service.Namespace] != nil && guardedBy(f, h.service.Namespace, namespaces[h.service.Namespace].Labels):
 		lock("is about Meshvakt's pods in %q, and Meshvakt about its own in guarded namespace %q: once both are down neither can start", f.Names.Namespace, h.service.Namespace)
-	} else if pods(f.Names.Namespace) {
+	case about:
 		risks = append(risks, fmt.Sprintf("%s is about Meshvakt's pods in %q", h, f.Names.Namespace))
 	}
 	return locks, risks
@@ -185,6 +188,17 @@ func validatingHooks(f *Facts) []hook {
 		}
 	}
 	return list
+}
+
+// ownPodLabels are the labels of Meshvakt's pods: those that it has, or the chart's.
+func ownPodLabels(f *Facts) map[string]string {
+	if len(f.Own.Value) > 0 {
+		return f.Own.Value[0].Spec.Template.Labels
+	}
+	return map[string]string{
+		"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/component": "webhook",
+		"sidecar.istio.io/inject": "false", "istio.io/dataplane-mode": "none",
+	}
 }
 
 // WebhookServices are the Services that webhooks name, each once.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -45,6 +46,9 @@ type Options struct {
 	Judged  func(kind string, n int)
 }
 
+// ErrNoNamespace says that a namespace to look at is not there.
+var ErrNoNamespace = errors.New("there is no such namespace")
+
 // ErrNoGuard says that the guard to judge by is not in the cluster.
 var ErrNoGuard = errors.New("there is no such MeshGuard")
 
@@ -75,7 +79,7 @@ func New(config *rest.Config) (*Survey, error) {
 }
 
 // Report reads the cluster and judges it. It errs when the API server cannot be asked at
-// all, or there is no such guard; everything else is in the report.
+// all, or there is no such guard or namespace; everything else is in the report.
 func (s *Survey) Report(ctx context.Context, o Options) (*preflight.Report, error) {
 	f := &preflight.Facts{Now: o.Now, Names: o.Names}
 	version, err := s.server.ServerVersion()
@@ -93,6 +97,9 @@ func (s *Survey) Report(ctx context.Context, o Options) (*preflight.Report, erro
 	if err := r.all(ctx); err != nil {
 		return nil, err
 	}
+	if err := known(f, o.Namespaces); err != nil {
+		return nil, err
+	}
 	source, err := choose(f, &o)
 	if err != nil {
 		return nil, err
@@ -103,6 +110,19 @@ func (s *Survey) Report(ctx context.Context, o Options) (*preflight.Report, erro
 	}
 	f.Lacking = s.lacking()
 	return preflight.New(f, forecast, why), nil
+}
+
+// known errs for a namespace that is not there: that nothing is refused in it says nothing.
+func known(f *preflight.Facts, names []string) error {
+	if f.Namespaces.Err != nil {
+		return nil //nolint:nilerr // the report says so
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(f.Namespaces.Value, func(ns corev1.Namespace) bool { return ns.Name == name }) {
+			return fmt.Errorf("%w: %q", ErrNoNamespace, name)
+		}
+	}
+	return nil
 }
 
 // discover learns which resources there are. Groups of aggregated API servers that are

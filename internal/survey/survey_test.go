@@ -151,8 +151,11 @@ func objectsOf(list ...string) objectList {
 	return objectList{len(list), func(i int) string { return list[i] }}
 }
 
-// smallCluster has one guarded namespace.
-func smallCluster() *apiServer {
+// few are as many pods as a page holds and one.
+const few = pageSize + 1
+
+// smallCluster has one guarded namespace with so many pods.
+func smallCluster(n int) *apiServer {
 	return &apiServer{lists: map[string]objectList{
 		"/api/v1/namespaces": objectsOf(`{"metadata":{"name":"istio-system"}}`,
 			`{"metadata":{"name":"payments","labels":{"meshvakt.io/guarded":"true","istio-injection":"enabled"}}}`),
@@ -168,8 +171,8 @@ func smallCluster() *apiServer {
 			"clientConfig":{"service":{"namespace":"payments","name":"other"}},"rules":[{"apiGroups":[""],"apiVersions":["v1"],"resources":["services"],"operations":["CREATE"]}]}]}`),
 		"/apis/discovery.k8s.io/v1/namespaces/payments/endpointslices": objectsOf(`{"metadata":{"name":"other-1"},"endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":true}},{"addresses":["10.0.0.2"],"conditions":{"ready":false}}]}`),
 		"/apis/apps/v1/deployments":                                    objectsOf(deployment("api")),
-		"/api/v1/pods":                                                 {1200, func(i int) string { return pod("payments", i) }},
-		"/api/v1/namespaces/payments/pods":                             {1200, func(i int) string { return pod("payments", i) }},
+		"/api/v1/pods":                                                 {n, func(i int) string { return pod("payments", i) }},
+		"/api/v1/namespaces/payments/pods":                             {n, func(i int) string { return pod("payments", i) }},
 	}}
 }
 
@@ -214,7 +217,8 @@ func pods(r *preflight.Report) preflight.KindCount {
 }
 
 func TestSurvey(t *testing.T) {
-	a := smallCluster()
+	const some = 2*pageSize + 200
+	a := smallCluster(some)
 	var lacking []preflight.Right
 	progress := 0
 	r, err := report(t, a, Options{Lacking: func(l []preflight.Right) { lacking = l }, Judged: func(string, int) { progress++ }})
@@ -224,7 +228,7 @@ func TestSurvey(t *testing.T) {
 	if len(lacking)+len(r.MissingRights) > 0 || r.Summary.Unknown > 0 {
 		t.Errorf("lacks %v, %+v", r.MissingRights, r.Checks)
 	}
-	if k := pods(r); k.Judged != 1200 || k.Refused != 1200 || progress != 2 {
+	if k := pods(r); k.Judged != some || k.Refused != some || progress != 2 {
 		t.Errorf("%+v, progress %d", k, progress)
 	}
 	for path, n := range a.largest {
@@ -244,13 +248,13 @@ func TestSurvey(t *testing.T) {
 
 // An expired token is followed by the one that the API server offers.
 func TestSurveyGoesOn(t *testing.T) {
-	a := smallCluster()
+	a := smallCluster(few)
 	a.expires = "/api/v1/pods"
 	r, err := report(t, a, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k := pods(r); k.Judged != 1200 || !a.expired {
+	if k := pods(r); k.Judged != few || !a.expired {
 		t.Errorf("%+v, expired %t", k, a.expired)
 	}
 }
@@ -260,7 +264,7 @@ func TestSurveyGoesOn(t *testing.T) {
 func TestSurveyWithFewRights(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		t.Run(fmt.Sprintf("told %t", told), func(t *testing.T) {
-			a := smallCluster()
+			a := smallCluster(few)
 			a.told, a.refused = told, []string{"/api/v1/pods", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "/apis/meshvakt.io/v1alpha1/guardexceptions"}
 			var early []preflight.Right
 			r, err := report(t, a, Options{Lacking: func(l []preflight.Right) { early = l }})
@@ -293,7 +297,7 @@ func TestSurveyWithFewRights(t *testing.T) {
 		})
 	}
 	t.Run("no namespaces", func(t *testing.T) {
-		a := smallCluster()
+		a := smallCluster(few)
 		a.refused = []string{"/api/v1/namespaces"}
 		r, err := report(t, a, Options{})
 		if err != nil || r.Forecast != nil || result(r, "forecast-pods") != preflight.Unknown || result(r, "guarded-namespaces") != preflight.Unknown {
@@ -301,10 +305,10 @@ func TestSurveyWithFewRights(t *testing.T) {
 		}
 	})
 	t.Run("one namespace", func(t *testing.T) {
-		a := smallCluster()
+		a := smallCluster(few)
 		a.refused = []string{"/api/v1/pods"}
 		r, err := report(t, a, Options{Namespaces: []string{"payments"}})
-		if err != nil || pods(r).Judged != 1200 {
+		if err != nil || pods(r).Judged != few {
 			t.Errorf("%v, %+v", err, r.MissingRights)
 		}
 	})
@@ -312,7 +316,7 @@ func TestSurveyWithFewRights(t *testing.T) {
 
 // A part of the API that cannot be discovered is not taken for one that is not there.
 func TestSurveyOfABrokenAPI(t *testing.T) {
-	a := smallCluster()
+	a := smallCluster(few)
 	a.broken = "networking.istio.io"
 	r, err := report(t, a, Options{})
 	if err != nil {
@@ -326,7 +330,7 @@ func TestSurveyOfABrokenAPI(t *testing.T) {
 }
 
 func TestGuards(t *testing.T) {
-	a := smallCluster()
+	a := smallCluster(few)
 	a.lists["/apis/meshvakt.io/v1alpha1/meshguards"] = objectsOf(
 		`{"metadata":{"name":"none"},"spec":{"namespaceSelector":{"matchLabels":{"a":"b"}},"strictMTLS":{}}}`,
 		`{"metadata":{"name":"all"},"spec":{"namespaceSelector":{},"meshMembership":{"validationActions":["Warn"]}}}`)
@@ -339,8 +343,11 @@ func TestGuards(t *testing.T) {
 		t.Errorf("%v, %+v", err, one)
 	}
 	denying, err := report(t, a, Options{Guard: "all", Deny: true})
-	if err != nil || pods(denying).Refused != 1200 || pods(all).Refused != 0 {
+	if err != nil || pods(denying).Refused != few || pods(all).Refused != 0 {
 		t.Errorf("%v, %+v, %+v", err, pods(denying), pods(all))
+	}
+	if _, err := report(t, a, Options{Namespaces: []string{"payments", "misspelt"}}); !errors.Is(err, ErrNoNamespace) {
+		t.Errorf("%v", err)
 	}
 	if _, err := report(t, a, Options{Guard: "other"}); !errors.Is(err, ErrNoGuard) {
 		t.Errorf("%v", err)
@@ -350,9 +357,9 @@ func TestGuards(t *testing.T) {
 // What a cluster takes does not grow with its pods: they are read page by page, and an
 // object is gone once it has been judged.
 func TestSurveyOfALargeCluster(t *testing.T) {
-	const namespaces, few, many = 200, 5, 50
-	small, large := heapOf(t, namespaces, few), heapOf(t, namespaces, many)
-	const most = 64 << 20 // some pages of whole pods, on their way through
+	const namespaces, fewer, more = 50, 20, 200
+	small, large := heapOf(t, namespaces, fewer), heapOf(t, namespaces, more)
+	const most = 48 << 20 // some pages of whole pods, on their way through
 	if large-small > most {
 		t.Errorf("the heap grows from %d to %d MiB with ten times the pods", small>>20, large>>20)
 	}
@@ -386,7 +393,7 @@ func heapOf(t testing.TB, namespaces, each int) int64 {
 }
 
 func largeCluster(namespaces, each int) *apiServer {
-	a := smallCluster()
+	a := smallCluster(0)
 	name := func(i int) string { return fmt.Sprintf("ns-%05d", i) }
 	a.lists["/api/v1/namespaces"] = objectList{namespaces, func(i int) string {
 		return fmt.Sprintf(`{"metadata":{"name":%q,"labels":{"meshvakt.io/guarded":"true","istio-injection":"enabled","kubernetes.io/metadata.name":%q}}}`, name(i), name(i))
@@ -405,7 +412,7 @@ func largeCluster(namespaces, each int) *apiServer {
 
 // Settings that cannot be read are told of, and no others are taken for them.
 func TestSurveyOfBrokenSettings(t *testing.T) {
-	a := smallCluster()
+	a := smallCluster(few)
 	a.lists["/api/v1/namespaces/istio-system/configmaps"] = objectsOf(
 		`{"metadata":{"name":"istio","namespace":"istio-system"},"data":{"mesh":"{"}}`,
 		`{"metadata":{"name":"istio-sidecar-injector","namespace":"istio-system"},"data":{"config":"policy: enabled","values":"{}"}}`)

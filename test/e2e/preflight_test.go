@@ -46,7 +46,7 @@ func TestPreflight(t *testing.T) {
 	rolledOut(t, deployment(payments.Name, "api", 2, nil))
 
 	t.Run("a cluster that is ready", preflightReady)
-	if !t.Run("with the ClusterRole it prints", preflightRole) {
+	if !t.Run("with the roles it prints", preflightRole) {
 		return
 	}
 	c := &unready{payments: payments.Name}
@@ -142,9 +142,9 @@ func fits(t testing.TB, table string) {
 	}
 }
 
-// preflightRole runs as a ServiceAccount with nothing but the printed ClusterRole.
+// preflightRole runs as a ServiceAccount with nothing but the printed roles.
 func preflightRole(t *testing.T) {
-	role := runPreflightRole(t)
+	role := preflightRoles(t)
 	must(t, plane.Apply(t.Context(), []byte(role+`---
 apiVersion: v1
 kind: ServiceAccount
@@ -155,6 +155,12 @@ kind: ClusterRoleBinding
 metadata: {name: meshvakt-preflight}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: meshvakt-preflight}
 subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: meshvakt-preflight, namespace: istio-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: meshvakt-preflight}
+subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
 `)))
 	kubeconfig, err := plane.ServiceAccountKubeconfig(t.Context(), "default", "preflight")
 	must(t, err)
@@ -164,12 +170,24 @@ subjects: [{kind: ServiceAccount, name: preflight, namespace: default}]
 		}
 		return nil
 	})
+	// The audit log holds every request but those that read.
+	user := "system:serviceaccount:default:preflight"
+	ours := func(e controlplane.AuditEvent) bool { return e.User.Username == user }
+	_, err = plane.WaitAudit(t.Context(), ours)
+	must(t, err)
+	events, err := plane.Audited(ours)
+	must(t, err)
+	for _, e := range events {
+		if e.ObjectRef.Resource != "selfsubjectaccessreviews" {
+			t.Errorf("it does more than read: %s %s", e.Verb, e.RequestURI)
+		}
+	}
 	if strings.Contains(role, "secrets") || strings.Contains(role, "create") || strings.Contains(role, "\"*\"") {
 		t.Errorf("the role gives too much:\n%s", role)
 	}
 }
 
-func runPreflightRole(t testing.TB) string {
+func preflightRoles(t testing.TB) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), binary, "preflight", "--print-rbac").Output()
 	must(t, err)
@@ -437,7 +455,7 @@ spec:
 
 func preflightUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"--guard", "no-such-guard"}, {"-o", "yaml"}, {"--context", "no-such-context"}, {"--kubeconfig", "no-such-file"},
+		{"--guard", "no-such-guard"}, {"--namespace", "no-such-namespace"}, {"-o", "yaml"}, {"--context", "no-such-context"}, {"--kubeconfig", "no-such-file"},
 	} {
 		if r := runPreflight(t, plane.Kubeconfig(controlplane.Auditor), args...); r.status != 2 || r.stdout != "" || r.stderr == "" {
 			t.Errorf("%v: status %d\n%s%s", args, r.status, r.stdout, r.stderr)
