@@ -103,6 +103,8 @@ func BenchmarkScan(b *testing.B) {
 			b.ReportMetric((float64(reader.peak)-float64(idle))/(1<<20), "MiB-peak")
 			runtime.KeepAlive(ledger)
 			runtime.KeepAlive(touched)
+			runtime.KeepAlive(state)
+			runtime.KeepAlive(s)
 		})
 	}
 }
@@ -162,7 +164,7 @@ func packedPod(b *testing.B, clean bool) []byte {
 	if err := json.Unmarshal(raw, &pod); err != nil {
 		b.Fatal(err)
 	}
-	pod.Spec.NodeName = ""
+	pod.Spec.NodeName = "n"
 	if !clean {
 		pod.Annotations = nil
 		pod.Spec.InitContainers = nil

@@ -30,40 +30,53 @@ func (s *Standing) fillScan(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuar
 	status := &guard.Status
 	at, _, failing := s.Ledger.Scanned()
 	s.setDegraded(guard, failing)
-	if at.IsZero() {
-		status.Namespaces.Compliant, status.Namespaces.Violating = before.Namespaces.Compliant, before.Namespaces.Violating
-		was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionCompliant)
-		if was != nil && before.Scan != nil && meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCompliant) && was.Reason != reasonNotStrict {
-			meta.SetStatusCondition(&status.Conditions, *was)
-		}
-		return
-	}
-	t := s.Ledger.Totals(guard.Name, s.Now())
-	status.Namespaces.Violating = count(t.Violating)
-	status.Namespaces.Compliant = count(t.Guarded - t.Violating)
-	status.Scan = scanStatus(&t, at)
 	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionCompliant)
 	if c == nil || c.Reason == reasonInvalidSelector {
 		status.Scan = nil
 		return
 	}
 	next := *c
+	if at.IsZero() {
+		status.Namespaces.Compliant, status.Namespaces.Violating = before.Namespaces.Compliant, before.Namespaces.Violating
+		if was := meta.FindStatusCondition(before.Conditions, c.Type); was != nil && before.Scan != nil && c.Status == metav1.ConditionTrue && was.Reason != reasonNotStrict {
+			next = *was
+		}
+	} else {
+		t := s.Ledger.Totals(guard.Name, s.Now())
+		status.Namespaces.Violating = count(t.Violating)
+		status.Namespaces.Compliant = count(t.Guarded - t.Violating)
+		status.Scan = scanStatus(&t, at)
+		next = compliance(next, &t, status.Namespaces.Guarded)
+	}
+	// As it was before, so that a change counts for one only when it is one.
+	if was := meta.FindStatusCondition(before.Conditions, c.Type); was != nil {
+		*c = *was
+	} else {
+		meta.RemoveStatusCondition(&status.Conditions, c.Type)
+	}
+	next.LastTransitionTime = metav1.Time{}
+	meta.SetStatusCondition(&status.Conditions, next)
+}
+
+// compliance is the condition Compliant, which so far is about the modes alone, by what
+// has been found.
+func compliance(next metav1.Condition, t *scan.Totals, guarded int32) metav1.Condition {
 	switch {
 	case t.Found > 0:
-		text := fmt.Sprintf("%s in %d of %d guarded namespaces: %s", counted(t.Found, "finding stands", "findings stand"), t.Violating, t.Guarded, worstText(&t))
-		if c.Status == metav1.ConditionFalse {
+		text := fmt.Sprintf("%s in %d of %d guarded namespaces: %s", counted(t.Found, "finding stands", "findings stand"), t.Violating, t.Guarded, worstText(t))
+		if next.Status == metav1.ConditionFalse {
 			next.Message += "; " + text
 		} else {
 			next.Status, next.Reason, next.Message = metav1.ConditionFalse, "FindingsStand", text
 		}
-	case c.Status == metav1.ConditionTrue:
+	case next.Status == metav1.ConditionTrue:
 		next.Reason = "NothingFound"
-		next.Message = fmt.Sprintf("all %d guarded namespaces are STRICT, and none of %d pods nor anything else in them breaks a policy", status.Namespaces.Guarded, t.Pods)
+		next.Message = fmt.Sprintf("all %d guarded namespaces are STRICT, and none of %d pods nor anything else in them breaks a policy", guarded, t.Pods)
 		if t.Excepted > 0 {
-			next.Message += fmt.Sprintf(" but for %d findings that exceptions let pass", t.Excepted)
+			next.Message += ", but for " + counted(t.Excepted, "finding that an exception lets", "findings that exceptions let") + " pass"
 		}
 	}
-	meta.SetStatusCondition(&status.Conditions, next)
+	return next
 }
 
 // scanStatus is what a scan that ended at a time says of a guard.

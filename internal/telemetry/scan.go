@@ -32,13 +32,6 @@ type Scan struct {
 	findings, namespaces, pods, stale, exceptions, age *prometheus.Desc
 }
 
-// The outcomes of a restoration.
-const (
-	Restored   = "restored"
-	Impossible = "impossible"
-	FailedTo   = "failed"
-)
-
 // NewScan registers the metrics. guards returns the names of the guards there are.
 func NewScan(registerer prometheus.Registerer, list []policies.Policy, ledger Ledger, guards func() []string, now func() time.Time) (*Scan, error) {
 	s := &Scan{
@@ -79,7 +72,7 @@ func NewScan(registerer prometheus.Registerer, list []policies.Policy, ledger Le
 	return s, nil
 }
 
-func remediations() set { return set{Restored, Impossible, FailedTo} }
+func remediations() set { return set{"failed", "impossible", "restored"} }
 
 func announcements() set { return set{"left", "put_off"} }
 
