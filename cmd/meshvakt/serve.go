@@ -53,7 +53,7 @@ type process struct {
 	trust   *servingcert.Bundle
 	certs   servingcert.Source
 	server  *server.Server
-	repairs *keeper.Ledger
+	ledger  *keeper.Ledger
 	canary  *controller.Canary
 }
 
@@ -257,12 +257,12 @@ func (p *process) newWatchers(registry *prometheus.Registry) error {
 	known := telemetry.OwnKnown{Kinds: keeper.Kinds(), Actions: keeper.Actions(), Outcomes: controller.CanaryOutcomes()}
 	// Both are there before anybody reads metrics.
 	own, err := telemetry.NewOwn(registry, known,
-		func() map[string]int { return p.repairs.Wrong() },
+		func() map[string]int { return p.ledger.Wrong() },
 		func() (time.Duration, bool) { return p.canary.Age() })
 	if err != nil {
 		return err
 	}
-	p.repairs = keeper.NewLedger(p.manager.GetEventRecorder("meshvakt"), own, p.log, time.Now)
+	p.ledger = keeper.NewLedger(p.manager.GetEventRecorder("meshvakt"), own, p.log, time.Now)
 	p.canary = &controller.Canary{
 		Client: p.manager.GetClient(), Namespace: p.options.namespace, Count: own, Log: p.log, Now: time.Now,
 	}
@@ -282,11 +282,11 @@ func (p *process) addKeeper() error {
 			ConfigMap: client.ObjectKey{Namespace: o.namespace, Name: o.ownObjects},
 			Digest:    o.ownDigest,
 			Manager:   o.ownManager,
-			Ledger:    p.repairs,
+			Ledger:    p.ledger,
 			Log:       p.log,
 			Now:       time.Now,
 		},
-		&keeper.Guards{Cache: m.GetCache(), Live: m.GetAPIReader(), Client: m.GetClient(), Elected: m.Elected(), Ledger: p.repairs, Log: p.log},
+		&keeper.Guards{Cache: m.GetCache(), Live: m.GetAPIReader(), Client: m.GetClient(), Elected: m.Elected(), Ledger: p.ledger, Log: p.log},
 	)
 }
 
@@ -335,11 +335,11 @@ func (p *process) addControllers(context.Context) error {
 			Policies: policies.All(),
 			Timeout:  o.webhookTimeout,
 			Mutation: o.mutation,
-			Repairs:  p.repairs,
+			Repairs:  p.ledger,
 			Log:      p.log,
 			Now:      time.Now,
 		},
-		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.repairs, Log: p.log, Now: time.Now},
+		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.ledger, Log: p.log, Now: time.Now},
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Canary: p.canary},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
