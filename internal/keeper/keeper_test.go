@@ -172,6 +172,38 @@ func TestKeeperOnlyWatchesRolesForPeople(t *testing.T) {
 	}
 }
 
+// Whoever shows how it stands is told when that changes, and only then.
+func TestLedgerTellsOfChanges(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	told := 0
+	s.keeper.Ledger.OnChange(func() { told++ })
+	expect := func(want int) {
+		t.Helper()
+		if told != want {
+			t.Errorf("told %d times; want %d", told, want)
+		}
+	}
+	s.settled(t, approve)
+	expect(0)
+	gone := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt-approve"}}
+	var was rbacv1.ClusterRole
+	must(t, s.client.Get(t.Context(), client.ObjectKeyFromObject(gone), &was))
+	must(t, s.client.Delete(t.Context(), gone))
+	for range 2 {
+		_, err := s.reconcile(t, approve)
+		must(t, err)
+	}
+	expect(1)
+	was.ResourceVersion = ""
+	must(t, s.client.Create(t.Context(), &was))
+	s.settled(t, approve)
+	expect(2)
+	must(t, s.client.Delete(t.Context(), s.role(t)))
+	_, err := s.reconcile(t, role)
+	must(t, err)
+	expect(3)
+}
+
 func TestKeeperSaysWhatHindersIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error

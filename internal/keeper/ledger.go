@@ -42,6 +42,7 @@ type Ledger struct {
 	mu       sync.Mutex
 	wrong    map[string]wrong // guarded by mu; by kind and name
 	repaired []repair         // guarded by mu; the latest, oldest first
+	changed  []func()         // guarded by mu
 }
 
 type wrong struct{ kind, why string }
@@ -63,6 +64,23 @@ func NewLedger(recorder events.EventRecorder, count Counter, log *slog.Logger, n
 	return &Ledger{events: recorder, count: count, log: log, now: now, wrong: map[string]wrong{}}
 }
 
+// OnChange has f called when Degradation says something else than before, but for what it
+// says no longer after ten minutes. f must not block.
+func (l *Ledger) OnChange(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.changed = append(l.changed, f)
+}
+
+func (l *Ledger) tell() {
+	l.mu.Lock()
+	changed := l.changed
+	l.mu.Unlock()
+	for _, f := range changed {
+		f()
+	}
+}
+
 // Repaired notes that an object was put back. how says what was wrong, in a few words; no
 // user is named, for nobody here knows them.
 func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, action Action, how string) {
@@ -71,12 +89,13 @@ func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, act
 	l.count.OwnObjectRepaired(kind, string(action))
 	l.emit(o, corev1.EventTypeWarning, "OwnObjectRepaired", "%s %s, and was put back as installed: %s", name, action.Harm(), how)
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	delete(l.wrong, name)
 	l.repaired = append(l.repaired, repair{name, l.now()})
 	if more := len(l.repaired) - remembered; more > 0 {
 		l.repaired = slices.Delete(l.repaired, 0, more)
 	}
+	l.mu.Unlock()
+	l.tell()
 }
 
 // Harm says what somebody had done to the object.
@@ -98,15 +117,21 @@ func (l *Ledger) Unrepaired(ctx context.Context, o client.Object, kind, why stri
 	if known {
 		return
 	}
+	l.tell()
 	l.log.ErrorContext(ctx, "an object of Meshvakt's own is not as installed, and is not put back", "object", name, "reason", why)
 	l.emit(o, corev1.EventTypeWarning, "OwnObjectNotAsInstalled", "%s is not as installed, and is not put back: %s", name, why)
 }
 
 // AsInstalled notes that an object is as it should be.
 func (l *Ledger) AsInstalled(o client.Object, kind string) {
+	name := described(kind, o)
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.wrong, described(kind, o))
+	_, was := l.wrong[name]
+	delete(l.wrong, name)
+	l.mu.Unlock()
+	if was {
+		l.tell()
+	}
 }
 
 // Wrong counts the objects that are not as installed, by kind.

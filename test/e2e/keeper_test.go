@@ -218,6 +218,7 @@ func keeperRegisters(t *testing.T, r *replica) {
 	bound := v1alpha1.DefaultGuard()
 	bound.Name, bound.Spec.NamespaceSelector.MatchLabels = "bound", map[string]string{"bound": "yes"}
 	must(t, admin.Create(t.Context(), bound))
+	enforcing(t, "bound") // the configurations are as they will be
 	never := map[string]any{"matchLabels": map[string]any{"never": "there"}}
 	for kind, c := range map[string]struct{ name, path string }{
 		"ValidatingWebhookConfiguration":   {"meshvakt", "/webhooks/0/objectSelector"},
