@@ -122,11 +122,15 @@ func addStanding(m manager.Manager, s *cluster.Source, st *Standing) error {
 		}
 	}
 	if err := standing.Watch(source.Func(func(_ context.Context, q queue) error {
-		st.Canary.OnChange(func() {
+		all := func() {
 			for _, r := range guards(context.Background()) {
 				q.Add(r)
 			}
-		})
+		}
+		st.Canary.OnChange(all)
+		if st.Own != nil {
+			st.Own.OnChange(all)
+		}
 		return nil
 	})); err != nil {
 		return fmt.Errorf("feed the standing controller: %w", err)

@@ -17,6 +17,8 @@ const (
 	// statusEvery is how often the status of a guard is written at most for what the scan
 	// finds.
 	statusEvery = 2 * time.Second
+	// ownAgain is how soon it is looked again at what was wrong with own objects.
+	ownAgain = time.Minute
 	// reasonsInStatus bounds the reasons that are named of a namespace.
 	reasonsInStatus = 5
 )
@@ -132,6 +134,10 @@ func (s *Standing) setDegraded(guard *v1alpha1.MeshGuard, failing error) {
 		c.Message = fmt.Sprintf("STRICT is restored and lost again time after time in %s: %s; find who changes their PeerAuthentications, GitOps perhaps", counted(len(undone), "namespace", "namespaces"), firstNames(undone))
 	case failing != nil:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "ScanFails", failing.Error()
+	case s.Own != nil:
+		if reason, message := s.Own.Degradation(); reason != "" {
+			c.Status, c.Reason, c.Message = metav1.ConditionTrue, reason, message
+		}
 	}
 	meta.SetStatusCondition(&guard.Status.Conditions, c)
 }

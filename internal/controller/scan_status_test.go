@@ -65,7 +65,7 @@ func TestFillScan(t *testing.T) {
 				ledger.Put(standing)
 			}
 			ledger.Complete(now, now, map[string]bool{"prod": true})
-			standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(10), Ledger: ledger, Now: func() time.Time { return now }}
+			standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(10), Ledger: ledger, Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}, Now: func() time.Time { return now }}
 			var got [2]v1alpha1.MeshGuard
 			for i := range got {
 				if _, err := standing.Reconcile(t.Context(), request("default")); err != nil {
@@ -145,5 +145,40 @@ func TestScanStatusIsBounded(t *testing.T) {
 	s := scanStatus(&totals, time.Now())
 	if len(s.Worst) != 10 || s.Worst[0].Name != "ns-199" || len(s.Worst[0].Reasons) != reasonsInStatus || len(s.Findings) != 4 || s.Findings[0].Findings != 5*200*201/2 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// ownObjects is a state of Meshvakt's own objects.
+type ownObjects struct{ reason, message string }
+
+func (o ownObjects) Degradation() (reason, message string) { return o.reason, o.message }
+func (ownObjects) OnChange(func())                         {}
+
+func TestDegradedByOwnObjects(t *testing.T) {
+	for _, c := range []struct {
+		own  ownObjects
+		want metav1.ConditionStatus
+	}{
+		{ownObjects{"OwnObjectsRepaired", "put back: Service meshvakt"}, metav1.ConditionTrue},
+		{ownObjects{}, metav1.ConditionFalse},
+	} {
+		guard := guardWith("default", guardedSelector(), v1alpha1.OnMissingReject)
+		s := newSetting(t, interceptor.Funcs{}, guard)
+		standing := &Standing{
+			Client: s.client, Source: s.source, Events: events.NewFakeRecorder(10), Ledger: scan.NewLedger(), Own: c.own,
+			Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}, Now: time.Now,
+		}
+		again, err := standing.Reconcile(t.Context(), request("default"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got v1alpha1.MeshGuard
+		if err := s.client.Get(t.Context(), client.ObjectKey{Name: "default"}, &got); err != nil {
+			t.Fatal(err)
+		}
+		degraded := meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionDegraded)
+		if degraded.Status != c.want || c.own.reason != "" && degraded.Reason != c.own.reason || (again.RequeueAfter > 0) != (c.want == metav1.ConditionTrue) {
+			t.Errorf("%+v: condition %+v, looked at again after %s", c.own, degraded, again.RequeueAfter)
+		}
 	}
 }

@@ -44,6 +44,17 @@ type Standing struct {
 	Undone func(guard string) []string
 	Now    func() time.Time
 	Canary Verdicts
+	// Own is how Meshvakt's own objects are; nil when they are not kept.
+	Own OwnObjects
+}
+
+// OwnObjects tells how Meshvakt's own objects are.
+type OwnObjects interface {
+	// Degradation says what is wrong with them, or was a while ago; reason is empty when
+	// nothing is.
+	Degradation() (reason, message string)
+	// OnChange has f called whenever that changes, but for what becomes so by time.
+	OnChange(f func())
 }
 
 // Verdicts tell whether the API server asks us, and gets our answers.
@@ -70,8 +81,14 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	before := guard.Status.DeepCopy()
 	fillStatus(&guard, &state, &config, s.Canary.Verdict())
 	s.fillScan(&guard, before)
+	var done reconcile.Result
+	if s.Own != nil {
+		if reason, _ := s.Own.Degradation(); reason != "" {
+			done.RequeueAfter = ownAgain
+		}
+	}
 	if equality.Semantic.DeepEqual(before, &guard.Status) {
-		return reconcile.Result{}, nil
+		return done, nil
 	}
 	// The whole status, for a patch would leave out counts that are still zero.
 	switch err := s.Client.Status().Update(ctx, &guard, FieldOwner); {
@@ -83,7 +100,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 		return reconcile.Result{}, fmt.Errorf("update status of MeshGuard %q: %w", r.Name, err)
 	}
 	warnOf(s.Events, &guard, before.Conditions, v1alpha1.ConditionInjectionAvailable)
-	return reconcile.Result{}, nil
+	return done, nil
 }
 
 func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration, canary CanaryVerdict) {

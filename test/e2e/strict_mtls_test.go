@@ -216,7 +216,7 @@ func TestSubresourcesAreNoWayAround(t *testing.T) {
 	create(t, dev, running)
 
 	g := defaultGuard(v1alpha1.OnMissingReject)
-	must(t, admin.Delete(t.Context(), g)) // so that a bad state can be built
+	must(t, deleteGuard(t.Context(), admin, g.Name)) // so that a bad state can be built
 	eventually(t, 10*time.Second, func() error { return client.NewDryRunClient(dev).Create(t.Context(), weak) })
 	create(t, admin, weak)
 	must(t, relabel(t.Context(), admin, namespace(name, false), v1alpha1.GuardedLabel, "true"))
