@@ -242,10 +242,7 @@ func ownGuards(f *Facts) Check {
 			if condition.Status == good {
 				continue
 			}
-			text := fmt.Sprintf("MeshGuard %q: %s is %s (%s: %s)", g.Name, condition.Type, condition.Status, condition.Reason, condition.Message)
-			if condition.Type != v1alpha1.ConditionEnforcing {
-				told = append(told, text)
-			}
+			told = append(told, fmt.Sprintf("MeshGuard %q: %s is %s (%s: %s)", g.Name, condition.Type, condition.Status, condition.Reason, condition.Message))
 		}
 		if !meta.IsStatusConditionTrue(g.Status.Conditions, v1alpha1.ConditionEnforcing) {
 			not = append(not, g.Name)
