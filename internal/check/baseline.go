@@ -106,7 +106,7 @@ func (t *Result) Acknowledge(b *Baseline, now time.Time) {
 	}
 	expired = slices.DeleteFunc(expired, func(id string) bool { return !found[id] }) // which are told below
 	if len(expired) > 0 {
-		t.Notes = append(t.Notes, fmt.Sprintf("%s of the baseline expired and are no longer let pass: %s", entriesText(len(expired)), strings.Join(expired, ", ")))
+		t.Notes = append(t.Notes, "expired in the baseline, and no longer let pass: "+strings.Join(expired, ", "))
 	}
 	var gone []string
 	for _, f := range b.Findings {
