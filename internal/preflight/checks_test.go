@@ -179,6 +179,15 @@ func TestChecks(t *testing.T) {
 		{"not compliant", "meshvakt-guards", func(f *Facts) {
 			f.Guards.Value[0].Status.Conditions = append(f.Guards.Value[0].Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionCompliant, Status: metav1.ConditionFalse, Message: "1 of 2"})
 		}, Warn, "1 of 2"},
+		{"not enforced, with a reason", "meshvakt-guards", func(f *Facts) {
+			f.Guards.Value[0].Status.Conditions[0] = metav1.Condition{Type: v1alpha1.ConditionEnforcing, Status: metav1.ConditionFalse, Reason: "NotRegistered"}
+		}, Fail, "NotRegistered"},
+		{"degraded", "meshvakt-guards", func(f *Facts) {
+			f.Guards.Value[0].Status.Conditions = append(f.Guards.Value[0].Status.Conditions, metav1.Condition{Type: "Degraded", Status: metav1.ConditionTrue, Message: "cannot restore"})
+		}, Warn, "cannot restore"},
+		{"not degraded", "meshvakt-guards", func(f *Facts) {
+			f.Guards.Value[0].Status.Conditions = append(f.Guards.Value[0].Status.Conditions, metav1.Condition{Type: "Degraded", Status: metav1.ConditionFalse, Message: "well"})
+		}, Pass, ""},
 		{"no guard", "meshvakt-guards", func(f *Facts) { f.Guards.Value = nil }, Warn, "nothing is guarded"},
 		{"no budget", "meshvakt-disruption", func(f *Facts) { f.Budgets.Value[0].Spec.Selector.MatchLabels = map[string]string{"a": "b"} }, Warn, "no PodDisruptionBudget"},
 		{"budget is used up", "meshvakt-disruption", func(f *Facts) { f.Budgets.Value[0].Status.DisruptionsAllowed = 0 }, Warn, "drained"},

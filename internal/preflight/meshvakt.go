@@ -223,6 +223,9 @@ func selectedInVain(f *Facts, guards []v1alpha1.MeshGuard) []string {
 	return list
 }
 
+// conditionDegraded is the one condition of a guard that is bad when it holds.
+const conditionDegraded = "Degraded"
+
 func ownGuards(f *Facts) Check {
 	const id = "meshvakt-guards"
 	if f.Guards.Err != nil {
@@ -232,13 +235,14 @@ func ownGuards(f *Facts) Check {
 	for i := range f.Guards.Value {
 		g := &f.Guards.Value[i]
 		for _, condition := range g.Status.Conditions {
-			if condition.Status == metav1.ConditionTrue {
+			good := metav1.ConditionTrue
+			if condition.Type == conditionDegraded {
+				good = metav1.ConditionFalse
+			}
+			if condition.Status == good {
 				continue
 			}
-			text := fmt.Sprintf("MeshGuard %q: %s is %s (%s: %s)", g.Name, condition.Type, condition.Status, condition.Reason, condition.Message)
-			if condition.Type != v1alpha1.ConditionEnforcing {
-				told = append(told, text)
-			}
+			told = append(told, fmt.Sprintf("MeshGuard %q: %s is %s (%s: %s)", g.Name, condition.Type, condition.Status, condition.Reason, condition.Message))
 		}
 		if !meta.IsStatusConditionTrue(g.Status.Conditions, v1alpha1.ConditionEnforcing) {
 			not = append(not, g.Name)
@@ -253,7 +257,7 @@ func ownGuards(f *Facts) Check {
 		c.Result, c.Found = Fail, "not enforced: MeshGuard "+quoted(not)
 		c.Must, c.Remedy = "have condition Enforcing true", "kubectl describe meshguard "+not[0]
 	case len(told) > 0:
-		c.Result, c.Must, c.Remedy = Warn, "have all their conditions true", "kubectl get meshguards -o yaml, which says what is missing"
+		c.Result, c.Must, c.Remedy = Warn, "have none of these", "kubectl get meshguards -o yaml, which says what is missing"
 	}
 	return c
 }

@@ -22,6 +22,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -509,15 +510,47 @@ func (c *unready) comesTrue(t *testing.T) {
 	if refusals["Deployment"] != deployments.Refused || refusals["Pod"] != pods.Refused-pods.Outdated {
 		t.Errorf("refused %v; foretold %+v, %+v", refusals, deployments, pods)
 	}
+	replicasAreReady(t)
 	after := runPreflight(t, plane.Kubeconfig(controlplane.Auditor))
 	after.is(t, map[string]preflight.Result{
 		"meshvakt-installation": preflight.Pass, "meshvakt-webhooks": preflight.Pass, "meshvakt-reach": preflight.Pass,
-		"meshvakt-guards": preflight.Warn, "meshvakt-replicas": preflight.Warn, "forecast-pods": preflight.Fail,
+		"meshvakt-guards": preflight.Warn, "meshvakt-replicas": preflight.Pass, "meshvakt-disruption": preflight.Pass, "forecast-pods": preflight.Fail,
 	})
 	if got, want := after.kind("Pod"), pods; got != want {
 		t.Errorf("with the guard in force: %+v; before: %+v", got, want)
 	}
 	c.namespacesComeTrue(t)
+}
+
+// replicasAreReady creates the Deployment of the chart with pods that are said to be
+// ready, as kubelets would; the replica itself runs outside of the cluster.
+func replicasAreReady(t *testing.T) {
+	t.Helper()
+	admin := clientFor(t, controlplane.Admin)
+	d := deployment(ownNamespace, "meshvakt", 2, nil)
+	d.Labels = map[string]string{"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/instance": "meshvakt", "app.kubernetes.io/component": "webhook"}
+	d.Spec.Selector.MatchLabels, d.Spec.Template.Labels = d.Labels, d.Labels
+	rolledOut(t, d)
+	if r := runPreflight(t, plane.Kubeconfig(controlplane.Auditor)); !t.Failed() {
+		r.is(t, map[string]preflight.Result{"meshvakt-replicas": preflight.Fail, "meshvakt-disruption": preflight.Warn})
+	}
+	var pods corev1.PodList
+	must(t, admin.List(t.Context(), &pods, client.InNamespace(ownNamespace), client.MatchingLabels(d.Labels)))
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		p.Status.Phase = corev1.PodRunning
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
+		must(t, admin.Status().Update(t.Context(), p))
+	}
+	eventually(t, 30*time.Second, func() error {
+		var budget policyv1.PodDisruptionBudget
+		must(t, admin.Get(t.Context(), client.ObjectKeyFromObject(d), d))
+		must(t, admin.Get(t.Context(), client.ObjectKey{Namespace: ownNamespace, Name: "meshvakt"}, &budget))
+		if d.Status.ReadyReplicas != 2 || budget.Status.DisruptionsAllowed == 0 {
+			return fmt.Errorf("%d replicas are ready, the budget lets %d go", d.Status.ReadyReplicas, budget.Status.DisruptionsAllowed)
+		}
+		return nil
+	})
 }
 
 // namespacesComeTrue takes each namespace out of the guard and tries to put it back, and
