@@ -145,18 +145,21 @@ func TestTouched(t *testing.T) {
 		"another of its name":        {apiwatch.Added, func(p *corev1.Pod) { p.UID = "2" }, true},
 		"progress":                   {apiwatch.Bookmark, nil, false},
 	} {
-		if got := touched().changes("Pod", c.event, pod(c.edit)); got != c.want {
-			t.Errorf("%s: %t, want %t", name, got, c.want)
+		if got, perhaps := touched().changes("Pod", c.event, pod(c.edit)); got != c.want || perhaps {
+			t.Errorf("%s: %t, perhaps %t; want %t", name, got, perhaps, c.want)
 		}
 	}
 	x := touched()
-	if !x.changes("Deployment", apiwatch.Added, pod(nil)) {
+	if changed, _ := x.changes("Deployment", apiwatch.Added, pod(nil)); !changed {
 		t.Error("an object of another kind is taken for the pod")
 	}
 	waiting := pod(func(p *corev1.Pod) { p.Name, p.Spec.NodeName = "waiting", "" })
 	x.Judged(&Running{Kind: kind, Pod: waiting})
-	if !x.changes("Pod", apiwatch.Modified, waiting) {
-		t.Error("that a pod gets a node does not show in its metadata, so it must be looked at whatever happens to it")
+	if changed, perhaps := x.changes("Pod", apiwatch.Modified, waiting); changed || !perhaps {
+		t.Errorf("news of a pod that waits for a node: %t, perhaps %t; that it gets one does not show in its metadata", changed, perhaps)
+	}
+	if perhaps, _ := x.changes("Pod", apiwatch.Modified, pod(func(p *corev1.Pod) { p.Name, p.Labels = "waiting", nil })); !perhaps {
+		t.Error("a label of a pod that waits for a node does not count")
 	}
 }
 
@@ -176,7 +179,9 @@ func TestTouchedForgets(t *testing.T) {
 	x.Begin()
 	x.Judged(of("b"))
 	x.End(true)
-	if len(x.judged) != 1 || x.changes("Pod", apiwatch.Modified, of("b").Pod) || !x.changes("Pod", apiwatch.Modified, of("a").Pod) {
+	a, _ := x.changes("Pod", apiwatch.Modified, of("a").Pod)
+	b, _ := x.changes("Pod", apiwatch.Modified, of("b").Pod)
+	if len(x.judged) != 1 || b || !a {
 		t.Errorf("%d are known after a pass that met one", len(x.judged))
 	}
 }

@@ -65,11 +65,11 @@ func (t *Touched) End(complete bool) {
 
 // Judged notes that an object has been judged as it is here.
 func (t *Touched) Judged(r *Running) {
-	if r.Pod != nil && r.Pod.Spec.NodeName == "" {
-		return // that it gets a node does not show in its metadata
-	}
 	o := r.object()
 	k, v := t.key(r.Kind.Kind, o), t.print(o)
+	if r.Pod != nil && r.Pod.Spec.NodeName == "" {
+		v |= waits
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.judged[k] = v
@@ -94,15 +94,20 @@ func (t *Touched) print(o metav1.Object) uint64 {
 		}
 		h.WriteString("\x01")
 	}
-	return h.Sum64()
+	return h.Sum64() &^ waits
 }
+
+// waits marks what was judged of a pod before it had a node. That it gets one does not
+// show in its metadata.
+const waits = 1
 
 // Ready is closed when nothing that happens from then on will be missed.
 func (t *Touched) Ready() <-chan struct{} { return t.ready }
 
 // Watch calls touched with the names of namespaces, and with "" when something may have
-// been missed, until ctx ends.
-func (t *Touched) Watch(ctx context.Context, touched func(namespace string)) {
+// been missed, until ctx ends. perhaps says that a pod has news that waits for a node,
+// which may be that it has got one, or what the scheduler says of it time after time.
+func (t *Touched) Watch(ctx context.Context, touched func(namespace string, perhaps bool)) {
 	var kinds, begun sync.WaitGroup
 	for _, kind := range []schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithKind("Pod"),
@@ -122,7 +127,7 @@ func (t *Touched) Watch(ctx context.Context, touched func(namespace string)) {
 				select {
 				case <-ctx.Done():
 				case <-time.After(watchAgain):
-					touched("")
+					touched("", false)
 				}
 			}
 		})
@@ -133,7 +138,7 @@ func (t *Touched) Watch(ctx context.Context, touched func(namespace string)) {
 }
 
 // watch watches one kind until the API server has forgotten where it was.
-func (t *Touched) watch(ctx context.Context, kind schema.GroupVersionKind, begun func(), touched func(namespace string)) error {
+func (t *Touched) watch(ctx context.Context, kind schema.GroupVersionKind, begun func(), touched func(namespace string, perhaps bool)) error {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
 	if err := t.client.List(ctx, list, client.Limit(1)); err != nil {
@@ -148,8 +153,8 @@ func (t *Touched) watch(ctx context.Context, kind schema.GroupVersionKind, begun
 	for event := range w.ResultChan() {
 		switch o := event.Object.(type) {
 		case *metav1.PartialObjectMetadata:
-			if t.changes(kind.Kind, event.Type, o) {
-				touched(o.Namespace)
+			if changed, perhaps := t.changes(kind.Kind, event.Type, o); changed || perhaps {
+				touched(o.Namespace, !changed)
 			}
 		default:
 			if event.Type == apiwatch.Error {
@@ -160,20 +165,21 @@ func (t *Touched) watch(ctx context.Context, kind schema.GroupVersionKind, begun
 	return nil
 }
 
-// changes reports whether an event is about something that has not been judged.
-func (t *Touched) changes(kind string, event apiwatch.EventType, o metav1.Object) bool {
+// changes reports whether an event is about something that has not been judged, or
+// perhaps is.
+func (t *Touched) changes(kind string, event apiwatch.EventType, o metav1.Object) (changed, perhaps bool) {
 	k := t.key(kind, o)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch event {
 	case apiwatch.Added, apiwatch.Modified:
 		was, ok := t.judged[k]
-		return !ok || was != t.print(o)
+		return !ok || was&^waits != t.print(o), was&waits != 0
 	case apiwatch.Deleted:
 		delete(t.judged, k)
-		return true
+		return true, false
 	}
-	return false
+	return false, false
 }
 
 // metadataWatch watches the metadata of a kind.

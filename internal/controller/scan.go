@@ -68,6 +68,9 @@ type Scanner struct {
 	due     atomic.Bool                                 // a pass is wanted before the interval is over
 	mu      sync.Mutex
 	settled facts.Cluster // guarded by mu; by which the last pass judged
+	// judged are the namespaces as they were when they were judged, or are being judged,
+	// which shares most of it with the caches.
+	judged map[string]*facts.Namespace // guarded by mu
 }
 
 // settingsOf is the part of the state that concerns all namespaces.
@@ -91,9 +94,11 @@ func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
 	return c.Watch(source.Func(func(ctx context.Context, q queue) error {
 		sc.again = func(namespace string, after time.Duration) { q.AddAfter(request(namespace), after) }
 		s.OnChange(func(namespace string) {
-			if namespace == "" {
+			switch {
+			case !s.Synced(): // the first pass will see it
+			case namespace == "":
 				q.AddAfter(request(everything), settle)
-			} else {
+			case sc.differs(namespace):
 				q.AddAfter(request(namespace), settle)
 			}
 		})
@@ -102,10 +107,13 @@ func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
 			q.AddAfter(request(everything), passAfter)
 		}
 		s.OnNode(func(string) { whole() })
-		go sc.Touched.Watch(ctx, func(namespace string) {
-			if namespace == "" {
+		go sc.Touched.Watch(ctx, func(namespace string, perhaps bool) {
+			switch {
+			case namespace == "":
 				whole()
-			} else {
+			case perhaps:
+				q.AddAfter(request(namespace), lookAtLast)
+			default:
 				q.AddAfter(request(namespace), sc.patience(namespace))
 			}
 		})
@@ -120,6 +128,41 @@ func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
 		}()
 		return nil
 	}))
+}
+
+// differs reports whether a namespace is another one than was judged last: the caches
+// tell of all of them when they have to begin anew.
+func (s *Scanner) differs(namespace string) bool {
+	state, err := s.Source.Cached(namespace)
+	if err != nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.judged[namespace]
+	if !scanned(&state, namespace) {
+		return was != nil
+	}
+	return !reflect.DeepEqual(was, state.Namespaces[namespace])
+}
+
+// begin examines a namespace of the state.
+func (s *Scanner) begin(state facts.Cluster, namespace string, began time.Time) *scan.Examination {
+	s.mu.Lock()
+	if s.judged == nil {
+		s.judged = map[string]*facts.Namespace{}
+	}
+	s.judged[namespace] = state.Namespaces[namespace]
+	s.mu.Unlock()
+	return scan.Begin(s.Policies, state, namespace, began, s.Now())
+}
+
+// gone lets go of a namespace that is not looked at any more.
+func (s *Scanner) gone(ctx context.Context, namespace string) {
+	s.mu.Lock()
+	delete(s.judged, namespace)
+	s.mu.Unlock()
+	s.Tell(ctx, namespace, nil)
 }
 
 // patience is how long changes of pods are waited for.
@@ -138,12 +181,11 @@ func (s *Scanner) Reconcile(ctx context.Context, r reconcile.Request) (reconcile
 	}
 	if !scanned(&state, r.Name) {
 		if s.Ledger.Remove(r.Name) {
-			s.Tell(ctx, r.Name, nil)
+			s.gone(ctx, r.Name)
 		}
 		return reconcile.Result{}, nil
 	}
-	now := s.Now()
-	e := scan.Begin(s.Policies, state, r.Name, now, now)
+	e := s.begin(state, r.Name, s.Now())
 	for o, err := range s.Source.Running(ctx, r.Name) {
 		if err != nil {
 			return reconcile.Result{}, fmt.Errorf("scan namespace %q: %w", r.Name, err)
@@ -180,6 +222,10 @@ func (s *Scanner) finish(ctx context.Context, e *scan.Examination) {
 	}
 	if s.Ledger.Put(standing) {
 		s.Tell(ctx, standing.Namespace, standing)
+	} else {
+		s.mu.Lock()
+		delete(s.judged, standing.Namespace) // what stands was judged by something else
+		s.mu.Unlock()
 	}
 	if !standing.Changes.IsZero() {
 		s.again(standing.Namespace, standing.Changes.Sub(s.Now()))
@@ -217,7 +263,7 @@ func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	s.settled = now
 	s.mu.Unlock()
 	for _, gone := range s.Ledger.Complete(began, ended, met) {
-		s.Tell(ctx, gone, nil)
+		s.gone(ctx, gone)
 	}
 	s.Passed(ctx, met)
 	s.Ledger.Changed(s.Source.GuardNames()...)
@@ -242,7 +288,7 @@ func (s *Scanner) pass(ctx context.Context, state *facts.Cluster, began time.Tim
 			at, e = name, nil
 			if scanned(state, name) {
 				met[name] = true
-				e = scan.Begin(s.Policies, around(state, name), name, began, s.Now())
+				e = s.begin(around(state, name), name, began)
 			}
 		}
 		if e != nil {
@@ -255,7 +301,7 @@ func (s *Scanner) pass(ctx context.Context, state *facts.Cluster, began time.Tim
 	for _, name := range slices.Sorted(maps.Keys(state.Namespaces)) {
 		if !met[name] && scanned(state, name) {
 			met[name] = true
-			s.finish(ctx, scan.Begin(s.Policies, around(state, name), name, began, s.Now()))
+			s.finish(ctx, s.begin(around(state, name), name, began))
 		}
 	}
 	return met, ctx.Err()

@@ -189,6 +189,31 @@ func TestScannerFails(t *testing.T) {
 	}
 }
 
+// The caches tell of every namespace when they begin anew; only what is new is looked at.
+func TestScannerKnowsWhatItHasJudged(t *testing.T) {
+	s := newScanning(t, interceptor.Funcs{}, injectedNamespace("prod", true), injectedNamespace("dev", false))
+	if !s.differs("prod") || s.differs("dev") {
+		t.Error("a namespace that was never judged is not looked at, or one is that nobody guards")
+	}
+	s.look(t, everything)
+	s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: injectedNamespace("prod", true).ObjectMeta})
+	if s.differs("prod") {
+		t.Error("what has not changed is looked at again")
+	}
+	s.cache.tell(policyOf("prod", "default", "PERMISSIVE"))
+	if !s.differs("prod") {
+		t.Error("a policy does not count")
+	}
+	s.look(t, "prod")
+	s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: injectedNamespace("prod", false).ObjectMeta})
+	if !s.differs("prod") {
+		t.Error("that the namespace is not guarded any more does not count")
+	}
+	if s.look(t, "prod"); s.differs("prod") {
+		t.Error("a namespace that is not guarded is looked at over and over")
+	}
+}
+
 func TestPatience(t *testing.T) {
 	s := newScanning(t, interceptor.Funcs{})
 	s.Ledger.Put(&scan.Standing{Namespace: "large", Pods: 500})
