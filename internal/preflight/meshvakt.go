@@ -223,9 +223,6 @@ func selectedInVain(f *Facts, guards []v1alpha1.MeshGuard) []string {
 	return list
 }
 
-// conditionDegraded is the one condition of a guard that is bad when it holds.
-const conditionDegraded = "Degraded"
-
 func ownGuards(f *Facts) Check {
 	const id = "meshvakt-guards"
 	if f.Guards.Err != nil {
@@ -236,7 +233,7 @@ func ownGuards(f *Facts) Check {
 		g := &f.Guards.Value[i]
 		for _, condition := range g.Status.Conditions {
 			good := metav1.ConditionTrue
-			if condition.Type == conditionDegraded {
+			if condition.Type == v1alpha1.ConditionDegraded {
 				good = metav1.ConditionFalse
 			}
 			if condition.Status == good {
