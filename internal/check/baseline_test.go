@@ -100,7 +100,7 @@ func TestBaselinesThatCannotBeRead(t *testing.T) {
 		{head + "- {id: a, object: o, finding: f, until: \"31.12.2026\"}\n", "must be a day"},
 		{head + "- {object: o, finding: f}\n", "id: must be set"},
 		{head + "- {id: a, object: o, finding: f}\n- {id: a, object: o, finding: f}\n", "stands twice"},
-		{head + "- {id: a, untill: \"2026-12-31\"}\n", "unknown field"},
+		{head + "- {id: a, end: \"2026-12-31\"}\n", "unknown field"},
 		{"apiVersion: meshvakt.io/v1\nkind: CheckBaseline\n", "not a baseline"},
 		{"", "not a baseline"},
 		{"- a", "cannot unmarshal"},
