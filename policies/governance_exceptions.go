@@ -206,14 +206,14 @@ func (j *exceptionReview) judgeEnd() {
 	case len(selecting) == 0:
 		j.remark(fmt.Sprintf("no MeshGuard selects namespace %q, so that there is nothing to except", j.Namespace), "")
 	case len(taking) == 0:
-		j.remark(fmt.Sprintf("%s of namespace %q takes no exceptions; spec.exceptions must be set there for this one to apply", guardsText(selecting), j.Namespace),
+		j.remark(fmt.Sprintf("%s no exceptions, and namespace %q is under no other; spec.exceptions must be set there for this one to apply", guardsTake(selecting), j.Namespace),
 			"ask those who keep the guard")
 	case ends.After(latest) && !later:
-		j.remark(fmt.Sprintf("%s takes none that lasts after %q, so that this one does not apply", guardsText(taking), instant(latest)), "let it end earlier")
+		j.remark(fmt.Sprintf("%s none that lasts after %q, so that this one does not apply", guardsTake(taking), instant(latest)), "let it end earlier")
 	case ends.After(latest):
-		j.refuse(reasonExceptionTooLong(), "spec.expiresAt", fmt.Sprintf("%q is later than %s takes; must not be later than %q", instant(ends), guardsText(taking), instant(latest)), "let it end earlier, and ask again then")
+		j.refuse(reasonExceptionTooLong(), "spec.expiresAt", fmt.Sprintf("%q is later than %s; must not be later than %q", instant(ends), guardsTake(taking), instant(latest)), "let it end earlier, and ask again then")
 	case len(taking) < len(selecting):
-		j.remark(fmt.Sprintf("only %s takes exceptions, and namespace %q must satisfy %s too", guardsText(taking), j.Namespace,
+		j.remark(fmt.Sprintf("only %s exceptions, and namespace %q must satisfy %s too", guardsTake(taking), j.Namespace,
 			guardsText(slices.DeleteFunc(selecting, func(name string) bool { return slices.Contains(taking, name) }))), "ask those who keep the guards")
 	}
 }
@@ -222,6 +222,14 @@ func (j *exceptionReview) remark(message, remedy string) {
 	f := refuse(reasonExceptionWithoutEffect(), "metadata.namespace", message, remedy)
 	f.Severity = Notice
 	j.found = append(j.found, f)
+}
+
+// guardsTake says that guards take what is said next.
+func guardsTake(names []string) string {
+	if len(names) == 1 {
+		return guardsText(names) + " takes"
+	}
+	return guardsText(names) + " take"
 }
 
 func guardsText(names []string) string {

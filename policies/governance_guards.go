@@ -126,9 +126,9 @@ func (w *weakeningList) selector(c *facts.Cluster, before, after *facts.Guard) {
 // selectsAll reports whether b selects all that a does, by having no condition that a does
 // not have.
 func selectsAll(a, b labels.Selector) bool {
-	have, selectable := a.Requirements()
-	want, more := b.Requirements()
-	return selectable && more && !slices.ContainsFunc(want, func(r labels.Requirement) bool {
+	have, _ := a.Requirements()
+	want, _ := b.Requirements()
+	return !slices.ContainsFunc(want, func(r labels.Requirement) bool {
 		return !slices.ContainsFunc(have, func(h labels.Requirement) bool { return h.Equal(r) })
 	})
 }

@@ -119,7 +119,7 @@ func istioFindings(r *facts.Review, object any, ns *facts.Namespace, g *facts.Gu
 // reachesBeyond reports whether a spec names services of other namespaces.
 func reachesBeyond(spec proto.Message, namespace string) bool {
 	own := func(reach facts.Reach) bool {
-		return !reach.InCluster() || !reach.Every && reach.Suffix == "" && reach.Namespace == namespace
+		return !reach.InCluster() || reach.Namespace == namespace
 	}
 	switch s := spec.(type) {
 	case *networkingv1alpha3.DestinationRule:
