@@ -91,8 +91,10 @@ func TestRepairs(t *testing.T) {
 		"an exception is for the deletion":          {exceptions: excepts(nil, "PolicyWeakensMTLS")},
 		"an exception is for other pods":            {exceptions: excepts(web), want: "create default STRICT map[]"},
 		"an exception is for these pods":            {exceptions: excepts(web), list: []*mesh.PeerAuthentication{policy("default", mesh.ModeStrict), of("web", mesh.ModePermissive, nil)}},
-		"a guard that warns":                        {edit: func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Warn} }},
-		"a guard that leaves it to people":          {edit: func(g *v1alpha1.MeshGuard) { g.Spec.Remediation = v1alpha1.RemediationNone }},
+		"a guard that warns": {edit: func(g *v1alpha1.MeshGuard) {
+			g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Warn}
+		}},
+		"a guard that leaves it to people": {edit: func(g *v1alpha1.MeshGuard) { g.Spec.Remediation = v1alpha1.RemediationNone }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := restoredState(t, c.edit, c.exceptions, c.list...)
@@ -132,7 +134,9 @@ func TestDemanded(t *testing.T) {
 			t.Errorf("%s: %t, %t", name, demanded, restored)
 		}
 	}
-	warns := restoredState(t, func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Audit} }, nil)
+	warns := restoredState(t, func(g *v1alpha1.MeshGuard) {
+		g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Audit}
+	}, nil)
 	if demanded, restored := Demanded(warns, "prod"); !demanded || restored {
 		t.Errorf("a guard that audits: %t, %t", demanded, restored)
 	}

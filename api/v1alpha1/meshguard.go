@@ -82,8 +82,9 @@ type MeshGuardSpec struct {
 	Exceptions *Exceptions `json:"exceptions,omitempty"`
 
 	// Remediation says what Meshvakt does about a guarded namespace that was STRICT
-	// and no longer is: None leaves it to people; Restore creates the
-	// PeerAuthentication "default" with mode STRICT in it again.
+	// and no longer is: None leaves it to people; Restore, under a guard whose
+	// strictMTLS denies, creates the PeerAuthentication "default" with mode STRICT in
+	// it, or sets to STRICT what lets plaintext in by a policy of the namespace.
 	//
 	// +optional
 	// +kubebuilder:default=None

@@ -87,7 +87,7 @@ func (t *Touched) key(kind string, o metav1.Object) uint64 {
 func (t *Touched) print(o metav1.Object) uint64 {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
-	fmt.Fprint(&h, o.GetGeneration(), o.GetDeletionTimestamp() != nil)
+	fmt.Fprintf(&h, "%d %t", o.GetGeneration(), o.GetDeletionTimestamp() != nil)
 	for _, m := range []map[string]string{o.GetLabels(), o.GetAnnotations()} {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
 			h.WriteString(k + "\x00" + m[k] + "\x00")

@@ -65,7 +65,7 @@ func (a *Announcer) Tell(namespace string, now *scan.Standing) {
 			continue
 		}
 		h := fnv.New64a()
-		fmt.Fprint(h, r.Owner.Kind.Kind, "\x00", r.Owner.Name, "\x00", r.Policy, "\x00", r.Reason.Name)
+		fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s", r.Owner.Kind.Kind, r.Owner.Name, r.Policy, r.Reason.Name)
 		k := h.Sum64()
 		if _, known := slices.BinarySearch(a.said[namespace], k); !known && !slices.Contains(said, k) {
 			left := a.limit.TryAccept()

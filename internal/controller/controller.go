@@ -1,6 +1,7 @@
 // Package controller holds the loops that only the leading replica runs: the
 // registration of the webhooks, the bindings of the admission policy, the provisioning
-// of STRICT policies, the classes of nodes, the status of the guards.
+// of STRICT policies, the classes of nodes, the scan of what stands and what is told of
+// it, the restoration of what was STRICT, the status of guards and exceptions.
 package controller
 
 import (

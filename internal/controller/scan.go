@@ -174,7 +174,7 @@ func (s *Scanner) patience(namespace string) time.Duration {
 func (s *Scanner) Reconcile(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 	state, err := s.Source.Cached(r.Name)
 	if err != nil {
-		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // caches that are not filled yet are waited for
+		return reconcile.Result{RequeueAfter: retryAfter}, nil // caches that are not filled yet are waited for
 	}
 	if r.Name == everything {
 		return s.all(ctx)
@@ -236,7 +236,7 @@ func (s *Scanner) finish(ctx context.Context, e *scan.Examination) {
 func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	state, err := s.Source.Snapshot()
 	if err != nil {
-		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // see Reconcile
+		return reconcile.Result{RequeueAfter: retryAfter}, nil //nolint:nilerr // as in Reconcile
 	}
 	now := settingsOf(&state)
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -218,6 +219,7 @@ func TestScanLeaderDies(t *testing.T) {
 	create(t, dev, scanNamespace(name, "dies"), policy(name, "mine", "STRICT"), scanNamespace(bad, "dies"))
 	replicas := balanced(t)
 	guard(t, restoreGuard("dies"))
+	goAway(t, "dies")
 	enforcing(t, "dies")
 	remembers(t, name)
 	before := stands(t, 30*time.Second, "dies", counts(1, map[string]int32{"strict-mtls": 1}))
@@ -251,6 +253,71 @@ func TestScanLeaderDies(t *testing.T) {
 			return errors.New("nobody has scanned since")
 		}
 		return counts(1, map[string]int32{"strict-mtls": 1})(s)
+	})
+}
+
+// TestScanLeaderDiesScanning: the leader is killed in the moment in which it begins to
+// look at all anew, for its guard has changed. The status that it leaves behind stays until
+// the other replica has looked at all, and then is right.
+func TestScanLeaderDiesScanning(t *testing.T) {
+	admin, dev := clientFor(t, controlplane.Admin), clientFor(t, controlplane.Developer)
+	const pods = 600
+	names := []string{unique("scan-half"), unique("scan-half")}
+	for _, name := range names {
+		create(t, dev, scanNamespace(name, "half"), policy(name, "default", "STRICT"))
+		serviceAccount(t, name)
+		for range pods {
+			must(t, dev.Create(t.Context(), pod(name, nil)))
+		}
+	}
+	replicas := balanced(t)
+	guard(t, scanGuard("half", v1alpha1.Audit))
+	goAway(t, "half")
+	enforcing(t, "half")
+	before := stands(t, 60*time.Second, "half", counts(2, map[string]int32{"mesh-membership": 2 * pods}))
+
+	leads := leader(t, replicas)
+	passes := leads.metric(t.Context(), "meshvakt_scan_duration_seconds_count")
+	var g v1alpha1.MeshGuard
+	must(t, admin.Get(t.Context(), client.ObjectKey{Name: "half"}, &g))
+	g.Spec.NamespaceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: names[1:]}}
+	g.Annotations[v1alpha1.ChangeReasonAnnotation] = "half of it is enough"
+	must(t, admin.Update(t.Context(), &g))
+	eventually(t, 10*time.Second, func() error {
+		if leads.metric(t.Context(), `controller_runtime_active_workers{controller="scan"}`) == 0 {
+			return errors.New("nothing is scanned")
+		}
+		return nil
+	})
+	ended := leads.metric(t.Context(), "meshvakt_scan_duration_seconds_count") > passes
+	leads.kill()
+	t.Logf("the leader is killed; it had ended the pass: %t", ended)
+	after := stands(t, 60*time.Second, "half", func(s *v1alpha1.MeshGuardStatus) error {
+		if !s.Scan.LastScanTime.After(before.Status.Scan.LastScanTime.Time) {
+			return errors.New("nobody has scanned since")
+		}
+		return counts(1, map[string]int32{"mesh-membership": pods})(s)
+	})
+	if s := after.Status; s.Scan.Pods != pods || s.Namespaces.Guarded != 1 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// goAway deletes a guard when the test is over, before the harness does: half of the
+// requests about it go to the replica that is dead.
+func goAway(t testing.TB, name string) {
+	t.Helper()
+	c := clientFor(t, controlplane.Admin)
+	t.Cleanup(func() {
+		for try := range 20 {
+			err := client.IgnoreNotFound(c.Delete(context.Background(), &v1alpha1.MeshGuard{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+			if err == nil {
+				return
+			}
+			if try == 19 {
+				t.Error(err)
+			}
+		}
 	})
 }
 

@@ -68,6 +68,7 @@ func TestScanScale(t *testing.T) {
 	if left, off := r.metric(t.Context(), `meshvakt_scan_events_total{outcome="left"}`), r.metric(t.Context(), `meshvakt_scan_events_total{outcome="put_off"}`); left > 200 || off < scannedPods/2 {
 		t.Errorf("%v events were left and %v put off", left, off)
 	}
+	enforcing(t, "scale") // the canary answers a moment later
 	const requests = "rest_client_requests_total"
 	before, since := r.metric(t.Context(), requests), time.Now()
 	quiet(t, "scale", 10*time.Second)
