@@ -127,10 +127,13 @@ func (f *checkFlags) validate() error {
 }
 
 func (f *checkFlags) run(cmd *cobra.Command) error {
-	now := time.Now()
-	result, err := f.decide(cmd, now)
+	at, err := f.moment()
+	var result *check.Result
+	if err == nil {
+		result, err = f.decide(cmd, at)
+	}
 	if err == nil && result != nil {
-		err = f.baseline.apply(result, now)
+		err = f.baseline.apply(result, at)
 	}
 	if err != nil {
 		// One line for each problem.
@@ -166,20 +169,25 @@ func (f *checkFlags) write(w io.Writer, result *check.Result) error {
 }
 
 // decide returns no result when it was only asked to save a state.
-func (f *checkFlags) decide(cmd *cobra.Command, now time.Time) (*check.Result, error) {
+// moment is the time at which to decide.
+func (f *checkFlags) moment() (time.Time, error) {
+	if f.at == "" {
+		return time.Now(), nil
+	}
+	at, err := time.Parse(time.RFC3339, f.at)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--at %q; must be a time such as 2026-06-01T12:00:00Z", f.at)
+	}
+	return at, nil
+}
+
+func (f *checkFlags) decide(cmd *cobra.Command, at time.Time) (*check.Result, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	at := now
-	if f.at != "" {
-		var err error
-		if at, err = time.Parse(time.RFC3339, f.at); err != nil {
-			return nil, fmt.Errorf("--at %q; must be a time such as 2026-06-01T12:00:00Z", f.at)
-		}
-	}
 	stdin := cmd.InOrStdin()
 	if len(f.objects) == 0 {
-		state, err := f.state.read(cmd.Context(), cmd.ErrOrStderr(), now)
+		state, err := f.state.read(cmd.Context(), cmd.ErrOrStderr(), time.Now())
 		if err != nil || len(f.desired) == 0 {
 			return nil, err
 		}
