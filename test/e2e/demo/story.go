@@ -236,7 +236,7 @@ func (s *stage) request(st step) error {
 	switch {
 	case err != nil && !errors.As(err, &exit):
 		return err
-	case st.refused && (err == nil || !strings.Contains(stderr, "denied the request: violates ")):
+	case st.refused && (err == nil || !strings.Contains(stderr, ": violates ")):
 		return errors.New("this request must be refused, and was not")
 	case !st.refused && err != nil:
 		return errors.New("this request must be admitted, and was not")
