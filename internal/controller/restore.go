@@ -177,13 +177,13 @@ func (r *Restorer) restore(ctx context.Context, live *facts.Cluster, name string
 		}
 		return reconcile.Result{RequeueAfter: obstacleEvery}, nil
 	}
-	r.Memory.tried(name, now)
 	for _, repair := range repairs {
 		if err := r.apply(ctx, &repair); err != nil {
 			r.Recorder.Remediated(outcomeFailed)
 			return reconcile.Result{}, err
 		}
 	}
+	r.Memory.tried(name, now) // and not what failed, which nobody has undone
 	r.Recorder.Remediated(outcomeRestored)
 	return reconcile.Result{RequeueAfter: lookAgain}, nil
 }
