@@ -17,7 +17,9 @@ import (
 
 // engine are the files of package policies that hold no rules; their own tests hold
 // them.
-func engine() []string { return []string{"evaluate.go", "mutate.go", "policies.go", "restore.go", "sidecar_cost.go", "standing.go"} }
+func engine() []string {
+	return []string{"evaluate.go", "mutate.go", "policies.go", "restore.go", "sidecar_cost.go", "standing.go"}
+}
 
 // TestEveryRuleIsHeldByACase demands a case for every mutant that equivalents.txt
 // does not explain. With -v it lists which case holds what.
