@@ -269,6 +269,8 @@ func stored(t *testing.T, r *facts.Review, raw []byte, decoded any) []byte {
 		deleted = o.DeletionTimestamp != nil
 	case *facts.IstioObject:
 		deleted = o.DeletionTimestamp != nil
+	case *v1alpha1.MeshGuard:
+		deleted = o.DeletionTimestamp != nil
 	case *v1alpha1.GuardException:
 		if deleted, created = o.DeletionTimestamp != nil, policytest.Now(); !o.CreationTimestamp.IsZero() {
 			created = o.CreationTimestamp.Time
