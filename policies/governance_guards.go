@@ -198,10 +198,10 @@ func (w *weakeningList) bound(at string, before, after *v1alpha1.ProxyBound, out
 		after = &v1alpha1.ProxyBound{}
 	}
 	if before.CPU != nil && (after.CPU == nil || after.CPU.Cmp(*before.CPU) == outwards) {
-		w.add(at+".cpu", "%s where it was %s; must not be wider", quantityText(after.CPU), before.CPU)
+		w.add(at+".cpu", "%s where it was %s; must not be wider", quantityText(after.CPU), quantityText(before.CPU))
 	}
 	if before.Memory != nil && (after.Memory == nil || after.Memory.Cmp(*before.Memory) == outwards) {
-		w.add(at+".memory", "%s where it was %s; must not be wider", quantityText(after.Memory), before.Memory)
+		w.add(at+".memory", "%s where it was %s; must not be wider", quantityText(after.Memory), quantityText(before.Memory))
 	}
 }
 

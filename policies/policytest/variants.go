@@ -120,7 +120,11 @@ func (c *Case) nodeVariants(tb testing.TB, asIs *facts.Review, vary func(Variant
 			if asIs.Cluster.Bound != nil {
 				vary(Variant{Name: "with its pod read before", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Live = false })
 			}
-			vary(Variant{Name: "with its pod gone", Want: c.Want.Decision}, func(r *facts.Review) { r.Cluster.Bound = nil })
+			gone := c.Want.Decision
+			if slices.ContainsFunc(c.Want.Findings, func(f WantFinding) bool { return f.Exception != "" }) {
+				gone = policies.Deny // whether an exception selects it is not known any more
+			}
+			vary(Variant{Name: "with its pod gone", Want: gone}, func(r *facts.Review) { r.Cluster.Bound = nil })
 		}
 	case *corev1.Node:
 		if found {
