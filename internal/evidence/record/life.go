@@ -168,30 +168,21 @@ func (g *Gap) fields(c *codec) {
 }
 
 // Close is the last record of a shard. A shard without it was cut off, or goes on.
+//
+// It has no counts but the sequence number in its head. Whoever writes it may have been started after what came
+// before was sealed and removed from its disk, and could not stand by any other.
 type Close struct {
-	// Counts has the number of records of each kind, this one included, so that a report over the whole shard can be
-	// checked at its end.
-	Counts []KindCount
-	// Next is the origin of the shard that follows; empty where evidence is no longer kept.
+	// Why is period where its time was over, size where it had grown too large, or end where evidence is no longer kept.
+	Why string
+	// Next is the origin of the shard that follows; empty at the end.
 	Next string
-}
-
-// KindCount counts records.
-type KindCount struct {
-	Kind Kind
-	N    uint64
 }
 
 // Kind is that of a Close.
 func (*Close) Kind() Kind { return "close" }
 
 func (cl *Close) fields(c *codec) {
-	list(c, "counts", 64, &cl.Counts, func(a, b KindCount) int { return cmp.Compare(a.Kind, b.Kind) },
-		func(c *codec, n *KindCount) {
-			c.object("", func(c *codec) {
-				c.text("kind", (*string)(&n.Kind), kindName())
-				c.number("n", &n.N)
-			})
-		})
+	c.text("why", &cl.Why, oneOf("period", "size", "end"))
 	c.text("next", &cl.Next, path(255).orEmpty())
+	c.require((cl.Next == "") == (cl.Why == "end"), "next", "be empty at the end, and then alone")
 }

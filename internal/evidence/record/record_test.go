@@ -2,21 +2,15 @@ package record
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-func sortCounts(n []KindCount) {
-	slices.SortFunc(n, func(a, b KindCount) int { return cmp.Compare(a.Kind, b.Kind) })
-}
 
 var update = flag.Bool("update", false, "write testdata anew")
 

@@ -151,9 +151,13 @@ func (s *State) fields(c *codec) {
 // Snapshot is a whole table, in as many records as it takes. Between its parts there is no State and no other
 // Snapshot; a part that is missing makes all of it void.
 type Snapshot struct {
-	// Why is boot, shard, relist where a watch had to begin anew, or periodic.
-	Why  string
-	Part uint64 // from 1
+	// Why is boot, shard, relist where a watch had to begin anew, periodic, or changed where so many rows have
+	// changed at once, by a policy of the whole mesh, that as many State records would say it with more words.
+	Why string
+	// After is as in State, for all rows that differ from the table before; in the first, the time it was taken.
+	After time.Time
+	// Part is from 1 to Of.
+	Part uint64
 	Of   uint64
 	// Table and RowsN are of the whole table.
 	Table Hash
@@ -166,7 +170,8 @@ type Snapshot struct {
 func (*Snapshot) Kind() Kind { return "snapshot" }
 
 func (s *Snapshot) fields(c *codec) {
-	c.text("why", &s.Why, oneOf("boot", "shard", "relist", "periodic"))
+	c.text("why", &s.Why, oneOf("boot", "shard", "relist", "periodic", "changed"))
+	c.instant("after", &s.After)
 	c.number("part", &s.Part)
 	c.number("of", &s.Of)
 	c.require(s.Part >= 1 && s.Part <= s.Of, "part", "be from 1 to of")
@@ -184,7 +189,7 @@ const (
 )
 
 // Snapshots puts a table into as many records as it takes, one for an empty table. The rows may be in any order.
-func Snapshots(why string, rows []Row) ([]*Snapshot, error) {
+func Snapshots(why string, after time.Time, rows []Row) ([]*Snapshot, error) {
 	rows = slices.SortedFunc(slices.Values(rows), func(a, b Row) int { return cmp.Compare(a.Namespace, b.Namespace) })
 	var parts []*Snapshot
 	hashes := make([]Hash, 0, len(rows))
@@ -199,7 +204,7 @@ func Snapshots(why string, rows []Row) ([]*Snapshot, error) {
 		}
 		hashes = append(hashes, HashOf(line))
 		if last := len(parts) - 1; last < 0 || room < len(line)+1 || len(parts[last].Rows) == maxRows {
-			parts = append(parts, &Snapshot{Why: why})
+			parts = append(parts, &Snapshot{Why: why, After: after})
 			room = MaxLine - snapshotHead
 		}
 		last := parts[len(parts)-1]
@@ -207,7 +212,7 @@ func Snapshots(why string, rows []Row) ([]*Snapshot, error) {
 		room -= len(line) + 1
 	}
 	if len(parts) == 0 {
-		parts = append(parts, &Snapshot{Why: why})
+		parts = append(parts, &Snapshot{Why: why, After: after})
 	}
 	for i, p := range parts {
 		p.Part, p.Of, p.Table, p.RowsN = uint64(i)+1, uint64(len(parts)), HashTable(hashes), uint64(len(rows))
