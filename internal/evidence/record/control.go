@@ -1,5 +1,7 @@
 package record
 
+import "unicode/utf8"
+
 // ConfigChanged is a change of the control itself: guards, webhook configurations, definitions, rights, admission
 // policies. One that was made while nobody was asked is here too, without a request and by nobody known, as soon as
 // it is seen; that is what makes a bypass visible.
@@ -21,8 +23,10 @@ type ConfigChanged struct {
 	By     Subject
 	// Request is the UID of the request, if it came by one.
 	Request string
-	// Reason is what annotation meshvakt.io/change-reason said; empty where it is not asked for.
-	Reason string
+	// Reason is what annotation meshvakt.io/change-reason said; empty where it is not asked for. The API server takes
+	// one of any length: the record has the first 500 characters, and ReasonN counts all.
+	Reason  string
+	ReasonN uint64
 }
 
 // Kind is that of a ConfigChanged.
@@ -43,6 +47,9 @@ func (g *ConfigChanged) fields(c *codec) {
 	c.object("by", g.By.fields)
 	c.text("req", &g.Request, token(64).orEmpty())
 	c.text("why", &g.Reason, prose().orEmpty())
+	c.number("whyN", &g.ReasonN)
+	n := uint64(utf8.RuneCountInString(g.Reason))
+	c.require(g.ReasonN == n || n == maxProse && g.ReasonN > n, "whyN", "count the characters of why, of which 500 are there")
 }
 
 // KeyCreated is a key that is in use from here on: of pseudonyms, or of the log's signatures.

@@ -30,7 +30,7 @@ func (*ExceptionRequested) Kind() Kind { return "exception.requested" }
 func (e *ExceptionRequested) fields(c *codec) {
 	c.object("obj", e.Object.fields)
 	c.object("by", e.By.fields)
-	list(c, "rules", 64, &e.Rules, cmp.Compare[string], func(c *codec, s *string) { c.text("", s, path(128)) })
+	list(c, "rules", 64, &e.Rules, cmp.Compare[string], func(c *codec, s *string) { c.text("", s, path(96)) })
 	counted(c, "rulesN", &e.RulesN, len(e.Rules))
 	c.text("selector", &e.Selector, digest())
 	c.text("approval", &e.Approval, oneOf("TwoPerson", "None"))

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // rule is what a string in a record must be.
@@ -51,9 +52,26 @@ func namespace() rule {
 	return r
 }
 
-// prose is what a person has written. Only its length is bounded: 500 characters of four bytes.
+// maxProse is in characters, as the API server counts them.
+const maxProse = 500
+
+// prose is what a person has written. Only its length is bounded.
 func prose() rule {
-	return rule{2000, false, "text", func(s string) bool { return s != "" }}
+	return rule{maxProse * utf8.UTFMax, false, "text of at most " + strconv.Itoa(maxProse) + " characters", func(s string) bool {
+		return s != "" && utf8.RuneCountInString(s) <= maxProse
+	}}
+}
+
+// Excerpt is for ConfigChanged.Reason: the first 500 characters of text, and how many it has.
+func Excerpt(text string) (string, uint64) {
+	n := 0
+	for i := range text {
+		if n == maxProse {
+			return text[:i], uint64(utf8.RuneCountInString(text))
+		}
+		n++
+	}
+	return text, uint64(n)
 }
 
 // visible is one line of printable ASCII, such as a version or a key of a signed note.
