@@ -65,7 +65,7 @@ type Clock struct {
 }
 
 // Kind is that of a Beat.
-func (*Beat) Kind() Kind { return "beat" }
+func (*Beat) Kind() Kind { return KindBeat }
 
 func (b *Beat) fields(c *codec) {
 	c.binary("table", b.Table[:])

@@ -40,7 +40,7 @@ func NewBoot(random io.Reader) (string, error) {
 }
 
 // Begin returns the chain of a new shard. Before is the hash of the last record of the shard before, or zero.
-func Begin(before Hash) Chain { return Chain{last: before, expect: (*Genesis)(nil).Kind()} }
+func Begin(before Hash) Chain { return Chain{last: before, expect: KindGenesis} }
 
 // Resume returns the chain that ends with line, for a process that goes on where another has ended. It trusts the
 // line: whether all before is sound is for a verifier to say. A last record of a newer Meshvakt will do.
@@ -106,7 +106,7 @@ func (c Chain) Follow(line []byte) (Record, Chain, error) {
 // admits tells whether r may come next.
 func (c Chain) admits(r Record, kind Kind) error {
 	broken := func(what string) error { return fmt.Errorf("record %d: %s: %w", c.size, what, ErrBroken) }
-	isBoot := kind == (*Boot)(nil).Kind()
+	isBoot := kind == KindBoot
 	switch {
 	case c.closed:
 		return broken("follows the close of the shard")
@@ -116,7 +116,7 @@ func (c Chain) admits(r Record, kind Kind) error {
 		return broken("has the hash of another record as that before it")
 	case c.expect != "" && kind != c.expect:
 		return broken("is not of kind " + string(c.expect))
-	case c.size > 0 && kind == (*Genesis)(nil).Kind():
+	case c.size > 0 && kind == KindGenesis:
 		return broken("is a second genesis")
 	case c.size > 0 && r.Boot != c.boot && !isBoot:
 		return broken("is of another start of the process, and not a boot")
@@ -136,7 +136,7 @@ func (c Chain) behind(r Record, line []byte) Chain {
 	next := Chain{size: c.size + 1, last: HashOf(line), boot: r.Boot, mono: r.Mono}
 	switch r.Body.(type) {
 	case *Genesis:
-		next.expect = (*Boot)(nil).Kind()
+		next.expect = KindBoot
 	case *Close:
 		next.closed = true
 	}

@@ -182,8 +182,8 @@ func (c *codec) text(name string, v *string, r rule) {
 		c.fail(name, "be at most "+strconv.Itoa(r.most)+" bytes long")
 	case !utf8.ValidString(*v):
 		c.fail(name, "be UTF-8")
-	case !r.holds(*v):
-		c.fail(name, "be "+r.what)
+	case !r.admits(*v):
+		c.fail(name, "be "+r.String())
 	}
 }
 

@@ -30,7 +30,7 @@ type ConfigChanged struct {
 }
 
 // Kind is that of a ConfigChanged.
-func (*ConfigChanged) Kind() Kind { return "config.changed" }
+func (*ConfigChanged) Kind() Kind { return KindConfigChanged }
 
 func (g *ConfigChanged) fields(c *codec) {
 	c.text("gvk", &g.GVK, path(ownGVK))
@@ -63,7 +63,7 @@ type KeyCreated struct {
 }
 
 // Kind is that of a KeyCreated.
-func (*KeyCreated) Kind() Kind { return "key.created" }
+func (*KeyCreated) Kind() Kind { return KindKeyCreated }
 
 func (k *KeyCreated) fields(c *codec) {
 	c.text("for", &k.For, keyUse())
@@ -86,7 +86,7 @@ type KeyDestroyed struct {
 }
 
 // Kind is that of a KeyDestroyed.
-func (*KeyDestroyed) Kind() Kind { return "key.destroyed" }
+func (*KeyDestroyed) Kind() Kind { return KindKeyDestroyed }
 
 func (k *KeyDestroyed) fields(c *codec) {
 	c.text("id", &k.ID, keyID())
@@ -107,7 +107,7 @@ type KeyUsed struct {
 }
 
 // Kind is that of a KeyUsed.
-func (*KeyUsed) Kind() Kind { return "key.used" }
+func (*KeyUsed) Kind() Kind { return KindKeyUsed }
 
 func (k *KeyUsed) fields(c *codec) {
 	c.text("id", &k.ID, keyID())

@@ -75,7 +75,7 @@ type Rule struct {
 }
 
 // Kind is that of a Decision.
-func (*Decision) Kind() Kind { return "decision" }
+func (*Decision) Kind() Kind { return KindDecision }
 
 func (d *Decision) fields(c *codec) {
 	c.text("req", &d.Request, token(64))
@@ -127,7 +127,7 @@ type Admitted struct {
 }
 
 // Kind is that of an Admitted.
-func (*Admitted) Kind() Kind { return "admitted" }
+func (*Admitted) Kind() Kind { return KindAdmitted }
 
 func (a *Admitted) fields(c *codec) {
 	c.text("ns", &a.Namespace, namespace())
@@ -157,7 +157,7 @@ type Remediation struct {
 }
 
 // Kind is that of a Remediation.
-func (*Remediation) Kind() Kind { return "remediation" }
+func (*Remediation) Kind() Kind { return KindRemediation }
 
 func (r *Remediation) fields(c *codec) {
 	c.text("what", &r.What, oneOf("restored", "provisioned", "own"))

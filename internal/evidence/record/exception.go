@@ -25,7 +25,7 @@ type ExceptionRequested struct {
 }
 
 // Kind is that of an ExceptionRequested.
-func (*ExceptionRequested) Kind() Kind { return "exception.requested" }
+func (*ExceptionRequested) Kind() Kind { return KindExceptionRequested }
 
 func (e *ExceptionRequested) fields(c *codec) {
 	c.object("obj", e.Object.fields)
@@ -49,7 +49,7 @@ type ExceptionGranted struct {
 }
 
 // Kind is that of an ExceptionGranted.
-func (*ExceptionGranted) Kind() Kind { return "exception.granted" }
+func (*ExceptionGranted) Kind() Kind { return KindExceptionGranted }
 
 func (e *ExceptionGranted) fields(c *codec) {
 	c.object("obj", e.Object.fields)
@@ -69,7 +69,7 @@ type ExceptionUsed struct {
 }
 
 // Kind is that of an ExceptionUsed.
-func (*ExceptionUsed) Kind() Kind { return "exception.used" }
+func (*ExceptionUsed) Kind() Kind { return KindExceptionUsed }
 
 func (e *ExceptionUsed) fields(c *codec) {
 	c.object("obj", e.Object.fields)
@@ -91,7 +91,7 @@ type ExceptionRevoked struct {
 }
 
 // Kind is that of an ExceptionRevoked.
-func (*ExceptionRevoked) Kind() Kind { return "exception.revoked" }
+func (*ExceptionRevoked) Kind() Kind { return KindExceptionRevoked }
 
 func (e *ExceptionRevoked) fields(c *codec) {
 	c.object("obj", e.Object.fields)
@@ -107,7 +107,7 @@ type ExceptionExpired struct {
 }
 
 // Kind is that of an ExceptionExpired.
-func (*ExceptionExpired) Kind() Kind { return "exception.expired" }
+func (*ExceptionExpired) Kind() Kind { return KindExceptionExpired }
 
 func (e *ExceptionExpired) fields(c *codec) {
 	c.object("obj", e.Object.fields)

@@ -29,7 +29,7 @@ type Genesis struct {
 }
 
 // Kind is that of a Genesis.
-func (*Genesis) Kind() Kind { return "genesis" }
+func (*Genesis) Kind() Kind { return KindGenesis }
 
 func (g *Genesis) fields(c *codec) {
 	c.text("origin", &g.Origin, path(255))
@@ -69,7 +69,7 @@ type Boot struct {
 }
 
 // Kind is that of a Boot.
-func (*Boot) Kind() Kind { return "boot" }
+func (*Boot) Kind() Kind { return KindBoot }
 
 // The reasons for a Boot.
 const (
@@ -116,7 +116,7 @@ type Stop struct {
 }
 
 // Kind is that of a Stop.
-func (*Stop) Kind() Kind { return "stop" }
+func (*Stop) Kind() Kind { return KindStop }
 
 func (s *Stop) fields(c *codec) {
 	c.text("why", &s.Why, oneOf("terminated", "failed"))
@@ -146,7 +146,7 @@ type GapCount struct {
 }
 
 // Kind is that of a Gap.
-func (*Gap) Kind() Kind { return "gap" }
+func (*Gap) Kind() Kind { return KindGap }
 
 func (g *Gap) fields(c *codec) {
 	c.text("of", &g.Of, oneOf("decisions", "observation", "clock"))
@@ -179,7 +179,7 @@ type Close struct {
 }
 
 // Kind is that of a Close.
-func (*Close) Kind() Kind { return "close" }
+func (*Close) Kind() Kind { return KindClose }
 
 func (cl *Close) fields(c *codec) {
 	c.text("why", &cl.Why, oneOf("period", "size", "end"))

@@ -18,10 +18,12 @@ const (
 	serviceAccountPrefix = "system:serviceaccount:"
 	nodePrefix           = "system:node:"
 	systemPrefix         = "system:"
+
+	base32Digits = "abcdefghijklmnopqrstuvwxyz234567"
 )
 
-func alphabet() *base32.Encoding {
-	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+func base32Encoding() *base32.Encoding {
+	return base32.NewEncoding(base32Digits).WithPadding(base32.NoPadding)
 }
 
 // Key makes the pseudonyms of one shard. All replicas share it, or the verifier could not find what one of them
@@ -104,7 +106,7 @@ func (p Pseudonymiser) Digest(canonical []byte) string {
 func (p Pseudonymiser) mac(prefix, field, value string) string {
 	m := hmac.New(sha256.New, p.key[:])
 	m.Write([]byte(field + "\x00" + value))
-	return prefix + alphabet().EncodeToString(m.Sum(nil)[:16])
+	return prefix + base32Encoding().EncodeToString(m.Sum(nil)[:16])
 }
 
 func isServiceAccount(s string) bool {
@@ -123,14 +125,19 @@ func isSystemGroup(s string) bool {
 	return ok && len(s) <= 253 && rest == strings.ToLower(rest) && madeOf(rest, "-.:")
 }
 
+func isPerson(s string) bool {
+	rest, ok := strings.CutPrefix(s, prefixPerson)
+	return ok && isMAC(rest)
+}
+
 func isName(s string) bool { return len(s) <= 253 && s == strings.ToLower(s) && madeOf(s, "-.") }
 
 func (s *Subject) fields(c *codec) {
 	c.text("kind", (*string)(&s.Kind), oneOf(string(User), string(ServiceAccount), string(Node), string(Unknown)))
-	c.text("id", &s.ID, rule{len(serviceAccountPrefix) + 2*253 + 1, true, "what its kind says", func(id string) bool {
+	c.text("id", &s.ID, rule{most: len(serviceAccountPrefix) + 2*253 + 1, optional: true, what: "what its kind says", holds: func(id string) bool {
 		switch s.Kind {
 		case User:
-			return keyed(prefixPerson).holds(id)
+			return isPerson(id)
 		case ServiceAccount:
 			return isServiceAccount(id)
 		case Node:
@@ -143,13 +150,13 @@ func (s *Subject) fields(c *codec) {
 
 // group is a pseudonym, or a group of Kubernetes' own.
 func group() rule {
-	return rule{253, false, "a pseudonym or a group of Kubernetes' own", func(s string) bool {
-		return isSystemGroup(s) || keyed(prefixPerson).holds(s)
+	return rule{most: 253, what: "a pseudonym or a group of Kubernetes' own", holds: func(s string) bool {
+		return isSystemGroup(s) || isPerson(s)
 	}}
 }
 
 func keyID() rule {
-	return rule{len(prefixKey) + 32, false, `"k:" and 32 digits of lower-case hexadecimal`, func(s string) bool {
+	return rule{most: len(prefixKey) + 32, what: `"k:" and 32 digits of lower-case hexadecimal`, holds: func(s string) bool {
 		rest, ok := strings.CutPrefix(s, prefixKey)
 		return ok && bootID().holds(rest)
 	}}

@@ -7,12 +7,36 @@ import (
 	"unicode/utf8"
 )
 
-// rule is what a string in a record must be.
+// rule is what a string in a record must be: one of words, prefix with an HMAC behind it, or what holds says. Rules
+// are made anew for each field of each record, so they are values in which nothing is put together before it is needed.
 type rule struct {
 	most     int // in bytes
 	optional bool
 	what     string
 	holds    func(string) bool
+	words    []string
+	prefix   string
+}
+
+func (r *rule) admits(s string) bool {
+	switch {
+	case r.words != nil:
+		return slices.Contains(r.words, s)
+	case r.prefix != "":
+		rest, ok := strings.CutPrefix(s, r.prefix)
+		return ok && isMAC(rest)
+	}
+	return r.holds(s)
+}
+
+func (r *rule) String() string {
+	switch {
+	case r.words != nil:
+		return "one of " + strings.Join(r.words, ", ")
+	case r.prefix != "":
+		return strconv.Quote(r.prefix) + " and 128 bits in lower-case base32"
+	}
+	return r.what
 }
 
 func (r rule) orEmpty() rule {
@@ -32,17 +56,17 @@ func madeOf(s, others string) bool {
 
 // token is an identifier that a machine has made.
 func token(most int) rule {
-	return rule{most, false, "letters, digits and -._ alone", func(s string) bool { return madeOf(s, "-._") }}
+	return rule{most: most, what: "letters, digits and -._ alone", holds: func(s string) bool { return madeOf(s, "-._") }}
 }
 
 // path is a token with slashes, such as a group, version and kind, or an origin.
 func path(most int) rule {
-	return rule{most, false, "letters, digits and -._/ alone", func(s string) bool { return madeOf(s, "-._/") }}
+	return rule{most: most, what: "letters, digits and -._/ alone", holds: func(s string) bool { return madeOf(s, "-._/") }}
 }
 
 // name is a name in clear: of a node, a guard or a configuration, which are not named after persons.
 func name() rule {
-	return rule{253, false, "a name of Kubernetes", func(s string) bool { return s == strings.ToLower(s) && madeOf(s, "-.:") }}
+	return rule{most: 253, what: "a name of Kubernetes", holds: func(s string) bool { return s == strings.ToLower(s) && madeOf(s, "-.:") }}
 }
 
 // namespace is the name of one, in clear.
@@ -57,7 +81,7 @@ const maxProse = 500
 
 // prose is what a person has written. Only its length is bounded.
 func prose() rule {
-	return rule{maxProse * utf8.UTFMax, false, "text of at most " + strconv.Itoa(maxProse) + " characters", func(s string) bool {
+	return rule{most: maxProse * utf8.UTFMax, what: "text of at most 500 characters", holds: func(s string) bool {
 		return s != "" && utf8.RuneCountInString(s) <= maxProse
 	}}
 }
@@ -76,38 +100,42 @@ func Excerpt(text string) (string, uint64) {
 
 // visible is one line of printable ASCII, such as a version or a key of a signed note.
 func visible(most int) rule {
-	return rule{most, false, "printable ASCII", func(s string) bool {
+	return rule{most: most, what: "printable ASCII", holds: func(s string) bool {
 		return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 	}}
 }
 
 func oneOf(words ...string) rule {
-	return rule{32, false, "one of " + strings.Join(words, ", "), func(s string) bool { return slices.Contains(words, s) }}
+	return rule{most: 32, words: words}
 }
 
 // keyed is an HMAC with what it is in front.
-func keyed(prefix string) rule {
-	return rule{len(prefix) + 26, false, strconv.Quote(prefix) + " and 128 bits in lower-case base32", func(s string) bool {
-		rest, ok := strings.CutPrefix(s, prefix)
-		if !ok || len(rest) != 26 || rest != strings.ToLower(rest) {
+func keyed(prefix string) rule { return rule{most: len(prefix) + 26, prefix: prefix} }
+
+// isMAC tells whether s is 128 bits in lower-case base32. 26 digits have room for two bits more, which must be 0: they
+// must not make a second way to write the same.
+func isMAC(s string) bool {
+	if len(s) != 26 {
+		return false
+	}
+	for i := range len(s) {
+		if strings.IndexByte(base32Digits, s[i]) < 0 {
 			return false
 		}
-		raw, err := alphabet().DecodeString(rest)
-		// 26 digits have room for two bits more, which must not make a second way to write the same.
-		return err == nil && alphabet().EncodeToString(raw) == rest
-	}}
+	}
+	return strings.IndexByte(base32Digits, s[25])%4 == 0
 }
 
 func digest() rule { return keyed(prefixDigest) }
 
 func bootID() rule {
-	return rule{32, false, "32 digits of lower-case hexadecimal", func(s string) bool {
+	return rule{most: 32, what: "32 digits of lower-case hexadecimal", holds: func(s string) bool {
 		return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
 	}}
 }
 
 func kindName() rule {
-	return rule{32, false, "lower-case letters and dots", func(s string) bool {
+	return rule{most: 32, what: "lower-case letters and dots", holds: func(s string) bool {
 		return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz.") == ""
 	}}
 }

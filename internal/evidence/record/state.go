@@ -140,7 +140,7 @@ type State struct {
 }
 
 // Kind is that of a State.
-func (*State) Kind() Kind { return "state" }
+func (*State) Kind() Kind { return KindState }
 
 func (s *State) fields(c *codec) {
 	c.text("what", &s.What, oneOf("set", "gone", "unguarded"))
@@ -167,7 +167,7 @@ type Snapshot struct {
 }
 
 // Kind is that of a Snapshot.
-func (*Snapshot) Kind() Kind { return "snapshot" }
+func (*Snapshot) Kind() Kind { return KindSnapshot }
 
 func (s *Snapshot) fields(c *codec) {
 	c.text("why", &s.Why, oneOf("boot", "shard", "relist", "periodic", "changed"))
