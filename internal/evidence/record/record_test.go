@@ -129,7 +129,7 @@ func TestOnlyOneWayToWriteIsRead(t *testing.T) {
 		{"a short escape", "boot", `"version":"v`, `"version":"\n`, "version: must be a string"},
 		{"a control character", "boot", `"version":"v`, "\"version\":\"\x01", "version: must be a string"},
 		{"another length of a hash", "boot", `"binary":"`, `"binary":"00`, "binary: must be 64 digits"},
-		{"capitals in a hash", "boot", `"binary":"9a`, `"binary":"9A`, "binary: must be 64 digits"},
+		{"capitals in a hash", "boot", `"binary":"9a3a`, `"binary":"9A3A`, "binary: must be 64 digits"},
 		{"a boot ID that is none", "boot", `"boot":"01`, `"boot":"0x`, "boot: must be 32 digits"},
 		{"no mode", "state", `"mode":"STRICT"`, `"mode":"strict"`, "row.mode: must be one of STRICT"},
 		{"no port", "state", `"port":8080`, `"port":65536`, "row.weak[0].port: must be at most 65535"},
@@ -137,10 +137,6 @@ func TestOnlyOneWayToWriteIsRead(t *testing.T) {
 		{"a kind that is none", "stop", `"kind":"stop"`, `"kind":"Stop"`, "kind: must be lower-case"},
 	} {
 		before := line(c.kind)
-		if c.old == `"binary":"9a` {
-			c.old = before[strings.Index(before, `"binary":"`):][:len(`"binary":"`)+8]
-			c.fresh = strings.Replace(strings.ToUpper(c.old), "BINARY", "binary", 1)
-		}
 		after := strings.Replace(before, c.old, c.fresh, 1)
 		if after == before {
 			t.Errorf("%s: nothing to change in\n%s", c.what, before)
