@@ -166,6 +166,7 @@ func TestWhatMayComeNext(t *testing.T) {
 	for what, bodies := range map[string][]Body{
 		"no genesis":         {boot},
 		"a second genesis":   {genesis, boot, genesis},
+		"a second shard":     {genesis, boot, &Genesis{Origin: "o", Cluster: uid, Replica: "r", Shard: "s", PrevOrigin: "p", PrevSize: 2, Pseudonyms: testKey().ID()}},
 		"no boot":            {genesis, beat},
 		"a second boot":      {genesis, boot, boot},
 		"behind the end":     {genesis, boot, end, beat},

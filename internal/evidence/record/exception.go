@@ -76,7 +76,6 @@ func (e *ExceptionUsed) fields(c *codec) {
 	c.text("how", &e.How, oneOf("admission", "standing"))
 	c.instant("from", &e.From)
 	c.instant("to", &e.To)
-	c.require(!e.To.Before(e.From), "to", "not be before from")
 	c.number("n", &e.N)
 	c.require(e.N > 0, "n", "be at least 1")
 }

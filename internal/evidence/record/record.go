@@ -40,7 +40,8 @@ type Head struct {
 	Seq  uint64
 	Prev Hash
 	Salt Salt
-	// Time is the wall clock's, and may be wrong and go back.
+	// Time is the wall clock's, as are all times in bodies. It may be wrong and go back, so no body must have its times
+	// in any order: what happened while the clock was set could not be recorded.
 	Time time.Time
 	// Mono is since the start of the process, in whole microseconds: nanoseconds would leave what JSON can count
 	// exactly after 104 days. It does not go back while Boot stays the same.
