@@ -69,10 +69,11 @@ bench: ## Speed of the webhook against two baselines in the same run
 	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/... ./internal/check/...
 
 .PHONY: fuzz
-fuzz: ## Fuzz the HTTP edge, the reader of objects and the resolver, a minute each
+fuzz: ## Fuzz the HTTP edge, the readers of objects and of evidence, and the resolver, a minute each
 	@go test -run '^$$' -fuzz FuzzReview -fuzztime 1m ./webhook
 	@go test -run '^$$' -fuzz FuzzChecked -fuzztime 1m ./internal/objects
 	@go test -run '^$$' -fuzz FuzzResolve -fuzztime 1m ./internal/mesh
+	@go test -run '^$$' -fuzz FuzzParse -fuzztime 1m ./internal/evidence/record
 
 .PHONY: lint
 lint: ## Lint all modules
