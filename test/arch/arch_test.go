@@ -73,29 +73,30 @@ func sources(t *testing.T) []*source {
 // part that is not listed may import nothing of ours.
 func mayImport() map[string][]string {
 	return map[string][]string{
-		"api/v1alpha1":        {},
-		"internal/mesh":       {},
-		"internal/nodes":      {"api/v1alpha1"},
-		"internal/probe":      {},
-		"internal/publish":    {"api/v1alpha1", "internal/probe"},
-		"internal/objects":    {"api/v1alpha1", "internal/mesh", "policies/facts"},
-		"policies/facts":      {"api/v1alpha1", "internal/mesh", "internal/nodes"},
-		"policies":            {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},
-		"policies/static":     {},
-		"policies/celpack":    {"api/v1alpha1", "policies"},
-		"policies/policytest": {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
-		"internal/check":      {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
-		"internal/snapshot":   {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
-		"internal/cluster":    {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
-		"internal/preflight":  {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "policies", "policies/facts"},
-		"internal/survey":     {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "internal/preflight"},
-		"internal/scan":       {"api/v1alpha1", "internal/mesh", "policies", "policies/facts"},
-		"internal/telemetry":  {"api/v1alpha1", "internal/scan", "policies"},
-		"internal/keeper":     {"api/v1alpha1"},
-		"internal/controller": {"api/v1alpha1", "internal/cluster", "internal/keeper", "internal/nodes", "internal/objects", "internal/scan", "policies", "policies/celpack", "policies/facts", "webhook/servingcert"},
-		"webhook":             {"api/v1alpha1", "internal/mesh", "internal/objects", "policies", "policies/facts"},
-		"webhook/server":      {},
-		"webhook/servingcert": {},
+		"api/v1alpha1":            {},
+		"internal/evidence/spool": {},
+		"internal/mesh":           {},
+		"internal/nodes":          {"api/v1alpha1"},
+		"internal/probe":          {},
+		"internal/publish":        {"api/v1alpha1", "internal/probe"},
+		"internal/objects":        {"api/v1alpha1", "internal/mesh", "policies/facts"},
+		"policies/facts":          {"api/v1alpha1", "internal/mesh", "internal/nodes"},
+		"policies":                {"api/v1alpha1", "internal/mesh", "internal/nodes", "policies/facts"},
+		"policies/static":         {},
+		"policies/celpack":        {"api/v1alpha1", "policies"},
+		"policies/policytest":     {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
+		"internal/check":          {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies", "policies/facts"},
+		"internal/snapshot":       {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "policies", "policies/facts"},
+		"internal/cluster":        {"api/v1alpha1", "internal/mesh", "internal/nodes", "internal/objects", "policies/facts"},
+		"internal/preflight":      {"api/v1alpha1", "internal/check", "internal/mesh", "internal/nodes", "policies", "policies/facts"},
+		"internal/survey":         {"api/v1alpha1", "internal/check", "internal/mesh", "internal/objects", "internal/preflight"},
+		"internal/scan":           {"api/v1alpha1", "internal/mesh", "policies", "policies/facts"},
+		"internal/telemetry":      {"api/v1alpha1", "internal/scan", "policies"},
+		"internal/keeper":         {"api/v1alpha1"},
+		"internal/controller":     {"api/v1alpha1", "internal/cluster", "internal/keeper", "internal/nodes", "internal/objects", "internal/scan", "policies", "policies/celpack", "policies/facts", "webhook/servingcert"},
+		"webhook":                 {"api/v1alpha1", "internal/mesh", "internal/objects", "policies", "policies/facts"},
+		"webhook/server":          {},
+		"webhook/servingcert":     {},
 	}
 }
 
@@ -192,7 +193,8 @@ func checkVariables(t *testing.T, s *source, d *ast.GenDecl) {
 	t.Helper()
 	for _, spec := range d.Specs {
 		v := spec.(*ast.ValueSpec)
-		embedded := d.Doc != nil && strings.Contains(s.text[s.set.Position(d.Pos()).Offset-200:s.set.Position(d.Pos()).Offset], "//go:embed")
+		at := s.set.Position(d.Pos()).Offset
+		embedded := d.Doc != nil && strings.Contains(s.text[max(0, at-200):at], "//go:embed")
 		for _, name := range v.Names {
 			if name.Name != "_" && !strings.HasPrefix(name.Name, "Err") && !strings.HasPrefix(name.Name, "err") && !embedded {
 				t.Errorf("%s: package variable %s; must be a constant, a function or a field", s.path, name.Name)

@@ -185,7 +185,10 @@ func readMark(f file) (mark, bool) {
 	if _, err := fmt.Sscanf(string(b), "mark v1 ordinal %d seq %d clean %t", &m.ordinal, &m.seq, &m.clean); err != nil {
 		return mark{}, false
 	}
-	return m, bytes.Equal(b, m.bytes())
+	if !bytes.Equal(b, m.bytes()) {
+		return mark{}, false // not what the half of it that can be read says
+	}
+	return m, true
 }
 
 // zero writes real zeros: blocks that are only reserved would have to be converted at the

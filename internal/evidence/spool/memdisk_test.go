@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,6 +14,8 @@ import (
 
 const sector = 512
 
+var errDead = errors.New("the process has ended")
+
 // memDisk is a disk with a page cache. What is not synced may be lost in a crash, sector by
 // sector; changes of the directory are lost from some point on. As in Linux, a failed sync
 // leaves pages that look stored and may not be.
@@ -23,6 +26,7 @@ type memDisk struct {
 	stored   map[string]*memFile
 	journal  []func(map[string]*memFile)
 	locked   bool
+	dead     bool // its process has ended: nothing that is still called has an effect
 	capacity int64 // 0: without end
 	calls    int
 	// fault is asked before every call that changes something. A write that fails has
@@ -45,7 +49,7 @@ func (d *memDisk) kill() *memDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := &memDisk{rng: d.rng, names: d.names, stored: d.stored, journal: d.journal}
-	d.fault = func(int, string, string) error { return unix.EIO } // whoever holds on to d does no harm
+	d.dead = true
 	return next
 }
 
@@ -68,7 +72,7 @@ func (d *memDisk) crash() *memDisk {
 		g := &memFile{cache: b, stored: slices.Clone(b), dirty: map[int]bool{}}
 		next.names[name], next.stored[name] = g, g
 	}
-	d.fault = func(int, string, string) error { return unix.EIO }
+	d.dead = true
 	return next
 }
 
@@ -85,6 +89,9 @@ func (f *memFile) persist(b []byte, s int) []byte {
 }
 
 func (d *memDisk) before(op, name string) error {
+	if d.dead {
+		return errDead
+	}
 	d.calls++
 	if d.fault == nil {
 		return nil
@@ -214,6 +221,9 @@ func (h *memHandle) WriteAt(b []byte, at int64) (int, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
 	err := h.disk.before("write", h.name)
+	if errors.Is(err, errDead) {
+		return 0, err
+	}
 	if err != nil {
 		b = b[:h.disk.rng.IntN(len(b)+1)]
 	}
@@ -271,6 +281,9 @@ func (h *memHandle) Sync() error {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
 	err := h.disk.before("sync", h.name)
+	if errors.Is(err, errDead) {
+		return err
+	}
 	for _, s := range slices.Sorted(maps.Keys(h.file.dirty)) {
 		if err == nil || h.disk.rng.IntN(2) == 0 {
 			h.file.stored = h.file.persist(h.file.stored, s)
