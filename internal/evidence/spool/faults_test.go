@@ -156,7 +156,7 @@ func TestEveryCallIsTheLast(t *testing.T) {
 func endAt(t *testing.T, end func(*memDisk) *memDisk, n, failing int, seed uint64) {
 	d, l := newMemDisk(seed*1000+uint64(n)), newTold()
 	rng := rand.New(rand.NewPCG(seed, uint64(n)))
-	segments := uint64(0)
+	acked, sealed := uint64(0), map[uint64][32]byte{}
 	for life := range 3 {
 		var next *memDisk
 		d.fault = func(call int, _, _ string) error {
@@ -169,14 +169,15 @@ func endAt(t *testing.T, end func(*memDisk) *memDisk, n, failing int, seed uint6
 				// The state of the disk at this moment is what the next life finds. What
 				// this one does from here on it does in vain.
 				d.mu.Unlock()
+				readAll(t, d, sealed)
 				next = end(d)
 				d.mu.Lock()
 			}
 			return unix.EIO
 		}
 		s := mustOpen(t, d, small())
-		if r := s.Recovery(); r.LastSeq < segments {
-			t.Errorf("life %d resumes at %d; %d were acknowledged", life, r.LastSeq, segments)
+		if r := s.Recovery(); r.LastSeq < acked {
+			t.Errorf("life %d resumes at %d; %d were acknowledged", life, r.LastSeq, acked)
 		}
 		script(t, s, l, fmt.Sprintf("?%d", life))
 		_ = s.Close(context.Background())
@@ -185,7 +186,7 @@ func endAt(t *testing.T, end func(*memDisk) *memDisk, n, failing int, seed uint6
 		}
 		l.settle(t)
 		for _, at := range l.acked {
-			segments = max(segments, at.seq)
+			acked = max(acked, at.seq)
 		}
 		d = next
 	}
@@ -193,7 +194,30 @@ func endAt(t *testing.T, end func(*memDisk) *memDisk, n, failing int, seed uint6
 	l.append(t, s, "after")
 	mustClose(t, s)
 	// Lines whose callers died without an answer may be in the log; that is the prefix "?".
-	l.check(t, d, 1)
+	if in := l.check(t, d, 1); len(in) < len(sealed) {
+		t.Errorf("%d lines in the log; %d have been read before", len(in), len(sealed))
+	}
+	readAll(t, d, sealed)
+}
+
+// readAll reads as a sealer does: what it has read once must be there, the same, for ever.
+func readAll(t *testing.T, d *memDisk, sealed map[uint64][32]byte) {
+	have := uint64(0)
+	for line, err := range newReader(d, 1).Lines() {
+		if err != nil {
+			t.Errorf("read: %v", err)
+			return
+		}
+		if hash, known := sealed[line.Seq]; known && hash != line.Hash {
+			t.Errorf("line %d has changed since it was read", line.Seq)
+		}
+		sealed[line.Seq] = line.Hash
+		have = line.Seq
+	}
+	// A mark that the crash has taken back hides lines until the next life has begun.
+	if mark, ok, _ := loadMark(d); ok && have != mark.seq {
+		t.Errorf("read up to %d; the mark says %d", have, mark.seq)
+	}
 }
 
 // A clean stop whose mark promises more than the disk has is damage, and said to be.

@@ -26,7 +26,7 @@ type memDisk struct {
 	stored   map[string]*memFile
 	journal  []func(map[string]*memFile)
 	locked   bool
-	dead     bool // its process has ended: nothing that is still called has an effect
+	dead     bool  // its process has ended: nothing that is still called has an effect
 	capacity int64 // 0: without end
 	calls    int
 	// fault is asked before every call that changes something. A write that fails has

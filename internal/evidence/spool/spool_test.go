@@ -79,7 +79,9 @@ func (l *told) check(t testing.TB, d directory, from uint64) map[string]point {
 	t.Helper()
 	in := map[string]point{}
 	last := point{seq: from - 1}
-	for line, err := range newReader(d, from).Lines() {
+	r := newReader(d, from)
+	defer r.drop()
+	for line, err := range r.Lines() {
 		if err != nil {
 			t.Errorf("read: %v", err)
 			break
@@ -89,7 +91,7 @@ func (l *told) check(t testing.TB, d directory, from uint64) map[string]point {
 		if _, err := fmt.Sscanf(string(line.Text), "%d %s %s", &seq, &prev, &id); err != nil {
 			t.Errorf("line %d is %q", line.Seq, line.Text)
 		}
-		if seq != line.Seq || seq != last.seq+1 || (last.seq > 0 && prev != hex.EncodeToString(last.hash[:])) {
+		if seq != line.Seq || seq != last.seq+1 || (last.seq >= from && prev != hex.EncodeToString(last.hash[:])) {
 			t.Errorf("line %q stands at %d after %d %x", line.Text, line.Seq, last.seq, last.hash)
 		}
 		if _, twice := in[id]; twice {
