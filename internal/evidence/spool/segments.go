@@ -27,7 +27,8 @@ func (w *writer) start(b []byte, end point) error {
 		w.trim()
 		_ = w.active.Close() // all in it is durable
 	}
-	w.active, w.offset, w.last, w.again = f, headerSize+int64(len(b)), end, nil
+	w.active, w.growing = f, name != spareName
+	w.offset, w.last, w.again = headerSize+int64(len(b)), end, nil
 	w.supersede(next)
 	w.prepare()
 	return nil
@@ -47,21 +48,27 @@ func (w *writer) fill(f file, name string, s segment, b []byte) error {
 }
 
 // blank returns a file without content: the spare, or an empty one, which is as safe and
-// slower, because every sync has to store its new size too.
+// slower, because every sync has to store its new size too. A segment that began so gives way
+// as soon as there is a spare.
 func (w *writer) blank() (file, string, error) {
-	if w.preparing {
-		select {
-		case p := <-w.prepared:
-			w.preparing, w.spare = false, p
-		default:
-		}
-	}
-	if f := w.spare; f != nil {
+	if w.hasSpare() {
+		f := w.spare
 		w.spare = nil
 		return f, spareName, nil
 	}
 	f, err := w.create(temporaryName)
 	return f, temporaryName, err
+}
+
+func (w *writer) hasSpare() bool {
+	if w.preparing {
+		select {
+		case f := <-w.prepared:
+			w.preparing, w.spare = false, f
+		default:
+		}
+	}
+	return w.spare != nil
 }
 
 // create makes a file in the place of one that a crash or a failure has left.
@@ -131,10 +138,7 @@ func (w *writer) adoptSpare() {
 			w.spare = f
 			return
 		}
-		_ = f.Close()
-	}
-	if w.cause() == nil {
-		w.spare = w.makeSpare()
+		_ = f.Close() // makeSpare removes it
 	}
 }
 

@@ -265,7 +265,7 @@ func TestTheEndOfTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newMemDisk(1)
 		s := mustOpen(t, d, small())
-		d.fault = func(_ int, op, _ string) error { time.Sleep(100 * time.Millisecond); return nil }
+		d.fault = func(int, string, string) error { time.Sleep(100 * time.Millisecond); return nil }
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
 		_, _, err := s.Append(ctx, named("a"))

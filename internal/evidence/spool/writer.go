@@ -2,11 +2,13 @@ package spool
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
-// maxGroup bounds what one sync stores, and so the memory that the writer takes.
-const maxGroup = 1 << 20
+// maxGroup is how many lines one sync stores at most; with their length it bounds the memory
+// that the writer takes, and what a failure leaves unsettled.
+const maxGroup = 256
 
 // writer is the only goroutine that writes lines. None of its fields is shared.
 type writer struct {
@@ -15,6 +17,7 @@ type writer struct {
 	retry *time.Timer // runs while something is to be tried again
 
 	active  file // nil after a failure, until a new segment is there
+	growing bool // active was not made of zeros
 	offset  int64
 	ordinal uint64
 	last    point     // the last line that is durable
@@ -38,7 +41,7 @@ func newWriter(s *Spool, d directory, f found) *writer {
 		again: f.again, resume: f.last, old: f.segments, prepared: make(chan file, 1),
 	}
 	w.retry.Stop()
-	w.healthy()
+	s.state.set(nil, s.options.Now())
 	return w
 }
 
@@ -85,7 +88,7 @@ func (w *writer) run() {
 // the next one grows.
 func (w *writer) gather(e *entry) []*entry {
 	group := []*entry{e}
-	for len(group) < maxGroup/w.options.MaxLine+1 {
+	for len(group) < maxGroup {
 		select {
 		case e := <-w.queue:
 			group = append(group, e)
@@ -152,7 +155,8 @@ func (w *writer) encode(group []*entry, from point) (b []byte, made []*entry, en
 func (w *writer) store(b []byte, end point) error {
 	w.state.pending.Store(int64(len(b)))
 	defer w.state.pending.Store(0)
-	if w.active == nil || (w.offset > headerSize && w.offset+int64(len(b)) > w.options.SegmentSize) {
+	full := w.offset > headerSize && w.offset+int64(len(b)) > w.options.SegmentSize
+	if full || (w.growing && w.hasSpare()) {
 		return w.start(b, end)
 	}
 	if _, err := w.active.WriteAt(b, w.offset); err != nil {
@@ -201,7 +205,7 @@ func (w *writer) restart() {
 		from = w.resume
 	}
 	b, made, end := w.encode(still, from)
-	w.limbo = append(gone, made...)
+	w.limbo = slices.Concat(gone, made)
 	if err := w.start(b, end); err != nil {
 		w.failing(err)
 		return
@@ -279,7 +283,10 @@ func (w *writer) cause() error {
 
 func (w *writer) outOfSpace() bool { return outOfSpace(w.cause()) }
 
-func (w *writer) healthy() { w.state.set(nil, w.options.Now()) }
+func (w *writer) healthy() {
+	w.state.set(nil, w.options.Now())
+	w.prepare()
+}
 
 // failing is told of every failure to write: the file that it came from is given up, except
 // where only the reserve is missing.
