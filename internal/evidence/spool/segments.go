@@ -122,7 +122,12 @@ func (w *writer) makeSpare() file {
 	if err != nil {
 		return nil
 	}
-	if zero(f, w.options.SegmentSize, w.closing) != nil {
+	// All the space first: it must not be the spare that takes what the reserve gives up.
+	err = f.Allocate(w.options.SegmentSize)
+	if err == nil {
+		err = zero(f, w.options.SegmentSize, w.closing)
+	}
+	if err != nil {
 		_ = f.Close()
 		_ = w.disk.Remove(spareName) // or by the next who needs the name
 		return nil
