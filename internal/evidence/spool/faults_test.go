@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -286,6 +287,39 @@ func TestTheReaderTellsDamage(t *testing.T) {
 				}
 				f.cache[at] ^= 0x20
 			}
+		}
+	})
+}
+
+// A line is bound to its place: one that stands where another was is none.
+func TestALineInAnothersPlaceIsDamage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newMemDisk(1)
+		s := mustOpen(t, d, small())
+		for range 3 {
+			if _, _, err := s.Append(t.Context(), func(uint64, [32]byte) ([]byte, error) { return []byte("the same"), nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustClose(t, s)
+		list, err := listSegments(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := d.names[list[len(list)-1].name()]
+		frame := frameStart + len("the same") + 1
+		if len(f.cache) < headerSize+2*frame {
+			t.Fatalf("the newest segment has %d bytes; must hold two lines", len(f.cache))
+		}
+		copy(f.cache[headerSize:], slices.Clone(f.cache[headerSize+frame:headerSize+2*frame]))
+		var damage *DamageError
+		for _, err := range newReader(d, 1).Lines() {
+			if err != nil && !errors.As(err, &damage) {
+				t.Errorf("read: %v; must be damage", err)
+			}
+		}
+		if damage == nil {
+			t.Error("the second line is read in the place of the first")
 		}
 	})
 }
