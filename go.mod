@@ -12,7 +12,7 @@ require (
 	github.com/spf13/pflag v1.0.10 // the flags of a subcommand in groups
 	go.yaml.in/yaml/v3 v3.0.5 // the lines of fields in manifests
 	golang.org/x/sync v0.23.0 // groups of goroutines that end together
-	golang.org/x/sys v0.50.0 // fdatasync and fadvise, for meshvakt probe
+	golang.org/x/sys v0.50.0 // fdatasync and fadvise for meshvakt probe; flock, openat and fallocate for evidence
 	golang.org/x/term v0.47.0 // tells a terminal from a pipe
 	google.golang.org/protobuf v1.36.12 // reads Istio's MeshConfig as Istio does
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // in tests: patches as the API server applies them
