@@ -135,6 +135,7 @@ func (cp *ControlPlane) addAPIServer(port *int) *component {
 			"--allow-privileged=true", // as in real clusters; istio-init needs capabilities
 			"--audit-policy-file=" + auditPolicyFile,
 			"--audit-log-path=" + cp.AuditLogPath,
+			"--audit-log-maxsize=4096", // MB; what is rotated away is not found any more
 			// A connection that is idle at Kill must not delay a Restart.
 			"--shutdown-delay-duration=0s",
 		}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ kind: ClusterRole
 metadata: {name: writing-guards}
 rules:
 - {apiGroups: [meshvakt.io], resources: [meshguards], verbs: [get, create, update, delete]}
-- {apiGroups: [meshvakt.io], resources: [guardexceptions], verbs: [get, create, update, delete]}
+- {apiGroups: [meshvakt.io], resources: [guardexceptions], verbs: [get, create, update, patch, delete]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -80,12 +81,10 @@ func (y *corpusPlayer) ask(t *testing.T, o *unstructured.Unstructured) {
 		})
 	}
 	if wanted.Approved {
-		e.Spec.Approved, e.Spec.Approver = true, wanted.Approver
-		must(t, approver.Update(t.Context(), e))
+		must(t, approver.Patch(t.Context(), e, mergePatch(fmt.Sprintf(`{"spec":{"approved":true,"approver":%q}}`, wanted.Approver))))
 	}
 	if wanted.Revoked {
-		e.Spec.Revoked = true
-		must(t, requester.Update(t.Context(), e))
+		must(t, requester.Patch(t.Context(), e, mergePatch(`{"spec":{"revoked":true}}`)))
 	}
 }
 

@@ -132,9 +132,8 @@ spec:
 	create(t, g.platform, own)
 	refusedOwn(t, approve(t.Context(), g.platform, own.DeepCopy()), "MV504", `"platform"`)
 	refusedOwn(t, approve(t.Context(), g.dev, own.DeepCopy()), "MV506", "meshvakt-approve")
-	forged := e.DeepCopy()
-	forged.Spec.Approved, forged.Spec.Approver = true, "platform"
-	refusedOwn(t, g.dev.Update(t.Context(), forged), "MV504", "MV506") // its approver is overwritten
+	forged := mergePatch(`{"spec":{"approved":true,"approver":"platform"}}`)
+	refusedOwn(t, g.dev.Patch(t.Context(), e.DeepCopy(), forged), "MV504", "MV506") // the approver is overwritten
 	refusedOwn(t, g.platform.Patch(t.Context(), e.DeepCopy(), mergePatch(`{"spec":{"approved":true,"objectSelector":{"matchLabels":null}}}`)), "MV505")
 	must(t, g.admin.Delete(t.Context(), own))
 
@@ -299,12 +298,17 @@ func TestGuardsAreHeld(t *testing.T) {
 		return &now
 	}
 	change := func(c client.Client, reason string, edit func(*v1alpha1.MeshGuard)) error {
-		now := have()
-		edit(now)
-		if reason != "" {
-			metav1.SetMetaDataAnnotation(&now.ObjectMeta, v1alpha1.ChangeReasonAnnotation, reason)
+		for {
+			now := have()
+			edit(now)
+			if reason != "" {
+				metav1.SetMetaDataAnnotation(&now.ObjectMeta, v1alpha1.ChangeReasonAnnotation, reason)
+			}
+			// The leader writes the status meanwhile.
+			if err := c.Update(t.Context(), now, client.DryRunAll); !apierrors.IsConflict(err) {
+				return err
+			}
 		}
-		return c.Update(t.Context(), now, client.DryRunAll)
 	}
 	warn := func(m *v1alpha1.MeshGuard) {
 		m.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Warn}
@@ -321,9 +325,7 @@ func TestGuardsAreHeld(t *testing.T) {
 	must(t, change(g.platform, "CHG-1", warn))
 	must(t, change(writer, "", func(m *v1alpha1.MeshGuard) { m.Spec.Exceptions = nil })) // demands more
 	// The same reason serves once.
-	now := have()
-	metav1.SetMetaDataAnnotation(&now.ObjectMeta, v1alpha1.ChangeReasonAnnotation, "CHG-1")
-	must(t, g.admin.Update(t.Context(), now))
+	must(t, g.admin.Patch(t.Context(), have(), mergePatch(`{"metadata":{"annotations":{"`+v1alpha1.ChangeReasonAnnotation+`":"CHG-1"}}}`)))
 	refusedOwn(t, change(g.platform, "CHG-1", warn), "MV512", `"CHG-1"`)
 	must(t, change(g.platform, "CHG-2", warn))
 	must(t, g.platform.Delete(t.Context(), have(), client.DryRunAll))

@@ -21,7 +21,7 @@ import (
 // does would decide a test of it.
 const (
 	scaleNamespaces = 10_000
-	scaleRSS        = 128 << 20
+	scaleRSS        = 160 << 20
 )
 
 // ownPlane gives the test a control plane and a plain binary of its own.
