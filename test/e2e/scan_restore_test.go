@@ -278,11 +278,13 @@ func TestScanLeaderDiesScanning(t *testing.T) {
 
 	leads := leader(t, replicas)
 	passes := leads.metric(t.Context(), "meshvakt_scan_duration_seconds_count")
-	var g v1alpha1.MeshGuard
-	must(t, admin.Get(t.Context(), client.ObjectKey{Name: "half"}, &g))
-	g.Spec.NamespaceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: names[1:]}}
-	g.Annotations[v1alpha1.ChangeReasonAnnotation] = "half of it is enough"
-	must(t, admin.Update(t.Context(), &g))
+	eventually(t, 10*time.Second, func() error { // its status changes meanwhile
+		var g v1alpha1.MeshGuard
+		must(t, admin.Get(t.Context(), client.ObjectKey{Name: "half"}, &g))
+		g.Spec.NamespaceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: names[1:]}}
+		g.Annotations[v1alpha1.ChangeReasonAnnotation] = "half of it is enough"
+		return admin.Update(t.Context(), &g)
+	})
 	eventually(t, 10*time.Second, func() error {
 		if leads.metric(t.Context(), `controller_runtime_active_workers{controller="scan"}`) == 0 {
 			return errors.New("nothing is scanned")

@@ -111,11 +111,13 @@ func TestScanUpgrade(t *testing.T) {
 		admits bool
 	}{{v1alpha1.Audit, true}, {v1alpha1.Warn, true}, {v1alpha1.Deny, false}} {
 		t.Run(string(step.action), func(t *testing.T) {
-			var g v1alpha1.MeshGuard
-			must(t, admin.Get(t.Context(), client.ObjectKey{Name: "upgrade"}, &g))
-			g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{step.action}
-			g.Spec.MeshMembership.ValidationActions = g.Spec.StrictMTLS.ValidationActions
-			must(t, admin.Update(t.Context(), &g))
+			eventually(t, 10*time.Second, func() error { // its status changes meanwhile
+				var g v1alpha1.MeshGuard
+				must(t, admin.Get(t.Context(), client.ObjectKey{Name: "upgrade"}, &g))
+				g.Spec.StrictMTLS.ValidationActions = []v1alpha1.ValidationAction{step.action}
+				g.Spec.MeshMembership.ValidationActions = g.Spec.StrictMTLS.ValidationActions
+				return admin.Update(t.Context(), &g)
+			})
 			began := time.Now()
 			got := stands(t, 30*time.Second, "upgrade", counts(1, map[string]int32{"strict-mtls": 1, "mesh-membership": 1}))
 			t.Logf("stands after %s: %s", time.Since(began).Round(time.Millisecond), meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionCompliant).Message)
