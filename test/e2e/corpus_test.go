@@ -123,7 +123,7 @@ func prepare(t *testing.T, c policytest.Case, suffix string) (p *playedCase, key
 			g := &v1alpha1.MeshGuard{}
 			must(t, json.Unmarshal(d.JSON, g))
 			p.guards = append(p.guards, g)
-			common = append(common, g.Name, g.Spec)
+			common = append(common, g.Name, g.Annotations, g.Spec)
 			continue
 		}
 		o := &unstructured.Unstructured{}
