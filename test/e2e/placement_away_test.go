@@ -34,7 +34,7 @@ func (p *placement) away(t *testing.T) {
 
 	p.heartbeats(t, time.Second)
 	must(t, p.replica.cmd.Process.Signal(syscall.SIGSTOP)) // it takes connections, and says nothing
-	p.heartbeats(t, 3*time.Second) // the timeout of the webhook is 2 s
+	p.heartbeats(t, 2*time.Second)
 	p.replica.kill()
 	p.heartbeats(t, time.Second)
 

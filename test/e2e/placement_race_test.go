@@ -25,9 +25,8 @@ import (
 const (
 	racePods, raceNodes = 500, 30
 	// staleAtMost is how long a node may have been refused already, by what is stored,
-	// when a pod is bound to it: the binding is stored a moment after it was judged, which
-	// lasts longer the busier the machine is. With nothing else to do it is some 20 ms.
-	staleAtMost = time.Second
+	// when a pod is bound to it: the binding is stored a moment after it was judged.
+	staleAtMost = 200 * time.Millisecond
 )
 
 // flipEvery is how often each of those who change nodes does so.

@@ -21,7 +21,7 @@ import (
 // does would decide a test of it.
 const (
 	scaleNamespaces = 10_000
-	scaleRSS        = 160 << 20
+	scaleRSS        = 128 << 20
 )
 
 // ownPlane gives the test a control plane and a plain binary of its own.
@@ -92,9 +92,14 @@ func TestScale(t *testing.T) {
 	})
 	rss := r.rss()
 	t.Logf("%d namespaces and policies: ready after %s, %d MiB resident", scaleNamespaces, ready.Round(time.Millisecond), rss>>20)
-	if rss > scaleRSS {
-		t.Errorf("%d MiB resident; want at most %d", rss>>20, scaleRSS>>20)
-	}
+	// What the first pass of the scan has read is given back to the machine by and by.
+	eventually(t, 30*time.Second, func() error {
+		if rss := r.rss(); rss > scaleRSS {
+			return fmt.Errorf("%d MiB resident; want at most %d", rss>>20, scaleRSS>>20)
+		}
+		return nil
+	})
+	t.Logf("%d MiB resident %s after the start", r.rss()>>20, time.Since(started).Round(time.Second))
 }
 
 // fill runs f for every number below scaleNamespaces, 32 at a time.
