@@ -200,6 +200,9 @@ func (s *Spool) AppendVital(ctx context.Context, line Make) (seq uint64, hash [3
 
 func (s *Spool) append(ctx context.Context, e *entry) (uint64, [32]byte, error) {
 	s.state.asked.Add(1)
+	if err := ctx.Err(); err != nil {
+		return s.refuse(err)
+	}
 	if since := s.state.busy.Load(); since != 0 && s.options.Now().UnixNano()-since > int64(s.options.Budget) {
 		return s.refuse(ErrStalled)
 	}

@@ -173,6 +173,7 @@ func (w *writer) store(b []byte, end point) error {
 // stored answers the callers, after the mark: what they know, the sealer can read.
 func (w *writer) stored(made []*entry) {
 	_ = w.writeMark(false) // tried again by itself
+	w.busy(false)          // before anybody is told, who may come with the next line at once
 	for _, e := range made {
 		w.state.written.Add(1)
 		e.settle(e.at, nil)
