@@ -11,6 +11,7 @@ require (
 	github.com/spf13/cobra v1.10.2 // subcommands and flags
 	github.com/spf13/pflag v1.0.10 // the flags of a subcommand in groups
 	go.yaml.in/yaml/v3 v3.0.5 // the lines of fields in manifests
+	golang.org/x/mod v0.42.0 // signed notes and tree hashes of the evidence log
 	golang.org/x/sync v0.23.0 // groups of goroutines that end together
 	golang.org/x/sys v0.50.0 // fdatasync and fadvise for meshvakt probe; flock, openat and fallocate for evidence
 	golang.org/x/term v0.47.0 // tells a terminal from a pipe
