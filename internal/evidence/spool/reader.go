@@ -154,7 +154,8 @@ func (r *Reader) drop() error {
 }
 
 // Release removes the segments whose lines all have numbers up to upTo, oldest first, so
-// that what remains has no hole. The newest segment always stays. The appender may be at work.
+// that what remains has no hole. The newest segment always stays, and the last line: whoever
+// resumes the log goes on from there. The appender may be at work.
 func (r *Reader) Release(upTo uint64) error {
 	m, _, err := loadMark(r.disk)
 	if err != nil {
@@ -164,9 +165,8 @@ func (r *Reader) Release(upTo uint64) error {
 	if err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
-	upTo = min(upTo, m.seq)
 	removed := false
-	for i := 0; i+1 < len(list) && list[i+1].ordinal <= m.ordinal && list[i+1].before.seq <= upTo; i++ {
+	for i := 0; i+1 < len(list) && list[i+1].ordinal <= m.ordinal && list[i+1].before.seq <= upTo && list[i+1].before.seq < m.seq; i++ {
 		if err := r.disk.Remove(list[i].name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("release: %w", err)
 		}
