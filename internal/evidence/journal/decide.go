@@ -25,13 +25,37 @@ const (
 // RefusedError says that a request is refused for want of a record. Its text is for the user.
 type RefusedError struct {
 	what  string
+	glass []string // the groups that could do it nevertheless
 	cause error
 }
 
+// Reason is the word for it, in messages, logs and documents.
+const Reason = "EvidenceUnavailable"
+
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("EvidenceUnavailable: %s is not let through without a record in the evidence log, and none can be written: %v", e.what, e.cause)
+	text := fmt.Sprintf("%s: %s needs a record in the evidence log of Meshvakt, and %s. Nothing is said against the request itself: "+
+		"try again when the log is back, which whoever runs Meshvakt sees by meshvakt_evidence_available (docs/evidence.md).", Reason, e.what, whatFails(e.cause))
+	if len(e.glass) > 0 {
+		text += fmt.Sprintf(" In an emergency, members of %q may make the change without a record; that is counted.", e.glass)
+	}
+	return text
 }
 func (e *RefusedError) Unwrap() error { return e.cause }
+
+// whatFails says it in the words of people who do not know the log.
+func whatFails(err error) string {
+	switch cause(err) {
+	case "full":
+		return "its volume is full"
+	case "readOnly":
+		return "its volume is read-only"
+	case "slow":
+		return "its volume does not answer in time"
+	case "notOpen":
+		return "it is not open yet"
+	}
+	return "its volume fails"
+}
 
 // Decided is told of a decision before it is answered, dry runs excepted. It returns where it is
 // recorded, or that it is not; and a *RefusedError where the answer must be no for that reason.
@@ -61,13 +85,17 @@ func (j *Journal) Decided(ctx context.Context, r *facts.Review, d policies.Decis
 		return at.String(), nil
 	}
 	if verdict == "allow" {
+		own := r.User.Username == j.ownUser()
 		switch {
-		case weight == grave && (r.User.Username == j.config.Own || j.mayBreakGlass(r.User.Groups)):
-			seen.brokeGlass = r.User.Username != j.config.Own
+		case weight == control && (own || j.mayBreakGlass(r.User.Groups)):
+			seen.brokeGlass = !own
 			j.glass.keep(seen)
+		case weight == control:
+			j.miss("deny", r.Kind, err)
+			return Missing, &RefusedError{subject(r), j.config.BreakGlass, err}
 		case weight == grave || j.config.Required:
 			j.miss("deny", r.Kind, err)
-			return Missing, &RefusedError{subject(r, d), err}
+			return Missing, &RefusedError{subject(r), nil, err}
 		}
 	}
 	j.miss(verdict, r.Kind, err)
@@ -100,6 +128,7 @@ type weight uint8
 const (
 	ordinary weight = iota // a workload that is let in, one of many
 	single                 // has a record of its own, and goes on without one where there is none
+	control                // a change of what decides; without a record by the break-glass groups alone
 	grave                  // must not happen without a record
 )
 
@@ -114,19 +143,16 @@ func weigh(r *facts.Review, d policies.Decision) weight {
 	case schema.GroupKind{Kind: "Node"}, schema.GroupKind{Kind: "PersistentVolume"}:
 		return single
 	case schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "ConfigMap"}:
-		return grave
+		return control
 	}
 	if r.Kind.Group == v1alpha1.Group || r.Kind.Group == "istio.io" || strings.HasSuffix(r.Kind.Group, ".istio.io") {
-		return grave
+		return control
 	}
 	return ordinary
 }
 
 // subject says to the user what is refused.
-func subject(r *facts.Review, d policies.Decision) string {
-	if d.RestsOnException() {
-		return "what only an exception allows"
-	}
+func subject(r *facts.Review) string {
 	return fmt.Sprintf("%s of %s %q", r.Operation, r.Kind.Kind, r.DisplayName())
 }
 

@@ -52,6 +52,10 @@ func (k *keeper) Key(_ context.Context, p volume.Period) (record.Key, error) {
 	return record.Key(record.HashOf([]byte(p))), k.ask()
 }
 
+func (k *keeper) User(context.Context) (string, error) {
+	return "system:serviceaccount:meshvakt-system:meshvakt", nil
+}
+
 // clock is set by the test.
 type clock struct {
 	mu  sync.Mutex
@@ -102,9 +106,9 @@ func (r *replica) journal(t *testing.T) *Journal {
 	c := Config{
 		Dir: r.dir, Name: "evidence.example.org", Replica: "meshvakt-0", Keeper: r.keeper,
 		Boot:       record.Boot{Pod: "pod-uid", Node: "node-a", Version: "v0.2.0", BeatSeconds: 60},
-		BreakGlass: []string{"breakers"}, Own: "system:serviceaccount:meshvakt-system:meshvakt",
-		Spool: spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond},
-		Now:   r.clock.Now, Since: func() time.Duration { return max(r.clock.Now().Sub(r.start), 0) }, Random: rand.Reader,
+		BreakGlass: []string{"breakers"},
+		Spool:      spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond},
+		Now:        r.clock.Now, Since: func() time.Duration { return max(r.clock.Now().Sub(r.start), 0) }, Random: rand.Reader,
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}
 	if r.edit != nil {
