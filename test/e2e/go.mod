@@ -15,7 +15,7 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // the manifests of the tests
 )
 
-require golang.org/x/sys v0.50.0
+require golang.org/x/sys v0.50.0 // freezes a file system
 
 require (
 	cel.dev/expr v0.25.1 // indirect

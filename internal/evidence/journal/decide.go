@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
@@ -58,8 +60,13 @@ func whatFails(err error) string {
 }
 
 // Decided is told of a decision before it is answered, dry runs excepted. It returns where it is
-// recorded, or that it is not; and a *RefusedError where the answer must be no for that reason.
+// recorded, or that it is not; and a *RefusedError where the answer must be no for that reason. What
+// is of no concern to any guard, and was asked about because the API server could not know, leaves
+// nothing.
 func (j *Journal) Decided(ctx context.Context, r *facts.Review, d policies.Decision, took time.Duration) (receipt string, refused error) {
+	if d.Outcome != policies.Deny && len(d.Findings) == 0 && outside(r) {
+		return "", nil
+	}
 	j.counts.in.Add(1)
 	verdict := "allow"
 	if d.Outcome == policies.Deny {
@@ -151,18 +158,45 @@ func weigh(r *facts.Review, d policies.Decision) weight {
 	return ordinary
 }
 
+// outside reports whether the request is about a namespace that no guard selects, before and after,
+// and that is no root namespace of the mesh.
+func outside(r *facts.Review) bool {
+	c := &r.Cluster
+	if ns, before := r.OldObject.(*corev1.Namespace); before && concerns(c, ns.Name, ns.Labels) {
+		return false
+	}
+	if ns, after := r.Object.(*corev1.Namespace); after {
+		return !concerns(c, ns.Name, ns.Labels)
+	}
+	if r.Kind.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) {
+		return true
+	}
+	ns := c.Namespaces[r.Namespace]
+	switch {
+	case r.Namespace == "", r.Kind.Group == v1alpha1.Group, r.Kind.Kind == "ConfigMap":
+		return false
+	case ns == nil: // of which nothing is known
+		return false
+	}
+	return !concerns(c, ns.Name, ns.Labels)
+}
+
+func concerns(c *facts.Cluster, namespace string, labels map[string]string) bool {
+	return c.Guarded(namespace, labels) || c.IsRoot(namespace)
+}
+
 // subject says to the user what is refused.
 func subject(r *facts.Review) string {
 	return fmt.Sprintf("%s of %s %q", r.Operation, r.Kind.Kind, r.DisplayName())
 }
 
-// observed is what a record says of a decision, before names become pseudonyms. It holds nothing
-// of the objects themselves.
+// observed is what a record says of a decision, before names become pseudonyms.
 type observed struct {
 	decision   record.Decision
 	user       string
 	groups     []string
 	name       string
+	object     []byte // canonical; nil where it is gone, or could not be read
 	guards     string // canonical
 	err        error  // why they have none
 	brokeGlass bool
@@ -184,8 +218,29 @@ func (j *Journal) observe(r *facts.Review, d policies.Decision, verdict string, 
 	if r.Kind.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) {
 		o.decision.Object.Namespace = r.Name
 	}
+	o.see(r)
 	o.decision.Exceptions, o.decision.ExceptionsN = exceptions(d.Findings)
 	return o
+}
+
+// see adds what is read of the object: of the new one, and of one that is deleted its identity alone.
+func (o *observed) see(r *facts.Review) {
+	object := r.Object
+	if object == nil {
+		object = r.OldObject
+	}
+	if object == nil { // it could not be decoded
+		return
+	}
+	ref := canonical.Reference(object)
+	o.decision.Object.UID, o.decision.Object.Generation = ref.UID, ref.Generation
+	if r.Object == nil {
+		return
+	}
+	var err error
+	if o.object, err = canonical.Of(object); err != nil && o.err == nil {
+		o.err = err
+	}
 }
 
 func (o *observed) build(s *openShard) (record.Body, error) {
@@ -198,6 +253,9 @@ func (o *observed) build(s *openShard) (record.Body, error) {
 	b.Groups, b.GroupsN = listed(groups, 16)
 	if o.name != "" {
 		b.Object.Name = s.pseudonyms.Object(b.Object.GVK, b.Object.Namespace, o.name)
+	}
+	if o.object != nil {
+		b.Object.Digest = s.pseudonyms.Digest(o.object)
 	}
 	b.Guards = s.pseudonyms.Digest([]byte(o.guards))
 	b.BreakGlass = o.brokeGlass
@@ -244,9 +302,4 @@ func listed(values []string, most int) ([]string, uint64) {
 	return values[:min(len(values), most)], uint64(len(values))
 }
 
-func gvk(k schema.GroupVersionKind) string {
-	if k.Group == "" {
-		return k.Version + "/" + k.Kind
-	}
-	return k.Group + "/" + k.Version + "/" + k.Kind
-}
+func gvk(k schema.GroupVersionKind) string { return canonical.GVK(k.Group, k.Version, k.Kind) }
