@@ -155,6 +155,15 @@ func (o *Observer) rouse() {
 // Start observes until ctx ends.
 func (o *Observer) Start(ctx context.Context) error {
 	o.config.Source.OnChange(o.changed)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for !o.config.Source.Synced() { // by then there are definitions of all that is watched
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
 	if err := o.exceptions.watch(ctx, o.config.Cache); err != nil {
 		return err
 	}
@@ -166,8 +175,6 @@ func (o *Observer) Start(ctx context.Context) error {
 	for _, f := range append(o.own.followers(), o.outside.follower) {
 		followers.Go(func() { f.run(ctx) })
 	}
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
