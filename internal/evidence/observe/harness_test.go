@@ -8,14 +8,17 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
 	controlled "k8s.io/client-go/tools/cache/testing"
@@ -188,6 +191,7 @@ type sources struct {
 	mu        sync.Mutex
 	kinds     map[string]*controlled.FakeControllerSource
 	informers map[string]toolscache.SharedIndexInformer
+	expired   map[string]*atomic.Bool
 	running   sync.WaitGroup
 }
 
@@ -201,19 +205,38 @@ func (s *sources) kind(o runtime.Object) *controlled.FakeControllerSource {
 	return s.kinds[key]
 }
 
-// fullSource turns off what the fake does not do.
+// fullSource turns off what the fake does not do, and can forget what it has told.
 type fullSource struct {
 	*controlled.FakeControllerSource
+	expired *atomic.Bool
+}
+
+func (f fullSource) Watch(o metav1.ListOptions) (apiwatch.Interface, error) {
+	if f.expired.Swap(false) {
+		return nil, apierrors.NewResourceExpired("too old")
+	}
+	return f.FakeControllerSource.Watch(o)
+}
+
+// forget has the API server end the watch of a kind, and not know any more where it was.
+func (s *sources) forget(o runtime.Object) {
+	k := s.kind(o)
+	s.mu.Lock()
+	s.expired[fmt.Sprintf("%T", o)].Store(true)
+	s.mu.Unlock()
+	k.ResetWatch()
 }
 
 func (fullSource) IsWatchListSemanticsUnSupported() bool { return true }
 
 func (s *sources) GetInformer(_ context.Context, o client.Object, _ ...cache.InformerGetOption) (cache.Informer, error) {
-	lw := fullSource{s.kind(o)}
+	k := s.kind(o)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := fmt.Sprintf("%T", o)
 	if s.informers[key] == nil {
+		s.expired[key] = &atomic.Bool{}
+		lw := fullSource{k, s.expired[key]}
 		i := s.source.NewInformer(lw, o, 0, toolscache.Indexers{})
 		s.informers[key] = i
 		s.running.Go(func() { i.Run(s.ctx.Done()) })
@@ -257,12 +280,12 @@ type canary struct {
 func (c *canary) Age() (time.Duration, bool) { return c.age, c.ok }
 
 // inCluster runs a test in a bubble: time passes when all wait, so nothing in it depends on how fast the machine is.
-func inCluster(t *testing.T, test func(s *setting), stored ...client.Object) {
+func inCluster(t *testing.T, test func(t *testing.T, s *setting), stored ...client.Object) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSetting(t, stored...)
 		defer s.stop()
-		test(s)
+		test(t, s)
 	})
 }
 
@@ -277,7 +300,7 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &setting{t: t, log: newMemory(t), canary: &canary{age: 3 * time.Second, ok: true}, clock: record.Clock{MaxErrorMicros: 1500}}
 	s.client = newFake(scheme)
-	s.sources = &sources{ctx: ctx, kinds: map[string]*controlled.FakeControllerSource{}, informers: map[string]toolscache.SharedIndexInformer{}}
+	s.sources = &sources{ctx: ctx, kinds: map[string]*controlled.FakeControllerSource{}, informers: map[string]toolscache.SharedIndexInformer{}, expired: map[string]*atomic.Bool{}}
 	catalogue, err := nodes.NewCatalogue()
 	if err != nil {
 		t.Fatal(err)
@@ -346,8 +369,12 @@ func (s *setting) set(o client.Object) {
 		s.sources.kind(o).Modify(o)
 	default:
 		err := s.client.Create(context.Background(), o)
-		if err != nil {
-			err = s.client.Update(context.Background(), o)
+		if apierrors.IsAlreadyExists(err) {
+			was := o.DeepCopyObject().(client.Object)
+			if err = s.client.Get(context.Background(), client.ObjectKeyFromObject(o), was); err == nil {
+				o.SetResourceVersion(was.GetResourceVersion())
+				err = s.client.Update(context.Background(), o)
+			}
 		}
 		if err != nil {
 			s.t.Fatal(err)
