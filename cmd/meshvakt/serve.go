@@ -65,6 +65,7 @@ type process struct {
 	// journal and keys are nil where no evidence is kept.
 	journal *journal.Journal
 	keys    *keyring.Keyring
+	since   func() time.Duration // since the start of the process
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -89,7 +90,7 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newRestorer, p.addControllers, p.addScan} {
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newRestorer, p.addControllers, p.addScan, p.addObserver} {
 		if err := step(ctx); err != nil {
 			return err
 		}
