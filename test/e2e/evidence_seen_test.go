@@ -57,7 +57,9 @@ func TestEvidenceOfWhatWasSeen(t *testing.T) {
 	must(t, admin.Delete(t.Context(), registered(t, admin)))
 	changed := time.Now()
 	weak := policy(ns, "default", "PERMISSIVE")
-	must(t, admin.Patch(t.Context(), weak, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"mtls":{"mode":"PERMISSIVE"}}}`))))
+	eventually(t, 10*time.Second, func() error { // the API server asks on until it knows
+		return admin.Patch(t.Context(), weak, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"mtls":{"mode":"PERMISSIVE"}}}`)))
+	})
 	after := seen("PERMISSIVE")
 	told := time.Now()
 	must(t, admin.Patch(t.Context(), weak, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"mtls":{"mode":"STRICT"}}}`))))
