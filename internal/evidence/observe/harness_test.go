@@ -199,6 +199,10 @@ type sources struct {
 	running   sync.WaitGroup
 }
 
+func newSources(ctx context.Context) *sources {
+	return &sources{ctx: ctx, kinds: map[string]*controlled.FakeControllerSource{}, informers: map[string]toolscache.SharedIndexInformer{}, expired: map[string]*atomic.Bool{}}
+}
+
 func (s *sources) kind(o runtime.Object) *controlled.FakeControllerSource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,7 +308,7 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &setting{t: t, log: newMemory(t), canary: &canary{age: 3 * time.Second, ok: true}, clock: record.Clock{MaxErrorMicros: 1500}}
 	s.client = newFake(scheme)
-	s.sources = &sources{ctx: ctx, kinds: map[string]*controlled.FakeControllerSource{}, informers: map[string]toolscache.SharedIndexInformer{}, expired: map[string]*atomic.Bool{}}
+	s.sources = newSources(ctx)
 	catalogue, err := nodes.NewCatalogue()
 	if err != nil {
 		t.Fatal(err)

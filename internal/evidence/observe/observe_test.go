@@ -208,7 +208,7 @@ func TestAfter(t *testing.T) {
 // TestManyRows: a policy of the whole mesh changes all rows, which a snapshot says once.
 func TestManyRows(t *testing.T) {
 	stored := []client.Object{defaultGuard(), meshConfig(""), namespaceNamed("istio-system")}
-	for i := range 40 {
+	for i := range 300 { // of more than one chunk, and of many parts
 		stored = append(stored, namespaceNamed(fmt.Sprintf("team-%d", i)))
 	}
 	inCluster(t, func(t *testing.T, s *setting) {
