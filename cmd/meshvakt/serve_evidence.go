@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/evidence/journal"
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
+	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
@@ -35,9 +36,6 @@ const (
 	evidenceRequired   = "required"
 )
 
-// evidenceBeat is how often a replica says what it knows.
-const evidenceBeat = time.Minute
-
 // evidenceOptions are the flags of `meshvakt serve` about evidence.
 type evidenceOptions struct {
 	dir        string
@@ -46,6 +44,7 @@ type evidenceOptions struct {
 	breakGlass []string
 	secret     string
 	retention  time.Duration
+	beat       time.Duration
 	pod        types.NamespacedName
 	podUID     string
 	node       string
@@ -59,6 +58,7 @@ func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.breakGlass, "evidence-break-glass-group", []string{"system:masters"}, "group that may change the mesh while no record can be written; may be repeated")
 	f.StringVar(&o.secret, "evidence-secret", "meshvakt-evidence", "Secret of the keys of pseudonyms, in the own namespace")
 	f.DurationVar(&o.retention, "evidence-retention", 0, "how long after its quarter a key of pseudonyms is destroyed; 0: never")
+	f.DurationVar(&o.beat, "evidence-beat", time.Minute, "how often a replica records that it is there and what it knows; whole seconds")
 	f.StringVar(&o.pod.Name, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
 	o.podUID = cmp.Or(os.Getenv("POD_UID"), "unknown")
 	o.node = cmp.Or(os.Getenv("NODE_NAME"), "unknown")
@@ -71,6 +71,9 @@ func (o *evidenceOptions) check() error {
 	}
 	if o.dir != "" && o.name == "" {
 		errs = append(errs, errors.New("--evidence-dir: --evidence-name must be given"))
+	}
+	if o.beat < time.Second || o.beat%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("--evidence-beat: %s; must be whole seconds, at least 1s", o.beat))
 	}
 	if o.retention < 0 {
 		errs = append(errs, fmt.Errorf("--evidence-retention: %s; must not be negative", o.retention))
@@ -125,6 +128,36 @@ func (p *process) newEvidence(context.Context) error {
 		return err
 	}
 	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
+}
+
+// addObserver lets every replica record what it sees, where evidence is kept.
+func (p *process) addObserver(context.Context) error {
+	o := &p.options.evidence
+	if p.journal == nil {
+		return nil
+	}
+	m := p.manager
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: m.GetScheme(), Mapper: m.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client of the evidence: %w", err)
+	}
+	started := time.Now()
+	return observe.Add(m, observe.Config{
+		Log:       p.journal,
+		Source:    p.source,
+		Cache:     m.GetCache(),
+		Client:    watching,
+		Canary:    p.canary,
+		Namespace: p.options.namespace,
+		Service:   p.options.service,
+		Pod:       o.pod.Name,
+		PodUID:    os.Getenv("POD_UID"),
+		Boot:      p.journal.BootID(),
+		Beat:      o.beat,
+		Logger:    p.log,
+		Now:       time.Now,
+		Since:     func() time.Duration { return time.Since(started) },
+	})
 }
 
 // addRetainer lets the leader destroy keys at the end of retention.
@@ -190,7 +223,7 @@ func (o *evidenceOptions) boot() (record.Boot, error) {
 	}
 	return record.Boot{
 		Pod: o.podUID, Node: o.node, Version: version(), Binary: binary, Policies: rules,
-		BeatSeconds: uint64(evidenceBeat / time.Second),
+		BeatSeconds: uint64(o.beat / time.Second),
 	}, nil
 }
 
