@@ -132,6 +132,12 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
+	var newInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
+	if o.evidence.dir != "" {
+		newInformer = func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+			return p.source.NewInformer(lw, example, resync, indexers)
+		}
+	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        logr.FromSlogHandler(p.log.Handler()),
@@ -141,7 +147,8 @@ func (p *process) newManager(context.Context) error {
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			ByObject: cached,
+			ByObject:    cached,
+			NewInformer: newInformer,
 			DefaultWatchErrorHandler: func(ctx context.Context, r *toolscache.Reflector, err error) {
 				p.source.WatchErrorHandler(ctx, r, err)
 			},

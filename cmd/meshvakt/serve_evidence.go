@@ -36,9 +36,6 @@ const (
 	evidenceRequired   = "required"
 )
 
-// evidenceBeat is how often a replica says what it knows.
-const evidenceBeat = time.Minute
-
 // evidenceOptions are the flags of `meshvakt serve` about evidence.
 type evidenceOptions struct {
 	dir        string
@@ -47,6 +44,7 @@ type evidenceOptions struct {
 	breakGlass []string
 	secret     string
 	retention  time.Duration
+	beat       time.Duration
 	replica    string // name of the pod
 	podUID     string
 	node       string
@@ -63,6 +61,7 @@ func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.breakGlass, "evidence-break-glass-group", []string{"system:masters"}, "group that may change the mesh while no record can be written; may be repeated")
 	f.StringVar(&o.secret, "evidence-secret", "meshvakt-evidence", "Secret of the keys of pseudonyms, in the own namespace")
 	f.DurationVar(&o.retention, "evidence-retention", 0, "how long after its quarter a key of pseudonyms is destroyed; 0: never")
+	f.DurationVar(&o.beat, "evidence-beat", time.Minute, "how often a replica records that it is there and what it knows; whole seconds")
 	f.StringVar(&o.replica, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
 	o.podUID = cmp.Or(os.Getenv("POD_UID"), unknown)
 	o.node = cmp.Or(os.Getenv("NODE_NAME"), unknown)
@@ -75,6 +74,9 @@ func (o *evidenceOptions) check() error {
 	}
 	if o.dir != "" && o.name == "" {
 		errs = append(errs, errors.New("--evidence-dir: --evidence-name must be given"))
+	}
+	if o.beat < time.Second || o.beat%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("--evidence-beat: %s; must be whole seconds, at least 1s", o.beat))
 	}
 	if o.retention < 0 {
 		errs = append(errs, fmt.Errorf("--evidence-retention: %s; must not be negative", o.retention))
@@ -149,7 +151,7 @@ func (p *process) addObserver(context.Context) error {
 	return observe.Add(m, observe.Config{
 		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: evidenceBeat, Logger: p.log, Now: time.Now, Since: p.since,
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since,
 	})
 }
 
@@ -216,7 +218,7 @@ func (o *evidenceOptions) boot() (record.Boot, error) {
 	}
 	return record.Boot{
 		Pod: o.podUID, Node: o.node, Version: version(), Binary: binary, Policies: rules,
-		BeatSeconds: uint64(evidenceBeat / time.Second),
+		BeatSeconds: uint64(o.beat / time.Second),
 	}, nil
 }
 

@@ -113,8 +113,8 @@ kind: Role
 metadata: {name: evidence, namespace: NS}
 rules:
 - {apiGroups: [""], resources: [secrets], verbs: [get, create, update]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, update]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

@@ -5,11 +5,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
-	"github.com/meshvakt/meshvakt/internal/objects"
-
-	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/mesh"
 )
 
 // known says up to when all that had happened is in the table.
@@ -62,12 +61,11 @@ func (k *known) reset(now time.Time) {
 
 // watched are the kinds that rows are computed from, and exceptions, with their names in records.
 func watched() map[string]string {
-	policy := objects.PeerAuthenticationKind()
 	return map[string]string{
 		"ConfigMap":          "v1/ConfigMap",
 		"Namespace":          "v1/Namespace",
 		"Pod":                "v1/Pod",
-		"PeerAuthentication": canonical.GVK(policy.Group, policy.Version, policy.Kind),
+		"PeerAuthentication": canonical.Reference(&mesh.PeerAuthentication{}).GVK,
 		"MeshGuard":          canonical.GVK(v1alpha1.Group, v1alpha1.Version, "MeshGuard"),
 		"GuardException":     canonical.GVK(v1alpha1.Group, v1alpha1.Version, "GuardException"),
 	}
