@@ -118,4 +118,3 @@ func countOf[T record.Body](log []record.Record) (n int) {
 	}
 	return n
 }
-
