@@ -103,8 +103,20 @@ func (b *book) begin(t testing.TB, shard string) {
 func (b *book) fill(t testing.TB, n int) {
 	t.Helper()
 	for range n {
-		b.add(t, &record.Gap{Of: "clock", Cause: "clock", From: testTime(), To: testTime(), Exact: true})
+		b.add(t, gapOf())
 	}
+}
+
+func gapOf() record.Body {
+	return &record.Gap{Of: "clock", Cause: "clock", From: testTime(), To: testTime(), Exact: true}
+}
+
+// zeros is randomness that is none.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 func (b *book) end(t testing.TB, next string) {
