@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"filippo.io/torchwood"
@@ -171,6 +172,7 @@ func tilesOf(size int64) []tlog.Tile {
 			list = append(list, t)
 		}
 	}
+	slices.SortFunc(list, func(a, b tlog.Tile) int { return strings.Compare(torchwood.TilePath(a), torchwood.TilePath(b)) })
 	return list
 }
 

@@ -58,14 +58,14 @@ type Sealer struct {
 	config Config
 	lock   *os.File
 	place  *place // nil before it is known
-	idle   bool   // all durable lines were read in the last pass
 
 	stats stats
 	// wake tells the goroutines that keep bundles and the mirror that there is a new checkpoint.
 	wake []chan struct{}
 
-	mu   sync.Mutex
-	open []string // shards with something to seal or sign
+	mu    sync.Mutex
+	found bool     // it is known where sealing goes on
+	open  []string // shards with something to seal or sign
 }
 
 // place is how far sealing has come.
@@ -108,7 +108,7 @@ func Open(c Config) (*Sealer, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	s := &Sealer{config: c, lock: lock}
-	s.stats.pass = c.Now()
+	s.stats.started, s.stats.pass = c.Now(), c.Now()
 	return s, nil
 }
 
@@ -181,6 +181,7 @@ func (s *Sealer) tryPass(ctx context.Context) error {
 // Pass seals what is durable now, and signs it. It is one turn of Run.
 func (s *Sealer) Pass(ctx context.Context) error {
 	err := s.pass(ctx)
+	s.stats.passed(s.config.Now())
 	if err != nil {
 		// How far it has come is on the disk.
 		err = errors.Join(err, s.forget())
@@ -192,7 +193,6 @@ func (s *Sealer) pass(ctx context.Context) error {
 	if s.place == nil {
 		p, err := s.resume()
 		if err != nil || p == nil {
-			s.stats.passed(s.config.Now())
 			return err
 		}
 		s.place = p
@@ -217,11 +217,7 @@ func (s *Sealer) pass(ctx context.Context) error {
 			break
 		}
 	}
-	if err := s.publish(ctx); err != nil {
-		return err
-	}
-	s.stats.passed(s.config.Now())
-	return nil
+	return s.publish(ctx)
 }
 
 // batch adds the next lines, of one shard, and returns how many.
@@ -341,15 +337,16 @@ func (p *place) covered() (signed, witnessed uint64) {
 func (s *Sealer) setOpen(logs []*shardLog) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open = s.open[:0]
+	s.found, s.open = true, s.open[:0]
 	for _, l := range logs {
 		s.open = append(s.open, l.shard)
 	}
 }
 
-// inWork reports whether a shard is not to be taken for finished.
+// inWork reports whether a shard is not to be taken for finished: before the place is found,
+// that is none.
 func (s *Sealer) inWork(shard string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Contains(s.open, shard)
+	return !s.found || slices.Contains(s.open, shard)
 }

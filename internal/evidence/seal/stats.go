@@ -9,7 +9,8 @@ import (
 type stats struct {
 	mu sync.Mutex
 
-	pass      time.Time // end of the last pass without an error
+	started   time.Time
+	pass      time.Time // end of the last pass, whatever came of it
 	sealed    uint64    // last line in a checkpoint, with all before it
 	witnessed uint64    // last line in a witnessed one
 	last      uint64    // last line in the spool
@@ -24,7 +25,7 @@ type stats struct {
 type Stats struct {
 	Sealed, Witnessed, Last                            uint64
 	Records, Failures, WitnessFailures, MirrorFailures uint64
-	Pass, AllSealed, Signed, Mirrored                  time.Time
+	Started, Pass, AllSealed, Signed, Mirrored         time.Time
 }
 
 // Stats may be asked at any time.
@@ -35,7 +36,7 @@ func (s *Sealer) Stats() Stats {
 	return Stats{
 		Sealed: t.sealed, Witnessed: t.witnessed, Last: t.last,
 		Records: t.records, Failures: t.failures, WitnessFailures: t.witnessFailures, MirrorFailures: t.mirrorFailures,
-		Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed, Mirrored: t.mirrored,
+		Started: t.started, Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed, Mirrored: t.mirrored,
 	}
 }
 
