@@ -17,6 +17,8 @@ var embeddedPage embed.FS
 // page is what page.html shows.
 type page struct {
 	Lang, Title, Subtitle string
+	Size                  string
+	Others                []fact
 	Style                 template.CSS
 	Contents              []link
 	Verdict, Headline     string
@@ -71,6 +73,7 @@ func (v view) page() page {
 	headline := v.headline(v.totals())
 	p := page{
 		Lang: l["lang"], Title: l.text("title"), Subtitle: l.text("subtitle", l.moment(v.From), l.moment(v.To)),
+		Size: l.text("size", l.int(len(v.clusters)), l.int(len(v.logs)), l.int(len(v.namespaces))), Others: v.others(),
 		Verdict: headline, Headline: l.text("headline." + headline), OwnKey: v.ownKey(),
 		Figures: v.figures(), Found: v.foundTable(), Scope: v.scope(), Charts: v.charts(), Ticks: scale{v.From, v.To}.ticks(l),
 		MinimumWidth: l.text("timeline.lead", l.text("timeline.width")), Months: v.monthTable(),

@@ -11,16 +11,15 @@ import (
 
 // Units of the drawing. What was not observed is drawn at least minimum wide.
 const (
-	barWidth  = 480.0
-	barHeight = 18.0
-	minimum   = 3.0
+	barWidth = 480.0
+	minimum  = 4.0
 )
 
 // bar is a rectangle of a timeline.
 type bar struct {
-	X, W  string
-	Class string
-	Title string
+	X, W, Y, H string
+	Class      string
+	Title      string
 }
 
 // tick is a line of the axis, with a label where it is a major one. Anchor is that of the label.
@@ -75,7 +74,12 @@ func (s scale) bars(l language, intervals []verify.Interval) []bar {
 			x = min(max(x-(minimum-w)/2, 0), barWidth-minimum)
 			end = x + minimum
 		}
-		list = append(list, bar{units(x), units(end - x), "g-" + class(in.Grade),
+		// What was not observed stands out above and below, to be seen without colour too.
+		y, h := "0", "18"
+		if in.Grade == verify.Observed {
+			y, h = "3", "12"
+		}
+		list = append(list, bar{units(x), units(end - x), y, h, "g-" + class(in.Grade),
 			fmt.Sprintf("%s: %s – %s", l.word("grade", string(in.Grade)), l.instant(in.From), l.instant(in.To))})
 	}
 	return list

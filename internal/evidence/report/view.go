@@ -13,6 +13,9 @@ import (
 // maxRows is how many rows a table of the page has. The CSV export has all.
 const maxRows = 500
 
+// maxMonths is how many have a column each on a page of paper.
+const maxMonths = 14
+
 // part is a run of text within a cell, on a line of its own. Class is one of the style sheet.
 type part struct{ Text, Class string }
 
@@ -27,6 +30,7 @@ type cell struct {
 type table struct {
 	ID, Title, Lead, Empty string
 	Columns                []string
+	Numbers                []bool // of columns, which are set to the right
 	Rows                   [][]cell
 	More                   string
 }
@@ -38,6 +42,9 @@ func number(s string) cell { return cell{Parts: []part{{s, ""}}, Number: true} }
 func nowrap(s string) cell { return cell{Parts: []part{{s, ""}}, Nowrap: true} }
 
 func code(s string) cell { return cell{Parts: []part{{s, "code"}}} }
+
+// record is a reference to one, as ref has it.
+func record(s string) cell { return cell{Parts: []part{{s, "code"}}, Nowrap: len(s) <= 12} }
 
 // parts leaves empty ones out.
 func parts(list ...part) cell {
@@ -117,6 +124,10 @@ func fill[T any](v view, t table, list []T, row func(T) []cell) table {
 		}
 		t.Rows = append(t.Rows, row(e))
 	}
+	t.Numbers = make([]bool, len(t.Columns))
+	for i := range t.Columns {
+		t.Numbers[i] = len(t.Rows) > 0 && t.Rows[len(t.Rows)-1][i].Number
+	}
 	return t
 }
 
@@ -124,13 +135,13 @@ func fill[T any](v view, t table, list []T, row func(T) []cell) table {
 func (v view) foundTable() table {
 	t := v.table("findings", "code", "where", "time", "text", "record")
 	for _, p := range v.Result.Problems {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("problem"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), code(v.ref(p.Log, p.Seq))})
+		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("problem"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
 	}
 	for _, p := range v.Result.Newer {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("newer"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), code(v.ref(p.Log, p.Seq))})
+		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("newer"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
 	}
 	return fill(v, t, v.findings, func(f verify.Finding) []cell {
-		return []cell{parts(part{v.l.word("finding", f.Code), ""}, part{f.Code, "quiet code"}), v.where(f.Cluster, f.Namespace), v.span(f.From, f.To), text(v.l.prose(f.What)), code(v.ref(f.Log, f.Seq))}
+		return []cell{parts(part{v.l.word("finding", f.Code), ""}, part{f.Code, "quiet code"}), v.where(f.Cluster, f.Namespace), v.span(f.From, f.To), text(v.l.prose(f.What)), record(v.ref(f.Log, f.Seq))}
 	})
 }
 
@@ -181,9 +192,12 @@ func (v view) unobserved() table {
 func (v view) gapTable() table {
 	return fill(v, v.table("gaps", "replica", "of", "cause", "from", "to", "duration", "unlogged", "record"), v.gaps, func(g verify.Gap) []cell {
 		n := v.l.number(unlogged(g))
-		if g.Of != "decisions" {
+		switch {
+		case g.Of != "decisions":
 			n = "–"
-		} else if !g.Exact {
+		case !g.Exact && unlogged(g) == 0:
+			n = v.l.text("uncounted")
+		case !g.Exact:
 			n = v.l.text("atLeast", n)
 		}
 		counts := []part{{n, ""}}
@@ -191,7 +205,7 @@ func (v view) gapTable() table {
 			counts = append(counts, part{v.l.number(c.N) + " × " + v.l.word("verdict", c.Verdict) + " " + kind(c.GVK), "quiet"})
 		}
 		return []cell{parts(part{v.replica(g.Log), "name"}, part{v.cluster(g.Cluster), "quiet"}), text(v.l.word("of", g.Of)), text(v.l.word("cause", g.Cause)), nowrap(v.l.instant(g.From)), nowrap(v.l.instant(g.To)),
-			number(v.l.duration(g.To.Sub(g.From), up)), {Parts: counts, Number: true}, code(v.ref(g.Log, g.Seq))}
+			number(v.l.duration(g.To.Sub(g.From), up)), {Parts: counts, Number: true}, record(v.ref(g.Log, g.Seq))}
 	})
 }
 
@@ -233,13 +247,40 @@ func (v view) exceptionTable() table {
 	})
 }
 
+// refusalCounts has a column for each month, where there are few enough and all refusals are listed.
 func (v view) refusalCounts() table {
-	return fill(v, v.table("refusals", "namespace", "rule", "month", "count"), v.counts, func(c refusedBy) []cell {
-		m := v.l.text("whole")
-		if !c.month.IsZero() {
-			m = v.l.month(c.month)
+	months := v.months()
+	if len(months) > maxMonths || v.refusedMore > 0 {
+		months = nil
+	}
+	t := v.table("refusals", "namespace", "rule")
+	for _, m := range months {
+		t.Columns = append(t.Columns, v.l.month(m.from))
+	}
+	t.Columns = append(t.Columns, v.l.text("col.total"))
+	var rows [][]refusedBy
+	for i, c := range v.counts {
+		if before := i - 1; before < 0 || v.counts[before].cluster != c.cluster || v.counts[before].namespace != c.namespace || v.counts[before].rule != c.rule {
+			rows = append(rows, nil)
 		}
-		return []cell{v.where(c.cluster, c.namespace), code(c.rule), text(m), number(v.l.number(c.n))}
+		rows[len(rows)-1] = append(rows[len(rows)-1], c)
+	}
+	return fill(v, t, rows, func(counts []refusedBy) []cell {
+		row := []cell{v.where(counts[0].cluster, counts[0].namespace), code(counts[0].rule)}
+		total := uint64(0)
+		for _, c := range counts {
+			total += c.n
+		}
+		for _, m := range months {
+			n := uint64(0)
+			for _, c := range counts {
+				if c.month.Year() == m.from.Year() && c.month.Month() == m.from.Month() {
+					n += c.n
+				}
+			}
+			row = append(row, number(v.l.number(n)))
+		}
+		return append(row, number(v.l.number(total)))
 	})
 }
 
@@ -250,7 +291,7 @@ func (v view) refusalList() table {
 			verdict = part{v.l.word("verdict", d.Verdict), "flag"}
 		}
 		return []cell{nowrap(v.l.instant(d.At)), v.where(d.Cluster, d.Namespace), parts(part{d.Operation + " " + kind(d.GVK), ""}, part{d.Name, "quiet code"}, verdict),
-			code(strings.Join(d.Rules, " ")), code(v.l.subject(d.By)), code(v.ref(d.Log, d.Seq))}
+			code(strings.Join(d.Rules, " ")), code(v.l.subject(d.By)), record(v.ref(d.Log, d.Seq))}
 	})
 	if v.refusedMore > 0 {
 		t.More = v.l.text("unlisted", v.l.number(v.refusedMore+uint64(len(v.refusals)-len(t.Rows))))
@@ -268,6 +309,6 @@ func (v view) changeTable() table {
 			unasked = v.l.text("unasked")
 		}
 		return []cell{nowrap(v.l.instant(c.At)), parts(part{kind(c.GVK), ""}, part{c.Name, "name"}, part{v.cluster(c.Cluster), "quiet"}),
-			parts(part{v.l.word("what", c.What), ""}, part{weaker, "flag"}, part{unasked, "quiet"}), code(v.l.subject(c.By)), parts(part{v.l.prose(c.Reason), "said"}), code(v.ref(c.Log, c.Seq))}
+			parts(part{v.l.word("what", c.What), ""}, part{weaker, "flag"}, part{unasked, "quiet"}), code(v.l.subject(c.By)), parts(part{v.l.prose(c.Reason), "said"}), record(v.ref(c.Log, c.Seq))}
 	})
 }

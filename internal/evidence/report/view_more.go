@@ -2,6 +2,7 @@ package report
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 )
@@ -31,13 +32,13 @@ func (v view) fixTable() table {
 			outcome.Class = "flag"
 		}
 		return []cell{v.where(m.Cluster, m.Namespace), parts(part{v.l.word("remediation", m.What), ""}, part{kind(m.GVK), "quiet"}), bounds, nowrap(v.l.instant(m.Done)),
-			parts(outcome, part{v.l.text("tries", v.l.number(m.Tries)), "quiet"}), code(v.ref(m.Log, m.Seq))}
+			parts(outcome, part{v.l.text("tries", v.l.number(m.Tries)), "quiet"}), record(v.ref(m.Log, m.Seq))}
 	})
 }
 
 func (v view) clockTable() table {
 	t := fill(v, v.table("clocks", "replica", "log", "beats", "maxError", "unsync", "back"), v.logs, func(l verify.Log) []cell {
-		return []cell{parts(part{l.Replica, "name"}, part{v.cluster(l.Cluster), "quiet"}), code(v.ref(l.Origin, -1)), number(v.l.number(l.Clock.Beats)), number(v.l.duration(l.Clock.MaxError, up)),
+		return []cell{parts(part{l.Replica, "name"}, part{v.cluster(l.Cluster), "quiet"}), record(v.ref(l.Origin, -1)), number(v.l.number(l.Clock.Beats)), number(v.l.duration(l.Clock.MaxError, up)),
 			number(v.l.number(l.Clock.Unsynchronised)), number(v.l.number(l.Clock.Jumps))}
 	})
 	return t
@@ -57,14 +58,14 @@ func (v view) keyTable() table {
 			by = text("")
 		}
 		return []cell{nowrap(v.l.instant(k.At)), text(v.l.word("key", k.What)), parts(part{v.l.word("for", k.For), ""}, part{shown(k.ID, 400), "code"}, part{shown(k.Origin, 300), "quiet code"}),
-			parts(why...), by, code(v.ref(k.Log, k.Seq))}
+			parts(why...), by, record(v.ref(k.Log, k.Seq))}
 	})
 }
 
-// monthTable has a column for each month, of at most 14; a longer period has a report for each year.
+// monthTable has a column for each month; a period of too many has a report for each year.
 func (v view) monthTable() table {
 	months := v.months()
-	if len(months) < 2 || len(months) > 14 {
+	if len(months) < 2 || len(months) > maxMonths {
 		return table{}
 	}
 	t := table{ID: "by-month", Title: v.l.text("months.title"), Lead: v.l.text("months.lead"), Columns: []string{v.l.text("col.namespace")}}
@@ -141,6 +142,12 @@ func (v view) figures() []figure {
 		}
 		return ""
 	}
+	remarkable := func(is bool) string {
+		if is {
+			return "remarkable"
+		}
+		return ""
+	}
 	answers := l.text("figure.answers.detail", l.int(t.verdicts[verify.Holds]), l.int(len(v.namespaces)-t.verdicts[verify.Holds]-t.verdicts[verify.IsViolated]), l.int(t.verdicts[verify.IsViolated]))
 	integrity, lowest := l.text("figure.integrity.ok"), l.percent(t.lowest)
 	if len(v.Result.Problems) > 0 {
@@ -164,7 +171,7 @@ func (v view) figures() []figure {
 		{l.text("figure.violated"), l.duration(t.violated, up), l.text("figure.sum.detail"), bad(t.violated > 0)},
 		{l.text("figure.unknown"), l.duration(t.unknown, up), l.text("figure.unknown.detail", l.duration(t.longest, up)), ""},
 		{l.text("figure.excepted"), l.duration(t.excepted, up), l.text("figure.sum.detail"), ""},
-		{l.text("figure.exceptions"), l.int(t.granted), l.text("figure.exceptions.detail", l.int(t.selfGranted)), bad(t.selfGranted > 0)},
+		{l.text("figure.exceptions"), l.int(t.granted), l.text("figure.exceptions.detail", l.int(t.selfGranted)), remarkable(t.selfGranted > 0)},
 		{l.text("figure.unexplained"), l.int(unexplained), l.text("figure.unexplained.detail"), bad(unexplained > 0)},
 		{l.text("figure.unlogged"), unlogged, detail, ""},
 		{l.text("figure.refused"), l.number(refused), l.text("figure.refused.detail"), ""},
@@ -172,6 +179,27 @@ func (v view) figures() []figure {
 		{l.text("figure.findings"), l.int(len(v.findings)), l.text("figure.findings.detail"), ""},
 		{l.text("figure.integrity"), integrity, l.text("figure.integrity.detail", l.int(len(v.logs)), l.number(t.entries)), bad(len(v.Result.Problems) > 0)},
 	}
+}
+
+// others names the namespaces whose answer is not the best one, the worst first.
+func (v view) others() []fact {
+	const most = 12
+	var list []fact
+	for _, verdict := range []verify.Verdict{verify.IsViolated, verify.NotProvable} {
+		var names []string
+		for _, n := range v.namespaces {
+			if verdictClass(n.verdict) == verdictClass(verdict) {
+				names = append(names, n.name+" ("+v.cluster(n.cluster)+")")
+			}
+		}
+		if len(names) > most {
+			names = append(names[:most], v.l.text("andMore", v.l.int(len(names)-most)))
+		}
+		if len(names) > 0 {
+			list = append(list, fact{v.l.text("answer." + verdictClass(verdict)), strings.Join(names, ", "), "a-" + verdictClass(verdict)})
+		}
+	}
+	return list
 }
 
 // fact is a name with what is said of it.
