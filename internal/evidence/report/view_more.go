@@ -107,7 +107,7 @@ func (v view) charts() []chart {
 			}
 			sum := n.sums(v.From, v.To)
 			c.Lanes = append(c.Lanes, lane{
-				Name: n.name, Share: v.l.percent(share(sum.seen(), sum.whole())), Verdict: verdictClass(n.verdict), Word: v.l.word("answer", verdictClass(n.verdict)),
+				Name: shown(n.name, 64), Share: v.l.percent(share(sum.seen(), sum.whole())), Verdict: verdictClass(n.verdict), Word: v.l.word("answer", verdictClass(n.verdict)),
 				Label: v.l.text("timeline.bar", n.name, v.l.duration(sum.seen(), down), v.l.duration(sum.whole()-sum.seen(), up)), Bars: s.bars(v.l, n.intervals),
 			})
 		}
@@ -189,7 +189,7 @@ func (v view) others() []fact {
 		var names []string
 		for _, n := range v.namespaces {
 			if verdictClass(n.verdict) == verdictClass(verdict) {
-				names = append(names, n.name+" ("+v.cluster(n.cluster)+")")
+				names = append(names, shown(n.name, 64)+" ("+v.cluster(n.cluster)+")")
 			}
 		}
 		if len(names) > most {
@@ -211,6 +211,19 @@ type logView struct {
 	Facts             []fact
 }
 
+// lines are those of a note, which a log's key and witnesses have signed.
+func lines(note string) string {
+	const most = 40
+	list := strings.Split(strings.TrimSuffix(note, "\n"), "\n")
+	if len(list) > most {
+		list = append(list[:most], "…")
+	}
+	for i := range list {
+		list[i] = shown(list[i], 600)
+	}
+	return strings.Join(list, "\n")
+}
+
 func (v view) logViews() []logView {
 	var list []logView
 	for i, l := range v.logs {
@@ -226,7 +239,7 @@ func (v view) logViews() []logView {
 			}
 			witnesses += shown(c.Witness, 200) + " (" + v.l.instant(c.At) + ")"
 		}
-		list = append(list, logView{"L" + strconv.Itoa(i+1), l.Checkpoint, []fact{
+		list = append(list, logView{"L" + strconv.Itoa(i+1), lines(l.Checkpoint), []fact{
 			{v.l.text("verify.origin"), shown(l.Origin, 300), "code"},
 			{v.l.text("verify.size"), v.l.number(l.Size), ""},
 			{v.l.text("verify.root"), shown(l.Root, 100), "code"},
