@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
@@ -29,8 +28,6 @@ type Source struct {
 	// Name is what it is called in errors before its origin is known: never a path.
 	Name  string
 	files files
-	// exact: it has the files of its manifest and no others.
-	exact bool
 	close io.Closer
 }
 
@@ -80,7 +77,7 @@ func openBundle(file string) ([]*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", path.Base(file), err)
 	}
-	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, exact: true, close: z}}, nil
+	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, close: z}}, nil
 }
 
 // openReplica takes the log of each shard where it is, and its bundle where it is not.
@@ -139,19 +136,6 @@ func (t tree) read(_ context.Context, name string, most int) ([]byte, error) {
 		return nil, fmt.Errorf("%s has more than %d bytes", name, most)
 	}
 	return text, nil
-}
-
-// names lists all files there are, for what must have no others than its manifest says.
-func (t tree) names() ([]string, error) {
-	var list []string
-	err := fs.WalkDir(t.FS, ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			list = append(list, name)
-		}
-		return err
-	})
-	slices.Sort(list)
-	return list, err
 }
 
 type remote struct {
