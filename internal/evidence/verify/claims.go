@@ -123,9 +123,7 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 	}
 	untold(last, c.To)
 	all := c.Namespaces[0] == "*"
-	guarded := false
 	for _, in := range within {
-		guarded = guarded || !in.Unguarded && in.Grade != Unknown
 		switch {
 		case in.Grade == Observed, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
 			continue
@@ -137,7 +135,7 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 		n.Intervals = append(n.Intervals, in)
 	}
 	_, n.Durations = sum(within)
-	if all && !guarded && !slices.ContainsFunc(within, func(in Interval) bool { return !in.Unguarded }) {
+	if all && !slices.ContainsFunc(within, func(in Interval) bool { return !in.Unguarded }) {
 		n.Verdict = NothingToTell
 	}
 	return n

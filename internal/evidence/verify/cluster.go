@@ -64,6 +64,7 @@ type inputChange struct {
 
 type inputSeen struct {
 	span
+	name [12]byte // the object for a request that could not know its UID yet
 	gvk  string
 	log  string
 	seq  int64
@@ -138,10 +139,12 @@ func judged(gvk string) bool {
 // objectKey is the same in a decision and in a row. A request to create may not know the UID.
 func objectKey(o *record.Object) [12]byte {
 	if o.UID == "" {
-		return short("name", o.Namespace, o.Name)
+		return nameKey(o)
 	}
 	return short("uid", o.UID)
 }
+
+func nameKey(o *record.Object) [12]byte { return short("name", o.Namespace, o.Name) }
 
 func digestKey(digest string, deleted bool) [12]byte {
 	if deleted {
@@ -156,7 +159,7 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key}
 	note := func(o *record.Object, deleted bool) {
 		key := inputChange{objectKey(o), digestKey(o.Digest, deleted), o.Namespace}
-		seen.gvk = o.GVK
+		seen.gvk, seen.name = o.GVK, nameKey(o)
 		if old, is := l.cluster.inputs[key]; !is || seen.to < old.to {
 			l.cluster.inputs[key] = seen
 		}
@@ -194,7 +197,7 @@ func (c *cluster) unexplained() []Finding {
 	})
 	var list []Finding
 	for key, seen := range c.inputs {
-		if c.explained(key.object, key.digest, &seen) {
+		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) {
 			continue
 		}
 		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
