@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
@@ -22,6 +23,7 @@ import (
 // gets the same answer.
 type Exception struct {
 	Namespace, Name string
+	UID             types.UID
 	Spec            v1alpha1.GuardExceptionSpec
 	// Created is when it was created, to the second, as the API server says; zero: now.
 	Created  time.Time
@@ -34,7 +36,7 @@ func NewException(e *v1alpha1.GuardException) (*Exception, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse spec.objectSelector of GuardException %s/%s: %w", e.Namespace, e.Name, err)
 	}
-	return &Exception{Namespace: e.Namespace, Name: e.Name, Spec: e.Spec, Created: e.GetCreationTimestamp().Time, selector: selector}, nil
+	return &Exception{Namespace: e.Namespace, Name: e.Name, UID: e.UID, Spec: e.Spec, Created: e.GetCreationTimestamp().Time, selector: selector}, nil
 }
 
 // Key names the exception in messages.

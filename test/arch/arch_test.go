@@ -97,14 +97,16 @@ func mayImport() map[string][]string {
 		"webhook/server":      {},
 		"webhook/servingcert": {},
 
-		"internal/evidence/record":  {},
-		"internal/evidence/spool":   {},
-		"internal/evidence/volume":  {},
-		"internal/evidence/journal": {"api/v1alpha1", "internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume", "policies", "policies/facts"},
-		"internal/evidence/observe": {"api/v1alpha1", "internal/cluster", "internal/evidence/record", "internal/mesh", "internal/scan", "policies", "policies/facts"},
-		"internal/evidence/seal":    {"internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume"},
-		"internal/evidence/verify":  {"internal/evidence/record", "internal/evidence/volume"},
-		"internal/evidence/report":  {"internal/evidence/record", "internal/evidence/verify"},
+		"internal/evidence/record":    {},
+		"internal/evidence/canonical": {"api/v1alpha1", "internal/mesh", "internal/objects", "policies/facts"},
+		"internal/evidence/spool":     {},
+		"internal/evidence/keyring":   {"internal/evidence/record", "internal/evidence/volume"},
+		"internal/evidence/volume":    {},
+		"internal/evidence/journal":   {"api/v1alpha1", "internal/evidence/canonical", "internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume", "policies", "policies/facts"},
+		"internal/evidence/observe":   {"api/v1alpha1", "internal/cluster", "internal/evidence/canonical", "internal/evidence/record", "internal/mesh", "internal/scan", "policies", "policies/facts"},
+		"internal/evidence/seal":      {"internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume"},
+		"internal/evidence/verify":    {"internal/evidence/record", "internal/evidence/volume"},
+		"internal/evidence/report":    {"internal/evidence/record", "internal/evidence/verify"},
 	}
 }
 
@@ -126,6 +128,25 @@ func TestImportsPointDownwards(t *testing.T) {
 				t.Errorf("%s: imports %s; must import only %q of ours", s.path, ours, rules)
 			}
 		}
+	}
+}
+
+// Tessera ends its process where a disk fails, which the webhook must outlive.
+func TestTesseraStaysInTheSealer(t *testing.T) {
+	importers := map[string][]string{}
+	for _, s := range sources(t) {
+		for _, i := range s.file.Imports {
+			path := strings.Trim(i.Path.Value, `"`)
+			if strings.HasPrefix(path, "github.com/transparency-dev/tessera") && filepath.ToSlash(filepath.Dir(s.path)) != "internal/evidence/seal" {
+				t.Errorf("%s: imports %s; only internal/evidence/seal must", s.path, path)
+			}
+			if path == module+"internal/evidence/seal" && !s.test() {
+				importers[path] = append(importers[path], s.path)
+			}
+		}
+	}
+	if got := importers[module+"internal/evidence/seal"]; !slices.Equal(got, []string{"cmd/meshvakt/evidence_seal.go"}) {
+		t.Errorf("internal/evidence/seal is imported by %q; must be by cmd/meshvakt/evidence_seal.go alone", got)
 	}
 }
 

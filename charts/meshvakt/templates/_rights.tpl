@@ -140,6 +140,16 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
+{{- if (.Values.evidence).enabled }}
+# By its Lease, a replica tells the others which start of it is running. It is named after the pod. The replicas behind
+# the Service are listed in each beat.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, update]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+{{- end }}
 # What the leader remembers of the namespaces that are STRICT.
 - apiGroups: [""]
   resources: [configmaps]

@@ -151,7 +151,7 @@ func (*Gap) Kind() Kind { return KindGap }
 
 func (g *Gap) fields(c *codec) {
 	c.text("of", &g.Of, oneOf("decisions", "observation", "clock"))
-	c.text("cause", &g.Cause, oneOf("full", "readOnly", "io", "slow", "crash", "watch", "clock"))
+	c.text("cause", &g.Cause, oneOf("full", "readOnly", "io", "slow", "notOpen", "crash", "watch", "clock"))
 	c.instant("from", &g.From)
 	c.instant("to", &g.To)
 	c.flag("exact", &g.Exact)
@@ -172,7 +172,8 @@ func (g *Gap) fields(c *codec) {
 // It has no counts but the sequence number in its head. Whoever writes it may have been started after what came
 // before was sealed and removed from its disk, and could not stand by any other.
 type Close struct {
-	// Why is period where its time was over, size where it had grown too large, or end where evidence is no longer kept.
+	// Why is period where its time was over, size where it had grown too large, moved where cluster, replica or the name
+	// of the evidence is another now, or end where evidence is no longer kept.
 	Why string
 	// Next is the origin of the shard that follows; empty at the end.
 	Next string
@@ -182,7 +183,7 @@ type Close struct {
 func (*Close) Kind() Kind { return KindClose }
 
 func (cl *Close) fields(c *codec) {
-	c.text("why", &cl.Why, oneOf("period", "size", "end"))
+	c.text("why", &cl.Why, oneOf("period", "size", "moved", "end"))
 	c.text("next", &cl.Next, path(255).orEmpty())
 	c.require((cl.Next == "") == (cl.Why == "end"), "next", "be empty at the end, and then alone")
 }

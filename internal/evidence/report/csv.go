@@ -164,13 +164,13 @@ func (r *report) logRegister() register {
 
 func (r *report) namespaceRegister() register {
 	columns := []string{"cluster", "namespace", "answer", "from", "to"}
-	for _, g := range verify.Grades() {
+	for _, g := range shownGrades() {
 		columns = append(columns, strings.ToLower(string(g))+"Seconds")
 	}
 	return register{"namespaces", columns, rows(r.namespaces, func(n namespace) []string {
 		row := []string{n.cluster, n.name, string(n.verdict), stamp(r.From), stamp(r.To)}
 		s := n.sums(r.From, r.To)
-		for _, g := range verify.Grades() {
+		for _, g := range shownGrades() {
 			row = append(row, seconds(s[g]))
 		}
 		return row

@@ -1,10 +1,22 @@
 package report
 
 import (
+	"slices"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 )
+
+// unguarded is of time in which no guard selected the namespace. A verifier calls it unknown and marks it; here it is
+// kept apart, for nothing was to be seen of it, and nothing is claimed.
+const unguarded verify.Grade = "UNGUARDED"
+
+// shownGrades are those that intervals of a report have, from the best on.
+func shownGrades() []verify.Grade {
+	list := verify.Grades()
+	i := slices.Index(list, verify.Inferred) + 1
+	return slices.Insert(list, i, unguarded)
+}
 
 // sums is how long a namespace had each grade.
 type sums map[verify.Grade]time.Duration
@@ -22,6 +34,7 @@ func (n *namespace) sums(from, to time.Time) sums {
 // seen is the time that was observed, by whichever means.
 func (s sums) seen() time.Duration { return s[verify.Observed] + s[verify.ObservedByAudit] }
 
+// whole is the time that something is claimed of.
 func (s sums) whole() time.Duration {
 	var d time.Duration
 	for _, g := range verify.Grades() {
@@ -147,11 +160,11 @@ func (r *report) headline(t totals) string {
 		return "broken"
 	case len(r.Result.Newer) > 0:
 		return "newer"
-	case len(r.namespaces) == 0:
+	case len(r.namespaces) == 0 && len(r.Namespaces) == 0:
 		return "empty"
 	case t.verdicts[verify.IsViolated] > 0:
 		return "violated"
-	case t.verdicts[verify.Holds] < len(r.namespaces):
+	case t.verdicts[verify.Holds] < len(r.namespaces) || r.answer == nil || r.answer.Verdict != verify.Holds:
 		return "notProvable"
 	case t.inferred > 0:
 		return "inferred"

@@ -90,7 +90,7 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 		{clusterB, "betaling", verify.NotProvable, []changeAt{{"2026-07-01T00:00:00Z", verify.Unknown, "", "no replica was there", ""}, observed("2026-07-06T08:00:00Z"),
 			{"2026-08-10T11:00:00Z", verify.Inferred, "STRICT", "all inputs were the same before and after", ""}, observed("2026-08-10T13:20:00Z"),
 			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
-		{clusterB, "klinikk", verify.NotProvable, []changeAt{observed("2026-08-15T12:00:00Z")}},
+		{clusterB, "klinikk", verify.NotProvable, []changeAt{{"2026-07-20T00:00:00Z", unguarded, "", "no guard selected it", ""}, observed("2026-08-15T12:00:00Z")}},
 	} {
 		line := verify.Timeline{Cluster: n.cluster, Namespace: n.name}
 		for i, c := range n.changes {
@@ -99,6 +99,9 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 				end = at(n.changes[i+1].from)
 			}
 			in := verify.Interval{From: at(c.from), To: end, Grade: c.grade, Mode: c.mode, Why: c.why, Outside: c.grade == verify.Violated}
+			if c.grade == unguarded {
+				in.Grade, in.Unguarded = verify.Unknown, true
+			}
 			if c.exc != "" {
 				in.Exceptions = []string{c.exc}
 			}
@@ -111,7 +114,7 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 
 func answer(r *verify.Result, cluster, name string, verdict verify.Verdict, from, to time.Time) {
 	if len(r.Claims) == 0 {
-		r.Claims = []verify.Answer{{Claim: verify.Claim{Text: "mtls=STRICT,namespace=*", MTLS: "STRICT", Namespaces: []string{"*"}, From: from, To: to}}}
+		r.Claims = []verify.Answer{{Claim: verify.Claim{Text: "mtls=STRICT,namespace=*", MTLS: "STRICT", Namespaces: []string{"*"}, From: from, To: to}, Verdict: verify.IsViolated}}
 	}
 	r.Claims[0].Namespaces = append(r.Claims[0].Namespaces, verify.NamespaceAnswer{Cluster: cluster, Namespace: name, Verdict: verdict})
 }

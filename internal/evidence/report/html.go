@@ -7,8 +7,6 @@ import (
 	"io"
 	"strings"
 	"time"
-
-	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 )
 
 //go:embed page.html page.css
@@ -19,6 +17,7 @@ type page struct {
 	Lang, Title, Subtitle string
 	Size                  string
 	Others                []fact
+	Why                   string
 	Style                 template.CSS
 	Contents              []link
 	Verdict, Headline     string
@@ -84,8 +83,11 @@ func (v view) page() page {
 		p.Registers = append(p.Registers, v.refusalList())
 	}
 	p.Registers = append(p.Registers, v.changeTable(), v.runTable(), v.fixTable(), v.clockTable(), v.keyTable())
-	for _, g := range verify.Grades() {
+	for _, g := range shownGrades() {
 		p.Legend = append(p.Legend, legend{class(g), l.text("grade." + string(g)), l.text("grade." + string(g) + ".text")})
+	}
+	if v.answer != nil && v.answer.Why != "" {
+		p.Why = l.prose(v.answer.Why)
 	}
 	for _, id := range limits() {
 		p.Limits = append(p.Limits, l.text("limits."+id))

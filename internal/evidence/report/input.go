@@ -34,6 +34,7 @@ type Input struct {
 type report struct {
 	Input
 	logs       []verify.Log
+	answer     *verify.Answer // nil where the claim was not put to the verifier
 	namespaces []namespace
 	exceptions []verify.Exception
 	gaps       []verify.Gap
@@ -89,9 +90,12 @@ func narrow(in Input) (*report, error) {
 	if listed := uint64(len(res.Refusals.List)); res.Refusals.Total+res.Refusals.Errors > listed {
 		r.refusedMore = res.Refusals.Total + res.Refusals.Errors - listed
 	}
+	r.answer = r.findAnswer()
 	for _, t := range res.Namespaces {
-		if r.asked(t.Namespace) {
-			r.namespaces = append(r.namespaces, namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals)})
+		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals)}
+		// One that no guard selected in all of the period is in no scope, unless it was asked for.
+		if len(r.Namespaces) == 0 && n.sums(r.From, r.To).whole() > 0 || len(r.Namespaces) > 0 && r.asked(t.Namespace) {
+			r.namespaces = append(r.namespaces, n)
 		}
 	}
 	r.counts = r.refusedByRule()
@@ -139,23 +143,35 @@ func (r *report) touches(from, to time.Time) bool {
 	return !to.Before(r.From) && from.Before(r.To)
 }
 
-// verdict is what the verifier has said of one namespace. Without an answer nothing is proven.
+// findAnswer is that to the claim about all of the period, which the caller has put to the verifier.
+func (r *report) findAnswer() *verify.Answer {
+	for i := range r.Result.Claims {
+		a := &r.Result.Claims[i]
+		if a.Claim.MTLS == "STRICT" && a.Claim.Cluster == "" && !a.Claim.From.After(r.From) && !a.Claim.To.Before(r.To) && a.Claim.AcceptInferred == r.AcceptInferred {
+			return a
+		}
+	}
+	return nil
+}
+
+// verdict is what the verifier has said of one namespace. Without an answer nothing is proven; nor where whoever
+// verified did not want to believe the log's own key, which the answer tells of for all namespaces at once.
 func (r *report) verdict(cluster, name string) verify.Verdict {
 	if len(r.Result.Problems) > 0 {
 		return verify.NotTrusted
 	}
-	verdict := verify.NotProvable
-	for _, a := range r.Result.Claims {
-		if a.Claim.MTLS != "STRICT" || a.Claim.From.After(r.From) || a.Claim.To.Before(r.To) {
-			continue
-		}
-		for _, n := range a.Namespaces {
-			if n.Cluster == cluster && n.Namespace == name {
-				verdict = n.Verdict
+	if r.answer == nil {
+		return verify.NotProvable
+	}
+	for _, n := range r.answer.Namespaces {
+		if n.Cluster == cluster && n.Namespace == name {
+			if n.Verdict == verify.Holds && r.answer.Verdict != verify.Holds && r.answer.Why != "" && r.ownKey() {
+				return verify.NotProvable
 			}
+			return n.Verdict
 		}
 	}
-	return verdict
+	return verify.NotProvable
 }
 
 // whole cuts intervals to the period, and fills what they leave out of it.
@@ -173,6 +189,9 @@ func (r *report) whole(intervals []verify.Interval) []verify.Interval {
 			continue
 		}
 		in.From, in.To = latest(in.From, r.From), earliest(in.To, r.To)
+		if in.Unguarded {
+			in.Grade = unguarded
+		}
 		fill(in.From)
 		list = append(list, in)
 		at = latest(at, in.To)

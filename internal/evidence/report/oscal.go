@@ -197,7 +197,7 @@ func (o oscal) strict(n *namespace, subject string) (oscalObservation, oscalFind
 	s := n.sums(o.From, o.To)
 	props := properties("answer", string(n.verdict))
 	var said []string
-	for _, g := range verify.Grades() {
+	for _, g := range shownGrades() {
 		props = append(props, properties("seconds-"+strings.ToLower(string(g)), seconds(s[g]))...)
 		if s[g] > 0 {
 			said = append(said, string(g)+" "+s[g].String())

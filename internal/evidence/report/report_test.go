@@ -219,7 +219,7 @@ func TestNothingIsLeftOut(t *testing.T) {
 		if !end.Equal(in.To) {
 			t.Errorf("%s ends at %s", n.name, end)
 		}
-		if s := n.sums(in.From, in.To); s.whole() != in.To.Sub(in.From) {
+		if s := n.sums(in.From, in.To); s.whole()+s[unguarded] != in.To.Sub(in.From) {
 			t.Errorf("%s: the grades come to %s", n.name, s.whole())
 		}
 	}
@@ -238,6 +238,7 @@ func TestTheAnswerIsTheWorst(t *testing.T) {
 	}
 	holding := func(in *Input) {
 		in.Namespaces = []string{"journal"}
+		in.Result.Claims[0].Verdict = verify.Holds
 	}
 	for name, c := range map[string]struct {
 		in   Input
@@ -249,6 +250,15 @@ func TestTheAnswerIsTheWorst(t *testing.T) {
 		"broken":   {change(func(in *Input) { holding(in); in.Result.Problems = broken().Result.Problems }), "broken"},
 		"newer":    {change(func(in *Input) { holding(in); in.Result.Newer = broken().Result.Problems }), "newer"},
 		"empty":    {empty(), "empty"},
+		"own key": {change(func(in *Input) {
+			holding(in)
+			in.Result.Logs[0].Trust = verify.TrustOwn
+			in.Result.Claims[0].Verdict, in.Result.Claims[0].Why = verify.NotProvable, "the key is known from the log itself"
+		}), "notProvable"},
+		"another is missing": {change(func(in *Input) {
+			holding(in)
+			in.Result.Claims[0].Verdict, in.Result.Claims[0].Why = verify.NotProvable, "no log tells of namespace x"
+		}), "notProvable"},
 		"no claim": {change(func(in *Input) { holding(in); in.Result.Claims = nil }), "notProvable"},
 		"a claim about less": {change(func(in *Input) {
 			holding(in)
@@ -413,13 +423,13 @@ func TestOSCALNeverRoundsUp(t *testing.T) {
 	}
 	got := states(rich())
 	for title, want := range map[string]string{
-		"1f mtls-strict of namespace journal":           "satisfied pass",
-		"1f observation-complete of namespace journal":  "satisfied pass",
-		"1f mtls-strict of namespace betaling":          "not-satisfied other",
-		"1f observation-complete of namespace betaling": "not-satisfied other",
-		"1f mtls-strict of namespace portal":            "not-satisfied fail",
-		"1f mtls-strict of namespace legacy":            "not-satisfied other",
-		"1f observation-complete of namespace legacy":   "satisfied pass",
+		"1f mtls-strict of namespace journal":              "satisfied pass",
+		"1f observation-complete of namespace journal":     "satisfied pass",
+		"1f mtls-strict of namespace betaling":             "not-satisfied other",
+		"1f observation-complete of namespace betaling":    "not-satisfied other",
+		"1f mtls-strict of namespace portal":               "not-satisfied fail",
+		"1f mtls-strict of namespace legacy":               "not-satisfied other",
+		"1f observation-complete of namespace legacy":      "satisfied pass",
 		"1f exceptions-two-persons of cluster " + clusterA: "not-satisfied fail",
 		"9a exceptions-two-persons of cluster " + clusterB: "satisfied pass",
 		"1f log-integrity of cluster " + clusterA:          "satisfied pass",

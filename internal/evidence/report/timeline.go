@@ -53,6 +53,8 @@ func class(g verify.Grade) string {
 		return "byaudit"
 	case verify.Inferred:
 		return "inferred"
+	case unguarded:
+		return "unguarded"
 	case verify.Excepted:
 		return "excepted"
 	case verify.Violated:
@@ -65,18 +67,18 @@ func class(g verify.Grade) string {
 func (s scale) bars(l language, intervals []verify.Interval) []bar {
 	sorted := slices.Clone(intervals)
 	slices.SortStableFunc(sorted, func(a, b verify.Interval) int {
-		return slices.Index(verify.Grades(), a.Grade) - slices.Index(verify.Grades(), b.Grade)
+		return slices.Index(shownGrades(), a.Grade) - slices.Index(shownGrades(), b.Grade)
 	})
 	var list []bar
 	for _, in := range sorted {
 		x, end := s.x(in.From), s.x(in.To)
-		if w := end - x; in.Grade != verify.Observed && w < minimum {
+		if w := end - x; in.Grade != verify.Observed && in.Grade != unguarded && w < minimum {
 			x = min(max(x-(minimum-w)/2, 0), barWidth-minimum)
 			end = x + minimum
 		}
 		// What was not observed stands out above and below, to be seen without colour too.
 		y, h := "0", "18"
-		if in.Grade == verify.Observed {
+		if in.Grade == verify.Observed || in.Grade == unguarded {
 			y, h = "3", "12"
 		}
 		list = append(list, bar{units(x), units(end - x), y, h, "g-" + class(in.Grade),

@@ -76,7 +76,11 @@ func (v view) monthTable() table {
 		row := []cell{v.where(n.cluster, n.name)}
 		for _, m := range months {
 			s := n.sums(m.from, m.to)
-			row = append(row, number(v.l.percent(share(s.seen(), s.whole()))))
+			text := "–"
+			if s.whole() > 0 {
+				text = v.l.percent(share(s.seen(), s.whole()))
+			}
+			row = append(row, number(text))
 		}
 		return row
 	})

@@ -154,7 +154,8 @@ func (r *Reader) drop() error {
 }
 
 // Release removes the segments whose lines all have numbers up to upTo, oldest first, so
-// that what remains has no hole. The newest segment always stays. The appender may be at work.
+// that what remains has no hole. The newest segment always stays, and the last line: whoever
+// resumes the log goes on from there. The appender may be at work.
 func (r *Reader) Release(upTo uint64) error {
 	m, _, err := loadMark(r.disk)
 	if err != nil {
@@ -164,9 +165,8 @@ func (r *Reader) Release(upTo uint64) error {
 	if err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
-	upTo = min(upTo, m.seq)
 	removed := false
-	for i := 0; i+1 < len(list) && list[i+1].ordinal <= m.ordinal && list[i+1].before.seq <= upTo; i++ {
+	for i := 0; i+1 < len(list) && list[i+1].ordinal <= m.ordinal && list[i+1].before.seq <= upTo && list[i+1].before.seq < m.seq; i++ {
 		if err := r.disk.Remove(list[i].name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("release: %w", err)
 		}
@@ -176,6 +176,38 @@ func (r *Reader) Release(upTo uint64) error {
 		return nil
 	}
 	return r.disk.Sync()
+}
+
+// Extent is what the log holds now: its lines First to Last, without a hole. Where there is none,
+// First is Last+1. Before is the SHA-256 of the line before First, whether that was released or
+// never was (zeros).
+type Extent struct {
+	First, Last uint64
+	Before      [32]byte
+}
+
+// Extent looks without reading on.
+func (r *Reader) Extent() (Extent, error) {
+	m, _, err := loadMark(r.disk)
+	if err != nil {
+		return Extent{}, fmt.Errorf("read mark: %w", err)
+	}
+	list, err := listSegments(r.disk)
+	if err != nil {
+		return Extent{}, fmt.Errorf("list segments: %w", err)
+	}
+	if len(list) == 0 || list[0].ordinal > m.ordinal {
+		return Extent{First: 1}, nil
+	}
+	f, err := r.disk.Open(list[0].name(), false)
+	if err != nil {
+		return Extent{}, fmt.Errorf("open the oldest segment: %w", err)
+	}
+	s, err := readHeader(f, list[0])
+	if err = errors.Join(err, f.Close()); err != nil {
+		return Extent{}, err
+	}
+	return Extent{First: s.first(), Last: m.seq, Before: s.before.hash}, nil
 }
 
 // Close ends the reader; the log stays as it is.

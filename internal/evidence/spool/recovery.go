@@ -9,6 +9,7 @@ import (
 
 // Recovery is what Open found.
 type Recovery struct {
+	FirstSeq uint64   // the oldest line that has not been released; 0 where there is none
 	LastSeq  uint64   // 0 where the log is new
 	LastHash [32]byte // of the line LastSeq
 	// Clean: the last appender ended by Close, with everything stored.
@@ -83,6 +84,9 @@ func recoverLog(d directory) (found, error) {
 	}
 	r.ordinal = newest.ordinal
 	r.LastSeq, r.LastHash = r.last.seq, r.last.hash
+	if first := r.segments[0].first(); first <= r.LastSeq {
+		r.FirstSeq = first
+	}
 	r.Clean = marked && m.clean && m.ordinal == newest.ordinal && m.seq == r.last.seq && r.Torn == 0
 	return r, nil
 }

@@ -347,3 +347,43 @@ func TestAFullDiskKeepsSpaceForWhatIsVital(t *testing.T) {
 		}
 	})
 }
+
+// Whoever resumes the log goes on from its last line, so that stays, though a new segment without
+// a line has been made after it.
+func TestTheLastLineIsNotReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := newMemDisk(1), newTold()
+		for life := range 3 {
+			s := mustOpen(t, d, small())
+			if first := s.Recovery().FirstSeq; (first == 0) != (life == 0) {
+				t.Errorf("life %d: the oldest line is %d", life, first)
+			}
+			for i := range 40 {
+				l.append(t, s, fmt.Sprintf("life%d-%d", life, i))
+			}
+			mustClose(t, s)
+			s = mustOpen(t, d, small())
+			last := s.Recovery().LastSeq
+			if err := newReader(d, 1).Release(last); err != nil {
+				t.Fatal(err)
+			}
+			mustClose(t, s)
+			s = mustOpen(t, d, small())
+			r := s.Recovery()
+			if r.LastSeq != last || r.FirstSeq == 0 || r.FirstSeq == 1 {
+				t.Errorf("after release: lines %d to %d; must end with %d, and not begin with 1", r.FirstSeq, r.LastSeq, last)
+			}
+			var seen Line
+			for line, err := range newReader(d, r.FirstSeq).Lines() {
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen = line
+			}
+			if seen.Seq != last || seen.Hash != r.LastHash {
+				t.Errorf("the last line that can be read is %d; must be %d", seen.Seq, last)
+			}
+			mustClose(t, s)
+		}
+	})
+}

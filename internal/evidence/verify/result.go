@@ -153,6 +153,8 @@ type Interval struct {
 	Mode string `json:"mode"`
 	// Outside: there were running pods outside of the mesh.
 	Outside bool `json:"outside"`
+	// Unguarded: no guard selected the namespace, or there was none. Such time is Unknown, and no part of a KPI.
+	Unguarded bool `json:"unguarded"`
 	// Why is empty for Observed, and otherwise one line of text.
 	Why string `json:"why"`
 	// Exceptions are the UIDs of those that make it Excepted.

@@ -3,6 +3,7 @@
 // by whichever needs one first.
 //
 //	spool/              lines that were acknowledged and may not be sealed yet
+//	current             the origin of the shard that is written to
 //	sealed              how far the sealer has come, for the webhook's heartbeats
 //	keys/SHARD.key      signs the log of the shard; mode 0600
 //	logs/SHARD/         the log as C2SP tlog-tiles: checkpoint, tile/…
@@ -49,6 +50,12 @@ func (d Dir) Bundle(shard string) string { return filepath.Join(d.Bundles(), sha
 // Tombstones has what remains of shards after retention.
 func (d Dir) Tombstones() string { return filepath.Join(string(d), "tombstones") }
 
+// Tombstone is what remains of a shard.
+func (d Dir) Tombstone(shard string) string { return filepath.Join(d.Tombstones(), shard) }
+
+// LogKeyFile is where the key of a shard's log is.
+func (d Dir) LogKeyFile(shard string) string { return filepath.Join(d.Keys(), shard+".key") }
+
 // Create makes what is not there yet. The directory itself must be.
 func (d Dir) Create() error {
 	for _, sub := range []string{d.Spool(), d.Keys(), d.Logs(), d.Bundles(), d.Tombstones()} {
@@ -68,7 +75,7 @@ type LogKey struct {
 // LogKey returns the key of a shard and makes it where there is none. Two processes that do
 // so at once get the same one.
 func (d Dir) LogKey(shard, origin string, random io.Reader) (LogKey, error) {
-	path := filepath.Join(d.Keys(), shard+".key")
+	path := d.LogKeyFile(shard)
 	if key, err := readLogKey(path, origin); !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
@@ -179,4 +186,41 @@ func syncDir(path string) error {
 		err = nil
 	}
 	return errors.Join(err, f.Close())
+}
+
+// Current is the shard that the webhook writes to.
+type Current struct {
+	Shard  string
+	Origin string
+}
+
+// ReadCurrent returns the zero Current where nothing was ever written.
+func (d Dir) ReadCurrent() (Current, error) {
+	text, err := os.ReadFile(filepath.Join(string(d), "current"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Current{}, nil
+	}
+	if err != nil {
+		return Current{}, fmt.Errorf("read the current shard: %w", err)
+	}
+	origin := strings.TrimSuffix(string(text), "\n")
+	_, _, _, shard, err := SplitOrigin(origin)
+	if err != nil {
+		return Current{}, fmt.Errorf("read the current shard: %w", err)
+	}
+	return Current{Shard: shard, Origin: origin}, nil
+}
+
+// WriteCurrent is for the webhook, and durable: once the genesis of the shard has been sealed and
+// released from the spool, nothing else there says which shard it is.
+func (d Dir) WriteCurrent(origin string) error {
+	path := filepath.Join(string(d), "current")
+	temporary, err := writeTemporary(path, origin+"\n")
+	if err != nil {
+		return fmt.Errorf("write the current shard: %w", err)
+	}
+	if err := errors.Join(os.Rename(temporary, path), syncDir(string(d))); err != nil {
+		return fmt.Errorf("write the current shard: %w", err)
+	}
+	return nil
 }

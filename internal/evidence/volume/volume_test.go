@@ -131,3 +131,17 @@ func TestSealedIsWhatWasWritten(t *testing.T) {
 		t.Error("what is not a number is read")
 	}
 }
+
+func TestCurrentIsWhatWasWritten(t *testing.T) {
+	d := Dir(t.TempDir())
+	if c, err := d.ReadCurrent(); c != (Current{}) || err != nil {
+		t.Errorf("before anything was written: %+v, %v", c, err)
+	}
+	want := Current{Shard: "2026q4-2", Origin: Origin("evidence.example.org", "c", "meshvakt-0", "2026q4-2")}
+	if err := d.WriteCurrent(want.Origin); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := d.ReadCurrent(); c != want || err != nil {
+		t.Errorf("read %+v, %v; must be %+v", c, err, want)
+	}
+}

@@ -1,0 +1,306 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+)
+
+// The loop of Start looks this often whether there is something to open, to change or to tell.
+const interval = time.Second
+
+// openPatience is for the API server and the disk together, in one attempt to open.
+const openPatience = 10 * time.Second
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: each replica has its own evidence.
+func (j *Journal) NeedLeaderElection() bool { return false }
+
+// Start opens the log and keeps it open, changes shards, and writes what is counted, until ctx
+// ends; then it writes the rest. While Start is not running, no record can be written.
+func (j *Journal) Start(ctx context.Context) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		j.Tend(ctx)
+		select {
+		case <-ctx.Done():
+			return j.stop(context.WithoutCancel(ctx))
+		case <-ticker.C:
+		}
+	}
+}
+
+// Tend is one turn of Start.
+func (j *Journal) Tend(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	now := j.config.Now()
+	if own, err := j.config.Keeper.User(ctx); err == nil {
+		j.own.Store(&own)
+	}
+	if j.open == nil { // only this goroutine changes it
+		j.tell(j.openFirst(ctx, now))
+	} else if j.over(now) {
+		j.flush(ctx, now, true) // while the shard is still the one that was counted in
+		j.tell(j.openNext(ctx, now))
+	}
+	j.once.Do(func() { close(j.opened) })
+	j.flush(ctx, now, false)
+	j.announce()
+}
+
+// announce tells, once for each, that the log has become unavailable and that it is back.
+func (j *Journal) announce() {
+	err := j.health()
+	if was := j.announced; (err == nil) == was {
+		return
+	}
+	j.announced = err == nil
+	if err == nil {
+		j.config.Log.Info("evidence: records can be written", "shard", j.Shard())
+		j.config.Event(false, "EvidenceAvailable", "Records are written to the evidence log of this replica.")
+		return
+	}
+	j.config.Log.Error("evidence: no record can be written; answers go by what docs/evidence.md says of that", "cause", cause(err), "err", err.Error())
+	j.config.Event(true, Reason, "No record can be written to the evidence log of this replica: "+whatFails(err)+". Changes of the mesh and what needs an exception are refused; all else is let through, and counted.")
+}
+
+// tell says once what has become of an attempt.
+func (j *Journal) tell(err error) {
+	j.mu.Lock()
+	before := j.cause
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errNotOpen, err)
+	}
+	if j.open == nil {
+		j.cause = err
+	}
+	j.mu.Unlock()
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		j.config.Log.Error("evidence: the log cannot be opened, and is tried again", "err", err.Error())
+	}
+}
+
+// over reports whether the shard that is open has come to its end. A clock that is set back
+// does not bring back an earlier one.
+func (j *Journal) over(now time.Time) bool {
+	return volume.PeriodAt(now) > j.open.period || j.size.Load()-j.open.before >= j.config.MaxRecords
+}
+
+// openFirst opens the log where nothing is open: each step that is missing may be the first that
+// an earlier life, or attempt, did not come to. Nobody else can append meanwhile.
+func (j *Journal) openFirst(ctx context.Context, now time.Time) error {
+	l, at, err := j.openLogbook()
+	if err == nil {
+		err = j.goOn(ctx, l, at, now)
+	}
+	if err != nil && l != nil {
+		err = errors.Join(err, l.spool.Close(ctx))
+	}
+	return err
+}
+
+func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) error {
+	cluster, err := j.config.Keeper.Cluster(ctx)
+	if err != nil {
+		return fmt.Errorf("read the cluster's UID: %w", err)
+	}
+	if l.spool.Recovery().LastSeq == 0 {
+		return j.begin(ctx, l, at, cluster, volume.PeriodAt(now))
+	}
+	_, genesis := at.last.(*record.Genesis)
+	if !at.chain.Closed() && (genesis || at.boot != j.boot) {
+		if at.chain, err = j.reboot(ctx, l, at, genesis); err != nil {
+			return err
+		}
+	}
+	period, _, err := volume.ParseShard(at.shard.Shard)
+	if err != nil {
+		return err
+	}
+	expected := volume.Origin(j.config.Name, cluster, j.config.Replica, at.shard.Shard)
+	switch {
+	case at.chain.Closed():
+		return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
+	case at.shard.Origin == expected && period >= volume.PeriodAt(now) && at.chain.Size() < j.config.MaxRecords:
+		return j.adopt(ctx, l, at.shard, period, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
+	}
+	if at.chain, err = j.end(ctx, l, at.shard, cluster, max(period, volume.PeriodAt(now))); err != nil {
+		return err
+	}
+	return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
+}
+
+// reboot is the first record of this start of the process in a shard of an earlier one.
+func (j *Journal) reboot(ctx context.Context, l *logbook, at tail, genesis bool) (record.Chain, error) {
+	boot := j.config.Boot
+	boot.Why, boot.Torn = record.BootStart, uint64(max(l.spool.Recovery().Torn, 0))
+	if genesis {
+		boot.Why = record.BootShard
+	}
+	_, chain, err := l.add(ctx, &boot, false)
+	l.booted = err == nil
+	if _, stopped := at.last.(*record.Stop); err != nil || genesis || stopped {
+		return chain, err
+	}
+	// What had been counted in memory when the process died is lost, and nobody knows how much.
+	crash := &record.Gap{Of: "decisions", Cause: "crash", From: at.when, To: j.config.Now(), Exact: false}
+	_, chain, err = l.add(ctx, crash, false)
+	return chain, err
+}
+
+// openNext ends the shard that is open and begins the next. Who appends meanwhile waits; what takes
+// longer than the disk is done before.
+func (j *Journal) openNext(ctx context.Context, now time.Time) error {
+	was := j.open
+	cluster, err := j.config.Keeper.Cluster(ctx)
+	if err != nil {
+		return fmt.Errorf("read the cluster's UID: %w", err)
+	}
+	period := max(was.period, volume.PeriodAt(now))
+	if _, err := j.config.Keeper.Key(ctx, period); err != nil {
+		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.open = nil
+	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin}}
+	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, period); err == nil {
+		err = j.beginLocked(ctx, was.log, at, cluster, period)
+	}
+	if err != nil {
+		// How far it has come will be read from the disk.
+		return errors.Join(err, was.log.spool.Close(ctx))
+	}
+	return nil
+}
+
+// following names the shard after one.
+func following(shard string, period volume.Period) (string, error) {
+	if shard == "" {
+		return volume.Shard(period, 1), nil
+	}
+	p, number, err := volume.ParseShard(shard)
+	if err != nil {
+		return "", err
+	}
+	if p == period {
+		return volume.Shard(period, number+1), nil
+	}
+	return volume.Shard(period, 1), nil
+}
+
+// end closes a shard, after the key that will sign the next one has been announced in it.
+func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, cluster string, period volume.Period) (record.Chain, error) {
+	name, err := following(shard.Shard, period)
+	if err != nil {
+		return record.Chain{}, err
+	}
+	origin := volume.Origin(j.config.Name, cluster, j.config.Replica, name)
+	key, err := j.config.Dir.LogKey(name, origin, j.config.Random)
+	if err != nil {
+		return record.Chain{}, err
+	}
+	if _, err := l.store(ctx, &record.KeyCreated{For: "log", VerifierKey: key.Verifier}, false); err != nil {
+		return record.Chain{}, err
+	}
+	why := "period"
+	if p, _, err := volume.ParseShard(shard.Shard); err == nil && p == period {
+		why = "size"
+	}
+	if volume.Origin(j.config.Name, cluster, j.config.Replica, shard.Shard) != shard.Origin {
+		why = "moved"
+	}
+	_, chain, err := l.add(ctx, &record.Close{Why: why, Next: origin}, false)
+	return chain, err
+}
+
+// begin writes the first records of a shard and opens it.
+func (j *Journal) begin(ctx context.Context, l *logbook, before tail, cluster string, period volume.Period) error {
+	// Nothing is open, so nobody waits for the lock who could be kept waiting by the API server.
+	if _, err := j.config.Keeper.Key(ctx, period); err != nil {
+		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.beginLocked(ctx, l, before, cluster, period)
+}
+
+func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, cluster string, period volume.Period) error {
+	pseudonyms, err := j.config.Keeper.Key(ctx, period)
+	if err != nil {
+		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+	}
+	name, err := following(before.shard.Shard, period)
+	if err != nil {
+		return err
+	}
+	origin := volume.Origin(j.config.Name, cluster, j.config.Replica, name)
+	key, err := j.config.Dir.LogKey(name, origin, j.config.Random)
+	if err != nil {
+		return err
+	}
+	genesis := &record.Genesis{
+		Origin: origin, Cluster: cluster, Replica: j.config.Replica, Shard: name,
+		PrevOrigin: before.shard.Origin, PrevSize: before.chain.Size(),
+		Keys: []string{key.Verifier}, Pseudonyms: pseudonyms.ID(),
+	}
+	boot := j.config.Boot
+	boot.Why = record.BootShard
+	if !l.booted {
+		boot.Why = record.BootStart
+	}
+	start := j.size.Load()
+	for _, body := range []record.Body{genesis, &boot, &record.KeyCreated{For: "pseudonyms", ID: pseudonyms.ID()}} {
+		if _, err := l.store(ctx, body, false); err != nil {
+			return err
+		}
+	}
+	l.booted = true
+	if err := j.config.Dir.WriteCurrent(origin); err != nil {
+		return err
+	}
+	j.open = &openShard{log: l, origin: origin, name: name, period: period, pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
+	j.cause = nil
+	return nil
+}
+
+// adopt goes on with a shard that an earlier start of the process has begun.
+func (j *Journal) adopt(ctx context.Context, l *logbook, shard volume.Current, period volume.Period, before uint64) error {
+	key, err := j.config.Keeper.Key(ctx, period)
+	if err != nil {
+		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+	}
+	if err := j.config.Dir.WriteCurrent(shard.Origin); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.open = &openShard{log: l, origin: shard.Origin, name: shard.Shard, period: period, pseudonyms: record.NewPseudonymiser(key), before: before}
+	j.cause = nil
+	return nil
+}
+
+// stop writes what is counted and the end, and gives the directory back.
+func (j *Journal) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	j.flush(ctx, j.config.Now(), true)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.open == nil {
+		return nil
+	}
+	l := j.open.log
+	j.open, j.cause = nil, errNotOpen
+	gap := j.tellGap(ctx, l)
+	_, stopped := l.store(ctx, &record.Stop{Why: "terminated", Counts: j.Counts()}, true)
+	if err := errors.Join(gap, stopped, l.spool.Close(ctx)); err != nil {
+		return fmt.Errorf("end the evidence log: %w", err)
+	}
+	return nil
+}
