@@ -9,6 +9,7 @@ func newEvidence() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newEvidenceBundle(),
+		newEvidenceReport(),
 		newEvidenceSeal(),
 	)
 	return cmd

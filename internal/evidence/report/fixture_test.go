@@ -33,7 +33,7 @@ func origin(cluster, replica string) string {
 
 // rich is a made-up quarter of two clusters in which everything has happened that a report can tell of.
 func rich() Input {
-	in := Input{Result: &verify.Result{}, From: at("2026-07-01T00:00:00Z"), To: at("2026-10-01T00:00:00Z"), Policy: true}
+	in := Input{Result: &verify.Result{}, From: at("2026-07-01T00:00:00Z"), To: at("2026-10-01T00:00:00Z"), Told: Told{Policy: true}}
 	r := in.Result
 	addLogs(r)
 	addTimelines(r, in.From, in.To)

@@ -146,14 +146,23 @@ func (v view) scope() []fact {
 		fact{l.text("scope.excluded"), l.text("scope.excluded.text"), ""})
 }
 
-// trustFlag is how the commands on the page are told whom to believe.
-func (v view) trustFlag() string {
-	if v.Policy {
-		return " --policy trust.policy"
-	}
+// told are the flags that say whom to believe, and what clocks.
+func (v view) told(keys []string, trustLogKey bool) string {
 	var flags strings.Builder
-	for _, log := range v.logs {
-		fmt.Fprintf(&flags, " \\\n  --key '%s'", shown(log.Key, 600))
+	if v.Told.Policy {
+		flags.WriteString(" \\\n  --policy trust.policy")
+	}
+	for _, key := range keys {
+		fmt.Fprintf(&flags, " \\\n  --key '%s'", strings.ReplaceAll(shown(key, 600), "'", ""))
+	}
+	if trustLogKey {
+		flags.WriteString(" --trust-log-key")
+	}
+	if v.AcceptInferred {
+		flags.WriteString(" --accept-inferred")
+	}
+	if v.Told.MaxClockError != "" {
+		flags.WriteString(" --max-clock-error " + v.Told.MaxClockError)
 	}
 	return flags.String()
 }
@@ -162,20 +171,23 @@ func (v view) period() string {
 	return "--from " + v.From.UTC().Format(time.RFC3339Nano) + " --to " + v.To.UTC().Format(time.RFC3339Nano)
 }
 
-// commands check the answer of the page.
+// claim is what the answer of the page is to.
+func (r *report) claim() string {
+	if len(r.Namespaces) == 0 {
+		return "mtls=STRICT,namespace=*"
+	}
+	return "mtls=STRICT,namespace=" + strings.Join(r.Namespaces, ",namespace=")
+}
+
+// commands check the answer of the page, by the keys on it unless there is a policy.
 func (v view) commands() string {
-	claim := "mtls=STRICT"
-	if len(v.Namespaces) == 0 {
-		claim += ",namespace=*"
+	keys := v.Told.Keys
+	if !v.Told.Policy && len(keys) == 0 {
+		for _, log := range v.logs {
+			keys = append(keys, log.Key)
+		}
 	}
-	for _, n := range v.Namespaces {
-		claim += ",namespace=" + n
-	}
-	accept := ""
-	if v.AcceptInferred {
-		accept = " --accept-inferred"
-	}
-	return "meshvakt evidence verify --claim '" + claim + "'" + accept + " \\\n  " + v.period() + v.trustFlag() + " \\\n  *.zip"
+	return "meshvakt evidence verify *.zip --claim '" + v.claim() + "' \\\n  " + v.period() + v.told(keys, false)
 }
 
 // again makes the same page.
@@ -184,8 +196,5 @@ func (v view) again() string {
 	for _, n := range v.Namespaces {
 		flags += " --namespace " + n
 	}
-	if v.AcceptInferred {
-		flags += " --accept-inferred"
-	}
-	return "meshvakt evidence report -o html" + flags + " \\\n  " + v.period() + v.trustFlag() + " \\\n  *.zip"
+	return "meshvakt evidence report *.zip -o html" + flags + " \\\n  " + v.period() + v.told(v.Told.Keys, v.Told.TrustLogKey)
 }

@@ -26,8 +26,16 @@ type Input struct {
 	Namespaces []string
 	// AcceptInferred is that of the claim whose answer the Result has.
 	AcceptInferred bool
-	// Policy tells that the logs' keys come from a policy file, for the commands that the page shows.
-	Policy bool
+	// Told is how the verifier was told what to go by, for the commands that the page shows.
+	Told Told
+}
+
+// Told is what else the verifier went by. Without a policy, keys or their own keys being trusted, it went by nothing.
+type Told struct {
+	Policy        bool // a policy file
+	Keys          []string
+	TrustLogKey   bool
+	MaxClockError string // as the flag takes it; empty for its default
 }
 
 // report is an Input, narrowed to its period and namespaces.
@@ -248,4 +256,10 @@ func (r *report) refusedByRule() []refusedBy {
 		return cmp.Or(cmp.Compare(a.cluster, b.cluster), cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.rule, b.rule), a.month.Compare(b.month))
 	})
 	return list
+}
+
+// Claim is what has to be put to the verifier, so that its Result has the answer of the page.
+func (in Input) Claim() (verify.Claim, error) {
+	r := report{Input: in}
+	return verify.ParseClaim(r.claim(), in.From, in.To, in.AcceptInferred)
 }
