@@ -9,7 +9,11 @@ func newEvidence() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newEvidenceBundle(),
+		newEvidenceInspect(),
+		newEvidenceProve(),
 		newEvidenceSeal(),
+		newEvidenceSubject(),
+		newEvidenceVerify(),
 	)
 	return cmd
 }
