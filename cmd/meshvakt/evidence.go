@@ -9,8 +9,12 @@ func newEvidence() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newEvidenceBundle(),
+		newEvidenceInspect(),
+		newEvidenceProve(),
 		newEvidenceReport(),
 		newEvidenceSeal(),
+		newEvidenceSubject(),
+		newEvidenceVerify(),
 	)
 	return cmd
 }

@@ -46,9 +46,6 @@ func (f *trustFlags) trust() (*verify.Trust, error) {
 		if policy, err = os.ReadFile(f.policy); err != nil {
 			return nil, fmt.Errorf("--policy: %w", err)
 		}
-		if policy == nil {
-			policy = []byte{}
-		}
 	}
 	return verify.NewTrust(policy, f.keys, f.own)
 }

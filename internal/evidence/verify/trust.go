@@ -62,11 +62,7 @@ func (t *Trust) given() bool { return len(t.keys) > 0 }
 func (t *Trust) checkpoint(signed []byte, origin string, keys []string) (torchwood.Checkpoint, string, []Cosignature, error) {
 	var all []error
 	for _, key := range keys {
-		lines := "log " + key + "\n" + t.quorum
-		if t.quorum == "" {
-			lines += "quorum none\n"
-		}
-		policy, err := torchwood.ParsePolicy([]byte(lines))
+		policy, err := t.policyFor(key)
 		if err != nil {
 			all = append(all, err)
 			continue
@@ -85,6 +81,15 @@ func (t *Trust) checkpoint(signed []byte, origin string, keys []string) (torchwo
 		all = append(all, errors.New("no key of it is known"))
 	}
 	return torchwood.Checkpoint{}, "", nil, errors.Join(all...)
+}
+
+// policyFor is the policy for one log. One policy for several would ask for all their keys at once.
+func (t *Trust) policyFor(key string) (torchwood.Policy, error) {
+	lines := "log " + key + "\n" + t.quorum
+	if t.quorum == "" {
+		lines += "quorum none\n"
+	}
+	return torchwood.ParsePolicy([]byte(lines))
 }
 
 func cosignatures(n *note.Note, key string) []Cosignature {
