@@ -161,8 +161,7 @@ func evidenceReport(args ...string) (stdout, stderr string, code int) {
 
 func TestEvidenceReport(t *testing.T) {
 	dir, key := hour(t)
-	period := []string{dir, "--from", "2026-10-01T00:05:00Z", "--to", "2026-10-01T00:55:00Z"}
-	given := append(period, "--key", key)
+	given := []string{dir, "--from", "2026-10-01T00:05:00Z", "--to", "2026-10-01T00:55:00Z", "--key", key}
 
 	page, stderr, code := evidenceReport(given...)
 	if code != 0 || !strings.Contains(page, "No. In at least one namespace plaintext could be received.") || !strings.Contains(page, "unexplained change") {

@@ -165,7 +165,7 @@ func (r *report) logRegister() register {
 func (r *report) namespaceRegister() register {
 	columns := []string{"cluster", "namespace", "answer", "from", "to"}
 	for _, g := range shownGrades() {
-		columns = append(columns, strings.ToLower(string(g))+"Seconds")
+		columns = append(columns, class(g)+"Seconds")
 	}
 	return register{"namespaces", columns, rows(r.namespaces, func(n namespace) []string {
 		row := []string{n.cluster, n.name, string(n.verdict), stamp(r.From), stamp(r.To)}

@@ -50,7 +50,7 @@ func class(g verify.Grade) string {
 	case verify.Observed:
 		return "observed"
 	case verify.ObservedByAudit:
-		return "byaudit"
+		return "byAudit"
 	case verify.Inferred:
 		return "inferred"
 	case unguarded:

@@ -109,6 +109,10 @@ func kind(gvk string) string { return gvk[strings.LastIndexByte(gvk, '/')+1:] }
 
 func (v view) table(id string, columns ...string) table {
 	t := table{ID: id, Title: v.l.text(id), Lead: v.l.text(id + ".lead"), Empty: v.l.text(id + ".empty")}
+	// Where there is no log, that nothing is in it says nothing.
+	if len(v.logs) == 0 {
+		t.Empty = v.l.text("noLogs")
+	}
 	for _, c := range columns {
 		t.Columns = append(t.Columns, v.l.text("col."+c))
 	}
@@ -185,7 +189,11 @@ func (v view) unobserved() table {
 			}
 		}
 	}
-	return fill(v, v.table("intervals", "namespace", "grade", "from", "to", "duration", "mode", "why"), lines, func(in line) []cell {
+	t := v.table("intervals", "namespace", "grade", "from", "to", "duration", "mode", "why")
+	if len(v.namespaces) == 0 {
+		t.Empty = v.l.text("timeline.empty")
+	}
+	return fill(v, t, lines, func(in line) []cell {
 		why := []part{{v.why(in.Why), ""}}
 		if in.Outside {
 			why = append(why, part{v.l.text("outside"), ""})

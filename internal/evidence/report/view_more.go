@@ -65,7 +65,7 @@ func (v view) keyTable() table {
 // monthTable has a column for each month; a period of too many has a report for each year.
 func (v view) monthTable() table {
 	months := v.months()
-	if len(months) < 2 || len(months) > maxMonths {
+	if len(months) < 2 || len(months) > maxMonths || len(v.namespaces) == 0 {
 		return table{}
 	}
 	t := table{ID: "by-month", Title: v.l.text("months.title"), Lead: v.l.text("months.lead"), Columns: []string{v.l.text("col.namespace")}}
@@ -168,6 +168,10 @@ func (v view) figures() []figure {
 		detail = l.text("figure.unlogged.inexact")
 	}
 	refused := uint64(len(v.refusals)) + v.refusedMore
+	bite := l.text("figure.refused.detail")
+	if refused == 0 {
+		bite = l.text("figure.refused.none")
+	}
 	unexplained := v.found(verify.FindingUnexplained)
 	return []figure{
 		{l.text("figure.answers"), l.int(len(v.namespaces)), answers, ""},
@@ -178,7 +182,7 @@ func (v view) figures() []figure {
 		{l.text("figure.exceptions"), l.int(t.granted), l.text("figure.exceptions.detail", l.int(t.selfGranted)), remarkable(t.selfGranted > 0)},
 		{l.text("figure.unexplained"), l.int(unexplained), l.text("figure.unexplained.detail"), bad(unexplained > 0)},
 		{l.text("figure.unlogged"), unlogged, detail, ""},
-		{l.text("figure.refused"), l.number(refused), l.text("figure.refused.detail"), ""},
+		{l.text("figure.refused"), l.number(refused), bite, ""},
 		{l.text("figure.weaker"), l.int(t.weaker), l.text("figure.weaker.detail"), bad(t.weaker > 0)},
 		{l.text("figure.findings"), l.int(len(v.findings)), l.text("figure.findings.detail"), ""},
 		{l.text("figure.integrity"), integrity, l.text("figure.integrity.detail", l.int(len(v.logs)), l.number(t.entries)), bad(len(v.Result.Problems) > 0)},
