@@ -265,7 +265,7 @@ func (r *reading) once(ctx context.Context, list []*opened) ([]*opened, error) {
 			}
 			continue
 		}
-		root, err := entries(ctx, longest.source.files, o.claimed.N, func(int64, []byte) error { return nil })
+		root, err := rootOf(ctx, longest.source.files, o.claimed.N, longest.claimed.N)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

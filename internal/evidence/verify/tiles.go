@@ -44,34 +44,51 @@ func tile(ctx context.Context, f files, t tlog.Tile, most int) ([]byte, error) {
 // root over them. It holds one bundle at a time. The tiles of hashes must be what the entries
 // make them: proofs are taken from them.
 func entries(ctx context.Context, f files, n int64, each func(seq int64, entry []byte) error) (tlog.Hash, error) {
+	e := edge{compared: f}
+	if err := e.read(ctx, f, n, n, each); err != nil {
+		return tlog.Hash{}, err
+	}
+	return e.root(ctx)
+}
+
+// rootOf is the root over the first n entries of a log of size whole.
+func rootOf(ctx context.Context, f files, n, whole int64) (tlog.Hash, error) {
 	var e edge
+	if err := e.read(ctx, f, n, whole, func(int64, []byte) error { return nil }); err != nil {
+		return tlog.Hash{}, err
+	}
+	return e.root(ctx)
+}
+
+// read adds the first n entries of a log of size whole.
+func (e *edge) read(ctx context.Context, f files, n, whole int64, each func(seq int64, entry []byte) error) error {
 	for first := int64(0); first < n; first += torchwood.TileWidth {
 		if err := ctx.Err(); err != nil {
-			return tlog.Hash{}, err
+			return err
 		}
-		w := int(min(torchwood.TileWidth, n-first))
+		w := int(min(torchwood.TileWidth, whole-first))
 		t := tlog.Tile{H: torchwood.TileHeight, L: -1, N: first / torchwood.TileWidth, W: w}
 		rest, err := tile(ctx, f, t, maxBundle)
 		if err != nil {
-			return tlog.Hash{}, err
+			return err
 		}
-		for i := range w {
+		for i := range int(min(int64(w), n-first)) {
 			var entry []byte
 			if entry, rest, err = torchwood.ReadTileEntry(rest); err != nil {
-				return tlog.Hash{}, &damaged{first + int64(i), torchwood.TilePath(t) + " does not hold the entry: " + err.Error()}
+				return &damaged{first + int64(i), torchwood.TilePath(t) + " does not hold the entry: " + err.Error()}
 			}
-			if err := e.add(ctx, f, tlog.RecordHash(entry)); err != nil {
-				return tlog.Hash{}, err
+			if err := e.add(ctx, tlog.RecordHash(entry)); err != nil {
+				return err
 			}
 			if err := each(first+int64(i), entry); err != nil {
-				return tlog.Hash{}, err
+				return err
 			}
 		}
-		if len(rest) > 0 && w == torchwood.TileWidth {
-			return tlog.Hash{}, &damaged{-1, torchwood.TilePath(t) + " holds more than 256 entries"}
+		if len(rest) > 0 && w == torchwood.TileWidth && n-first >= torchwood.TileWidth {
+			return &damaged{-1, torchwood.TilePath(t) + " holds more than 256 entries"}
 		}
 	}
-	return e.root(ctx, f)
+	return nil
 }
 
 // edge is what is needed of a tree to make it longer: of each level of tiles, the hashes of
@@ -79,9 +96,11 @@ func entries(ctx context.Context, f files, n int64, each func(seq int64, entry [
 type edge struct {
 	levels [][]tlog.Hash
 	full   []int64 // how many tiles of the level are behind
+	// compared has the tiles of hashes that must say the same; nil if none are asked.
+	compared files
 }
 
-func (e *edge) add(ctx context.Context, f files, h tlog.Hash) error {
+func (e *edge) add(ctx context.Context, h tlog.Hash) error {
 	for level := 0; ; level++ {
 		if level == len(e.levels) {
 			e.levels, e.full = append(e.levels, nil), append(e.full, 0)
@@ -90,7 +109,7 @@ func (e *edge) add(ctx context.Context, f files, h tlog.Hash) error {
 		if len(e.levels[level]) < torchwood.TileWidth {
 			return nil
 		}
-		if err := e.compare(ctx, f, level); err != nil {
+		if err := e.compare(ctx, level); err != nil {
 			return err
 		}
 		h = treeHash(e.levels[level])
@@ -100,10 +119,13 @@ func (e *edge) add(ctx context.Context, f files, h tlog.Hash) error {
 }
 
 // compare reads the tile in hand.
-func (e *edge) compare(ctx context.Context, f files, level int) error {
+func (e *edge) compare(ctx context.Context, level int) error {
+	if e.compared == nil {
+		return nil
+	}
 	hashes := e.levels[level]
 	t := tlog.Tile{H: torchwood.TileHeight, L: level, N: e.full[level], W: len(hashes)}
-	text, err := tile(ctx, f, t, torchwood.TileWidth*tlog.HashSize)
+	text, err := tile(ctx, e.compared, t, torchwood.TileWidth*tlog.HashSize)
 	if err != nil {
 		return err
 	}
@@ -117,13 +139,13 @@ func (e *edge) compare(ctx context.Context, f files, level int) error {
 	return nil
 }
 
-func (e *edge) root(ctx context.Context, f files) (tlog.Hash, error) {
+func (e *edge) root(ctx context.Context) (tlog.Hash, error) {
 	var root *tlog.Hash
 	for level, hashes := range e.levels {
 		if len(hashes) == 0 {
 			continue
 		}
-		if err := e.compare(ctx, f, level); err != nil {
+		if err := e.compare(ctx, level); err != nil {
 			return tlog.Hash{}, err
 		}
 		// What is below is the last and smallest subtree of this level, so it is joined with

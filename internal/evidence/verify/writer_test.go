@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -328,4 +329,12 @@ func verifyAll(t testing.TB, o Options, sources ...*Source) *Result {
 func claimOf(t testing.TB, text string, from, to int) Claim {
 	t.Helper()
 	return must(ParseClaim(text, epoch().Add(seconds(from)), epoch().Add(seconds(to)), false))
+}
+
+func witnessKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte("w"), 32)) }
+
+// cosign adds the signature of a witness to a checkpoint.
+func cosign(signed []byte, key signer, w note.Signer) []byte {
+	n := must(note.Open(signed, note.VerifierList(must(note.NewVerifier(key.public)))))
+	return must(note.Sign(n, w))
 }
