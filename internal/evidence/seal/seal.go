@@ -45,7 +45,7 @@ type Config struct {
 	// Retention is how long a closed shard is kept after the end of its period; 0: for ever.
 	Retention time.Duration
 	// Hold reports whether nothing may be removed now, and why; nil: never.
-	Hold func() (reason string, err error)
+	Hold   func() (reason string, err error)
 	Now    func() time.Time
 	Random io.Reader
 	Log    *slog.Logger

@@ -64,7 +64,7 @@ func (w *witness) ServeHTTP(out http.ResponseWriter, req *http.Request) {
 		http.Error(out, err.Error(), http.StatusBadRequest)
 		return
 	}
-	c, n, err := torchwood.VerifyCheckpoint(signed, torchwood.SingleVerifierPolicy(w.log))
+	c, n, err := torchwood.VerifyCheckpoint(signed, torchwood.ThresholdPolicy(2, torchwood.OriginPolicy(w.log.Name()), torchwood.SingleVerifierPolicy(w.log)))
 	if err != nil {
 		http.Error(out, err.Error(), http.StatusForbidden)
 		return
