@@ -107,9 +107,18 @@ func (w *writer) turn() error {
 		PrevOrigin: prev, PrevSize: size, Keys: []string{key.Verifier}, Pseudonyms: "k:40b9d4d4066ec8c39685a29114be62cd",
 	})
 	if err == nil {
+		err = w.remember()
+	}
+	if err == nil {
 		_, _, err = w.add(w.bootRecord())
 	}
 	return err
+}
+
+// remember stores which shard is open, before anything follows its genesis: that is in the spool
+// as long as it is the last line, and may be released afterwards.
+func (w *writer) remember() error {
+	return writeFile(string(w.dir)+"/shard", fmt.Append(nil, w.shard))
 }
 
 // begin goes on where the last life was killed, wherever that was.
@@ -132,6 +141,9 @@ func (w *writer) begin() error {
 		return err
 	}
 	if w.chain, err = record.Resume(last); err != nil {
+		return err
+	}
+	if err := w.remember(); err != nil {
 		return err
 	}
 	if w.chain.Closed() {
@@ -214,8 +226,7 @@ func appendForever(dir volume.Dir) error {
 				if full {
 					w.mu.Lock()
 					if w.chain.Size() > shardLimit {
-						// Released from the spool, the genesis would not say it any more.
-						err = errors.Join(w.turn(), writeFile(string(dir)+"/shard", fmt.Append(nil, w.shard)))
+						err = w.turn()
 					}
 					w.mu.Unlock()
 				}
