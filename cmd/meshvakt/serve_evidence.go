@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/internal/evidence/journal"
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
@@ -130,8 +131,8 @@ func (p *process) newEvidence(context.Context) error {
 	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
 }
 
-// addObserver lets every replica record what it sees, where evidence is kept.
-func (p *process) addObserver(context.Context) error {
+// newObserver lets every replica record what it sees, where evidence is kept.
+func (p *process) newObserver(context.Context) error {
 	o := &p.options.evidence
 	if p.journal == nil {
 		return nil
@@ -142,7 +143,7 @@ func (p *process) addObserver(context.Context) error {
 		return fmt.Errorf("create the client of the evidence: %w", err)
 	}
 	started := time.Now()
-	return observe.Add(m, observe.Config{
+	p.observer, err = observe.New(observe.Config{
 		Log:       p.journal,
 		Source:    p.source,
 		Cache:     m.GetCache(),
@@ -158,6 +159,28 @@ func (p *process) addObserver(context.Context) error {
 		Now:       time.Now,
 		Since:     func() time.Duration { return time.Since(started) },
 	})
+	if err != nil {
+		return err
+	}
+	p.repairs.OnRepair(func(object client.Object, at time.Time) {
+		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
+	})
+	return m.Add(p.observer)
+}
+
+// remedies records what the leader does about namespaces that have ceased to be STRICT.
+type remedies struct{ observer *observe.Observer }
+
+func (r remedies) Remedied(m controller.Remedy) {
+	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
+}
+
+// remedies is nil where no evidence is kept.
+func (p *process) remedies() controller.RemedyLog {
+	if p.observer == nil {
+		return nil
+	}
+	return remedies{p.observer}
 }
 
 // addRetainer lets the leader destroy keys at the end of retention.

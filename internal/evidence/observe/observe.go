@@ -9,7 +9,6 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -69,12 +68,13 @@ const (
 	jump = time.Second
 )
 
-// Observer is made by New.
+// Observer is made by New, and run by a manager on every replica.
 type Observer struct {
 	config     Config
 	outside    *outside
 	exceptions *exceptions
 	own        *own
+	remedies   remedies
 	wake       chan struct{}
 
 	mu    sync.Mutex
@@ -115,19 +115,11 @@ func New(c Config) (*Observer, error) {
 		c.Clock = KernelClock
 	}
 	o := &Observer{config: c, wake: make(chan struct{}, 1), dirty: map[string]bool{}, table: newTable(), epochs: map[string]uint64{}}
+	o.remedies.tries = map[string]uint64{}
 	o.outside = newOutside(c.Client, c.Logger, c.Now, o.changed)
 	o.exceptions = newExceptions(o.rouse)
 	o.own = newOwn(c.Client, c.Logger, c.Now, o.rouse)
 	return o, nil
-}
-
-// Add adds an Observer to the manager, on every replica.
-func Add(m manager.Manager, c Config) error {
-	o, err := New(c)
-	if err != nil {
-		return err
-	}
-	return m.Add(o)
 }
 
 // NeedLeaderElection is false: what one replica does not see, another does.
@@ -249,6 +241,9 @@ func (o *Observer) tell(ctx context.Context, now time.Time) error {
 		return err
 	}
 	if err := o.tellOwn(ctx); err != nil {
+		return err
+	}
+	if err := o.tellRemedies(ctx); err != nil {
 		return err
 	}
 	if mono := o.config.Since(); mono-o.snapshotAt >= snapshotAfter {

@@ -465,3 +465,43 @@ func exceptionOf(namespace, name string) *v1alpha1.GuardException {
 	e.UID = uid(e)
 	return e
 }
+
+// TestRemedies: what Meshvakt has put right itself, and how often it took.
+func TestRemedies(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		n := len(s.log.told())
+		at := time.Now().UTC()
+		policy := policyOf("prod", "default", "STRICT")
+		after, found := at.Add(-time.Minute), at.Add(-time.Second)
+		s.observer.Remedied(Remedy{Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{Object: policy, Done: true, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{Own: true, Done: true, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.pass(time.Second)
+		var told []string
+		for _, r := range of[*record.Remediation](s.since(n)) {
+			told = append(told, fmt.Sprintf("%s %s %s %d", r.What, r.Object.GVK, r.Outcome, r.Tries))
+			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) {
+				t.Errorf("%+v", r)
+			}
+		}
+		if want := []string{
+			"restored security.istio.io/v1/PeerAuthentication failed 1", "restored security.istio.io/v1/PeerAuthentication done 2",
+			"own admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration done 1",
+		}; !slices.Equal(told, want) {
+			t.Errorf("told %q; want %q", told, want)
+		}
+		// Those that wait are bounded.
+		s.log.breaks(unix.EIO)
+		for range 2 * maxRemedies {
+			s.observer.Remedied(Remedy{Object: policy, Done: true, At: at})
+		}
+		s.pass(time.Minute)
+		n = len(s.log.told())
+		s.log.breaks(nil)
+		s.pass(2 * time.Second)
+		if got := len(of[*record.Remediation](s.since(n))); got != maxRemedies {
+			t.Errorf("%d are told after all; want %d", got, maxRemedies)
+		}
+	}, prod()...)
+}
