@@ -307,7 +307,13 @@ func TestRelist(t *testing.T) {
 func TestPeriodicSnapshot(t *testing.T) {
 	inCluster(t, func(t *testing.T, s *setting) {
 		s.opened()
-		s.pass(25 * time.Hour)
+		s.observer.snapshotAt -= snapshotAfter - 10*time.Minute // as if most of a day had passed
+		s.observer.rouse()
+		s.pass(8 * time.Minute)
+		if n := len(of[*record.Snapshot](s.log.told())); n != 1 {
+			t.Errorf("%d snapshots before a day is over", n)
+		}
+		s.pass(5 * time.Minute)
 		var whys []string
 		for _, b := range of[*record.Snapshot](s.log.told()) {
 			whys = append(whys, b.Why)
