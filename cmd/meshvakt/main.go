@@ -26,6 +26,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newCheck(),
+		newEvidence(),
 		newPreflight(),
 		newProbe(),
 		newServe(),

@@ -64,9 +64,10 @@ type process struct {
 	repairs  *keeper.Ledger
 	canary   *controller.Canary
 	// journal, keys and observer are nil where no evidence is kept.
-	observer *observe.Observer
 	journal  *journal.Journal
 	keys     *keyring.Keyring
+	observer *observe.Observer
+	since    func() time.Duration // since the start of the process
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a

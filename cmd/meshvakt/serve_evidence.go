@@ -46,10 +46,13 @@ type evidenceOptions struct {
 	secret     string
 	retention  time.Duration
 	beat       time.Duration
-	pod        types.NamespacedName
+	replica    string // name of the pod
 	podUID     string
 	node       string
 }
+
+// unknown stands for what the environment does not say.
+const unknown = "unknown"
 
 func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	host, _ := os.Hostname()
@@ -60,9 +63,9 @@ func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.secret, "evidence-secret", "meshvakt-evidence", "Secret of the keys of pseudonyms, in the own namespace")
 	f.DurationVar(&o.retention, "evidence-retention", 0, "how long after its quarter a key of pseudonyms is destroyed; 0: never")
 	f.DurationVar(&o.beat, "evidence-beat", time.Minute, "how often a replica records that it is there and what it knows; whole seconds")
-	f.StringVar(&o.pod.Name, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
-	o.podUID = cmp.Or(os.Getenv("POD_UID"), "unknown")
-	o.node = cmp.Or(os.Getenv("NODE_NAME"), "unknown")
+	f.StringVar(&o.replica, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
+	o.podUID = cmp.Or(os.Getenv("POD_UID"), unknown)
+	o.node = cmp.Or(os.Getenv("NODE_NAME"), unknown)
 }
 
 func (o *evidenceOptions) check() error {
@@ -79,7 +82,7 @@ func (o *evidenceOptions) check() error {
 	if o.retention < 0 {
 		errs = append(errs, fmt.Errorf("--evidence-retention: %s; must not be negative", o.retention))
 	}
-	if o.dir != "" && o.pod.Name == "" {
+	if o.dir != "" && o.replica == "" {
 		errs = append(errs, errors.New("--evidence-replica: must be given, or POD_NAME be set"))
 	}
 	return errors.Join(errs...)
@@ -103,18 +106,19 @@ func (p *process) newEvidence(context.Context) error {
 		Random: rand.Reader,
 	})
 	started := time.Now()
+	p.since = func() time.Duration { return time.Since(started) }
 	events := p.manager.GetEventRecorder("meshvakt")
-	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.pod.Name, UID: types.UID(o.podUID)}
+	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.replica, UID: types.UID(o.podUID)}
 	p.journal, err = journal.New(journal.Config{
 		Dir:        volume.Dir(o.dir),
 		Name:       o.name,
-		Replica:    o.pod.Name,
+		Replica:    o.replica,
 		Keeper:     p.keys,
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),
 		Now:        time.Now,
-		Since:      func() time.Duration { return time.Since(started) },
+		Since:      p.since,
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -131,33 +135,24 @@ func (p *process) newEvidence(context.Context) error {
 	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
 }
 
-// newObserver lets every replica record what it sees, where evidence is kept.
+// newObserver lets this replica record what it sees of the cluster.
 func (p *process) newObserver(context.Context) error {
-	o := &p.options.evidence
 	if p.journal == nil {
 		return nil
 	}
-	m := p.manager
+	o, m := &p.options.evidence, p.manager
 	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: m.GetScheme(), Mapper: m.GetRESTMapper()})
 	if err != nil {
-		return fmt.Errorf("create the client of the evidence: %w", err)
+		return fmt.Errorf("create the client of the observer: %w", err)
 	}
-	started := time.Now()
+	podUID := o.podUID
+	if podUID == unknown {
+		podUID = ""
+	}
 	p.observer, err = observe.New(observe.Config{
-		Log:       p.journal,
-		Source:    p.source,
-		Cache:     m.GetCache(),
-		Client:    watching,
-		Canary:    p.canary,
-		Namespace: p.options.namespace,
-		Service:   p.options.service,
-		Pod:       o.pod.Name,
-		PodUID:    os.Getenv("POD_UID"),
-		Boot:      p.journal.BootID(),
-		Beat:      o.beat,
-		Logger:    p.log,
-		Now:       time.Now,
-		Since:     func() time.Duration { return time.Since(started) },
+		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
+		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since,
 	})
 	if err != nil {
 		return err
@@ -171,6 +166,7 @@ func (p *process) newObserver(context.Context) error {
 // remedies records what the leader does about namespaces that have ceased to be STRICT.
 type remedies struct{ observer *observe.Observer }
 
+// Remedied implements controller.RemedyLog.
 func (r remedies) Remedied(m controller.Remedy) {
 	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
 }
@@ -194,7 +190,7 @@ func (p *process) addRetainer() error {
 		Log:  p.journal,
 		Origin: func(ctx context.Context, period volume.Period) (string, error) {
 			cluster, err := p.keys.Cluster(ctx)
-			return volume.Origin(o.name, cluster, o.pod.Name, volume.Shard(period, 1)), err
+			return volume.Origin(o.name, cluster, o.replica, volume.Shard(period, 1)), err
 		},
 		Retention: o.retention,
 		Logger:    p.log,

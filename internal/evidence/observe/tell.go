@@ -54,7 +54,10 @@ func (o *Observer) tellGap(ctx context.Context, now time.Time) error {
 
 // causeOf is the word of a gap for an error of the log.
 func causeOf(err error) string {
+	var knows interface{ Cause() string } // as the log does
 	switch {
+	case errors.As(err, &knows):
+		return knows.Cause()
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return "full"
 	case errors.Is(err, unix.EROFS):
