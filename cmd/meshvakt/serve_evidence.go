@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -152,7 +153,7 @@ func (p *process) newObserver(context.Context) error {
 	p.observer, err = observe.New(observe.Config{
 		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since,
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
 	})
 	if err != nil {
 		return err
@@ -161,6 +162,28 @@ func (p *process) newObserver(context.Context) error {
 		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
 	})
 	return m.Add(p.observer)
+}
+
+// ownWatched are the objects of the chart that can be watched: the rights to come with those to put them back.
+func (p *process) ownWatched() []observe.OwnObject {
+	if p.options.ownObjects == "" {
+		return nil
+	}
+	var list []observe.OwnObject
+	for _, o := range []struct {
+		group, kind string
+		names       []string
+	}{
+		{"apiextensions.k8s.io", "CustomResourceDefinition", []string{"meshguards.meshvakt.io", "guardexceptions.meshvakt.io"}},
+		{"rbac.authorization.k8s.io", "ClusterRole", []string{"meshvakt", "meshvakt-spare"}},
+		{"rbac.authorization.k8s.io", "ClusterRoleBinding", []string{"meshvakt", "meshvakt-spare"}},
+		{"admissionregistration.k8s.io", "ValidatingAdmissionPolicy", []string{"meshvakt-mesh-membership", "meshvakt-nodes", "meshvakt-own-objects"}},
+	} {
+		for _, name := range o.names {
+			list = append(list, observe.OwnObject{Kind: schema.GroupVersionKind{Group: o.group, Version: "v1", Kind: o.kind}, Name: name})
+		}
+	}
+	return list
 }
 
 // remedies records what the leader does about namespaces that have ceased to be STRICT.

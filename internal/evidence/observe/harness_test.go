@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -323,6 +324,7 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 	s.observer, err = New(Config{
 		Log: s.log, Source: source, Cache: s.sources, Client: s.client, Canary: s.canary,
 		Namespace: "meshvakt-system", Service: "meshvakt", Pod: "meshvakt-0", Boot: s.log.boot, Logger: log,
+		Own:   []OwnObject{{rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), "meshvakt"}},
 		Now:   func() time.Time { return time.Now().Add(s.ahead).UTC() },
 		Since: func() time.Duration { return time.Since(begun) }, Clock: func() record.Clock { return s.clock },
 	})

@@ -40,6 +40,9 @@ type Config struct {
 	// Namespace is that of Meshvakt, Service the name of its Service there, Pod that of this replica. PodUID may be
 	// empty; with it, the Lease goes with the pod.
 	Namespace, Service, Pod, PodUID string
+	// Own are further objects that Meshvakt is made of, of which changes are told. There must be the right to list and
+	// watch each of them.
+	Own []OwnObject
 	// Boot is the ID of this start of the process.
 	Boot string
 	// Beat is the time from one beat to the next; a minute by default.
@@ -118,7 +121,7 @@ func New(c Config) (*Observer, error) {
 	o.remedies.tries = map[string]uint64{}
 	o.outside = newOutside(c.Client, c.Logger, c.Now, o.changed)
 	o.exceptions = newExceptions(o.rouse)
-	o.own = newOwn(c.Client, c.Logger, c.Now, o.rouse)
+	o.own = newOwn(&c, o.rouse)
 	return o, nil
 }
 
@@ -272,7 +275,8 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
 	why := "shard"
 	if o.shard == "" {
 		why = "boot"
-		o.known.at, o.lastWall, o.lastMono = now, now, o.config.Since()
+		o.known.begin(now, o.watches())
+		o.lastWall, o.lastMono = now, o.config.Since()
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -422,6 +423,30 @@ func TestOwnObjects(t *testing.T) {
 			t.Errorf("%+v", changes)
 		}
 	}, append(prod(), config(admissionregistrationv1.Fail))...)
+}
+
+// TestOwnRights: of what is no hook, the first that is seen is no change either.
+func TestOwnRights(t *testing.T) {
+	role := func(verbs ...string) *rbacv1.ClusterRole {
+		return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u-role"}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: verbs}}}
+	}
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		if c := of[*record.ConfigChanged](s.log.told()); len(c) != 0 {
+			t.Fatalf("told at the start: %+v", c[0])
+		}
+		s.set(role("get"))
+		s.pass(2 * time.Second)
+		s.remove(role())
+		s.pass(2 * time.Second)
+		var told []string
+		for _, c := range of[*record.ConfigChanged](s.log.told()) {
+			told = append(told, c.GVK+" "+c.Name+" "+c.What)
+		}
+		if want := []string{"rbac.authorization.k8s.io/v1/ClusterRole meshvakt changed", "rbac.authorization.k8s.io/v1/ClusterRole meshvakt deleted"}; !slices.Equal(told, want) {
+			t.Errorf("told %q; want %q", told, want)
+		}
+	}, append(prod(), role("get", "list"))...)
 }
 
 func TestGuardChanged(t *testing.T) {

@@ -155,7 +155,7 @@ type Snapshot struct {
 	// changed at once, by a policy of the whole mesh, that as many State records would say it with more words, or
 	// where a Gap of observation is before it.
 	Why string
-	// After is as in State, for all rows that differ from the table before; in the first, the time it was taken.
+	// After is as in State, for all rows that differ from the table before; in the first, of all of them.
 	After time.Time
 	// Part is from 1 to Of.
 	Part uint64
