@@ -10,6 +10,7 @@ func newEvidence() *cobra.Command {
 	cmd.AddCommand(
 		newEvidenceBundle(),
 		newEvidenceSeal(),
+		newEvidenceSupervise(),
 	)
 	return cmd
 }
