@@ -276,7 +276,7 @@ type setting struct {
 	observer *Observer
 	canary   *canary
 	clock    record.Clock
-	ahead    time.Duration // of the wall clock
+	ahead    atomic.Int64 // of the wall clock, as a time.Duration
 	start    func()
 	stop     func()
 }
@@ -325,7 +325,7 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 		Log: s.log, Source: source, Cache: s.sources, Client: s.client, Canary: s.canary,
 		Namespace: "meshvakt-system", Service: "meshvakt", Pod: "meshvakt-0", Boot: s.log.boot, Logger: log,
 		Own:   []OwnObject{{rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), "meshvakt"}},
-		Now:   func() time.Time { return time.Now().Add(s.ahead).UTC() },
+		Now:   func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())).UTC() },
 		Since: func() time.Duration { return time.Since(begun) }, Clock: func() record.Clock { return s.clock },
 	})
 	if err != nil {

@@ -331,7 +331,7 @@ func TestClockJumps(t *testing.T) {
 		inCluster(t, func(t *testing.T, s *setting) {
 			s.opened()
 			n := len(s.log.told())
-			s.ahead = by
+			s.ahead.Store(int64(by))
 			s.pass(2 * time.Second)
 			gaps := of[*record.Gap](s.since(n))
 			if len(gaps) != 1 || gaps[0].Of != "clock" || gaps[0].Cause != "clock" {
@@ -340,7 +340,7 @@ func TestClockJumps(t *testing.T) {
 			if apart := gaps[0].To.Sub(gaps[0].From); (apart - by).Abs() > 2*time.Second {
 				t.Errorf("by %s: the gap says %s", by, apart)
 			}
-			s.ahead += 100 * time.Millisecond
+			s.ahead.Add(int64(100 * time.Millisecond))
 			s.pass(2 * time.Second)
 			if n := len(of[*record.Gap](s.since(n))); n != 1 {
 				t.Errorf("a clock that is adjusted makes a gap")
