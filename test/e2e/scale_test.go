@@ -108,7 +108,6 @@ func TestScale(t *testing.T) {
 	measure().stop()
 	unregister(t)
 	// With evidence, which has a row of each namespace, and all of them in one snapshot.
-	evidenceRights(t)
 	dir := t.TempDir()
 	r := measure(evidenceOf(dir)...)
 	eventually(t, 60*time.Second, func() error {
