@@ -5,9 +5,11 @@ import "github.com/spf13/cobra"
 func newEvidence() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "evidence",
-		Short: "Seal, verify and read the evidence logs",
+		Short: "Keep, seal and verify the evidence of what was decided",
 	}
 	cmd.AddCommand(
+		newEvidenceBundle(),
+		newEvidenceSeal(),
 		newEvidenceSupervise(),
 	)
 	return cmd

@@ -65,6 +65,7 @@ type process struct {
 	// journal and keys are nil where no evidence is kept.
 	journal *journal.Journal
 	keys    *keyring.Keyring
+	since   func() time.Duration // since the start of the process
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -89,7 +90,7 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newRestorer, p.addControllers, p.addScan} {
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newRestorer, p.addControllers, p.addScan, p.addObserver} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -131,6 +132,12 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
+	var newInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
+	if o.evidence.dir != "" {
+		newInformer = func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+			return p.source.NewInformer(lw, example, resync, indexers)
+		}
+	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        logr.FromSlogHandler(p.log.Handler()),
@@ -140,7 +147,8 @@ func (p *process) newManager(context.Context) error {
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			ByObject: cached,
+			ByObject:    cached,
+			NewInformer: newInformer,
 			DefaultWatchErrorHandler: func(ctx context.Context, r *toolscache.Reflector, err error) {
 				p.source.WatchErrorHandler(ctx, r, err)
 			},

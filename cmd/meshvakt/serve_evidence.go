@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/evidence/journal"
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
+	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
@@ -35,9 +36,6 @@ const (
 	evidenceRequired   = "required"
 )
 
-// evidenceBeat is how often a replica says what it knows.
-const evidenceBeat = time.Minute
-
 // evidenceOptions are the flags of `meshvakt serve` about evidence.
 type evidenceOptions struct {
 	dir        string
@@ -46,10 +44,14 @@ type evidenceOptions struct {
 	breakGlass []string
 	secret     string
 	retention  time.Duration
-	pod        types.NamespacedName
+	beat       time.Duration
+	replica    string // name of the pod
 	podUID     string
 	node       string
 }
+
+// unknown stands for what the environment does not say.
+const unknown = "unknown"
 
 func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	host, _ := os.Hostname()
@@ -59,9 +61,10 @@ func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.breakGlass, "evidence-break-glass-group", []string{"system:masters"}, "group that may change the mesh while no record can be written; may be repeated")
 	f.StringVar(&o.secret, "evidence-secret", "meshvakt-evidence", "Secret of the keys of pseudonyms, in the own namespace")
 	f.DurationVar(&o.retention, "evidence-retention", 0, "how long after its quarter a key of pseudonyms is destroyed; 0: never")
-	f.StringVar(&o.pod.Name, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
-	o.podUID = cmp.Or(os.Getenv("POD_UID"), "unknown")
-	o.node = cmp.Or(os.Getenv("NODE_NAME"), "unknown")
+	f.DurationVar(&o.beat, "evidence-beat", time.Minute, "how often a replica records that it is there and what it knows; whole seconds")
+	f.StringVar(&o.replica, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
+	o.podUID = cmp.Or(os.Getenv("POD_UID"), unknown)
+	o.node = cmp.Or(os.Getenv("NODE_NAME"), unknown)
 }
 
 func (o *evidenceOptions) check() error {
@@ -72,10 +75,13 @@ func (o *evidenceOptions) check() error {
 	if o.dir != "" && o.name == "" {
 		errs = append(errs, errors.New("--evidence-dir: --evidence-name must be given"))
 	}
+	if o.beat < time.Second || o.beat%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("--evidence-beat: %s; must be whole seconds, at least 1s", o.beat))
+	}
 	if o.retention < 0 {
 		errs = append(errs, fmt.Errorf("--evidence-retention: %s; must not be negative", o.retention))
 	}
-	if o.dir != "" && o.pod.Name == "" {
+	if o.dir != "" && o.replica == "" {
 		errs = append(errs, errors.New("--evidence-replica: must be given, or POD_NAME be set"))
 	}
 	return errors.Join(errs...)
@@ -99,18 +105,19 @@ func (p *process) newEvidence(context.Context) error {
 		Random: rand.Reader,
 	})
 	started := time.Now()
+	p.since = func() time.Duration { return time.Since(started) }
 	events := p.manager.GetEventRecorder("meshvakt")
-	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.pod.Name, UID: types.UID(o.podUID)}
+	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.replica, UID: types.UID(o.podUID)}
 	p.journal, err = journal.New(journal.Config{
 		Dir:        volume.Dir(o.dir),
 		Name:       o.name,
-		Replica:    o.pod.Name,
+		Replica:    o.replica,
 		Keeper:     p.keys,
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),
 		Now:        time.Now,
-		Since:      func() time.Duration { return time.Since(started) },
+		Since:      p.since,
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -127,6 +134,27 @@ func (p *process) newEvidence(context.Context) error {
 	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
 }
 
+// addObserver lets this replica record what it sees of the cluster.
+func (p *process) addObserver(context.Context) error {
+	if p.journal == nil {
+		return nil
+	}
+	o, m := &p.options.evidence, p.manager
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: m.GetScheme(), Mapper: m.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client of the observer: %w", err)
+	}
+	podUID := o.podUID
+	if podUID == unknown {
+		podUID = ""
+	}
+	return observe.Add(m, observe.Config{
+		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
+		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since,
+	})
+}
+
 // addRetainer lets the leader destroy keys at the end of retention.
 func (p *process) addRetainer() error {
 	o := &p.options.evidence
@@ -138,7 +166,7 @@ func (p *process) addRetainer() error {
 		Log:  p.journal,
 		Origin: func(ctx context.Context, period volume.Period) (string, error) {
 			cluster, err := p.keys.Cluster(ctx)
-			return volume.Origin(o.name, cluster, o.pod.Name, volume.Shard(period, 1)), err
+			return volume.Origin(o.name, cluster, o.replica, volume.Shard(period, 1)), err
 		},
 		Retention: o.retention,
 		Logger:    p.log,
@@ -190,7 +218,7 @@ func (o *evidenceOptions) boot() (record.Boot, error) {
 	}
 	return record.Boot{
 		Pod: o.podUID, Node: o.node, Version: version(), Binary: binary, Policies: rules,
-		BeatSeconds: uint64(evidenceBeat / time.Second),
+		BeatSeconds: uint64(o.beat / time.Second),
 	}, nil
 }
 

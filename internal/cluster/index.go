@@ -7,6 +7,9 @@ import (
 	"strings"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -33,6 +36,8 @@ type index struct {
 type entry struct {
 	namespace *facts.Namespace
 	exists    bool
+	// uid and version are of the Namespace as it was seen last.
+	uid, version string
 	// labelled is the revision at which the labels were last seen to change.
 	labelled uint64
 	// policies are the versions of the policies in the namespace, by name.
@@ -88,15 +93,25 @@ func (x *index) change(name string, edit func(*entry)) {
 }
 
 func (x *index) setNamespace(name string, labels map[string]string, proxyUID int64, terminating bool, version string) {
-	x.change(name, func(e *entry) {
-		if !e.exists || !maps.Equal(e.namespace.Labels, labels) {
-			e.labelled = revision(version)
-		}
-		e.exists = true
-		e.namespace.Labels = labels
-		e.namespace.ProxyUID = proxyUID
-		e.namespace.Terminating = terminating
+	x.change(name, func(e *entry) { e.set(labels, proxyUID, terminating, version) })
+}
+
+// meetNamespace is setNamespace for a Namespace as a watch tells of it.
+func (x *index) meetNamespace(ns *metav1.PartialObjectMetadata) {
+	x.change(ns.Name, func(e *entry) {
+		e.set(ns.Labels, mesh.ProxyUID(ns.Annotations), ns.DeletionTimestamp != nil, ns.ResourceVersion)
+		e.uid = string(ns.UID)
 	})
+}
+
+func (e *entry) set(labels map[string]string, proxyUID int64, terminating bool, version string) {
+	if !e.exists || !maps.Equal(e.namespace.Labels, labels) {
+		e.labelled = revision(version)
+	}
+	e.exists, e.version = true, version
+	e.namespace.Labels = labels
+	e.namespace.ProxyUID = proxyUID
+	e.namespace.Terminating = terminating
 }
 
 func (x *index) removeNamespace(name string) {
@@ -164,6 +179,14 @@ func (x *index) setGuards(guards []facts.Guard, changed uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.guards, x.guardsChanged = guards, max(x.guardsChanged, changed)
+}
+
+// meetPlane is setPlane for a ConfigMap as a watch tells of it.
+func (x *index) meetPlane(cm *corev1.ConfigMap, plane mesh.ControlPlane, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.planes.set(cm.Name, cm.ResourceVersion, plane, err)
+	x.planes.readFrom(cm.Name, cm)
 }
 
 // setPlane takes the settings of a control plane.

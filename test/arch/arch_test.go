@@ -132,6 +132,25 @@ func TestImportsPointDownwards(t *testing.T) {
 	}
 }
 
+// Tessera ends its process where a disk fails, which the webhook must outlive.
+func TestTesseraStaysInTheSealer(t *testing.T) {
+	importers := map[string][]string{}
+	for _, s := range sources(t) {
+		for _, i := range s.file.Imports {
+			path := strings.Trim(i.Path.Value, `"`)
+			if strings.HasPrefix(path, "github.com/transparency-dev/tessera") && filepath.ToSlash(filepath.Dir(s.path)) != "internal/evidence/seal" {
+				t.Errorf("%s: imports %s; only internal/evidence/seal must", s.path, path)
+			}
+			if path == module+"internal/evidence/seal" && !s.test() {
+				importers[path] = append(importers[path], s.path)
+			}
+		}
+	}
+	if got := importers[module+"internal/evidence/seal"]; !slices.Equal(got, []string{"cmd/meshvakt/evidence_seal.go"}) {
+		t.Errorf("internal/evidence/seal is imported by %q; must be by cmd/meshvakt/evidence_seal.go alone", got)
+	}
+}
+
 func TestPoliciesArePure(t *testing.T) {
 	forbidden := []string{"net/http", "os", "log", "log/slog", "math/rand", "math/rand/v2", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/prometheus"}
 	clock := regexp.MustCompile(`\btime\.(Now|Since|Until|After|Sleep|Tick|NewTimer|NewTicker)\b`)

@@ -220,7 +220,14 @@ func (j *Journal) health() error {
 	return nil
 }
 
-func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, cause) }
+func unavailable(cause error) error { return &unavailableError{cause} }
+
+// unavailableError is an ErrUnavailable that knows the word of a gap for its cause.
+type unavailableError struct{ cause error }
+
+func (e *unavailableError) Error() string   { return ErrUnavailable.Error() + ": " + e.cause.Error() }
+func (e *unavailableError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
+func (e *unavailableError) Cause() string   { return cause(e.cause) }
 
 // Append stores what build makes, in the shard of that name. It fails with ErrShard if another is
 // open by now, with ErrUnavailable if the log does not take it.

@@ -178,5 +178,37 @@ func (r *Reader) Release(upTo uint64) error {
 	return r.disk.Sync()
 }
 
+// Extent is what the log holds now: its lines First to Last, without a hole. Where there is none,
+// First is Last+1. Before is the SHA-256 of the line before First, whether that was released or
+// never was (zeros).
+type Extent struct {
+	First, Last uint64
+	Before      [32]byte
+}
+
+// Extent looks without reading on.
+func (r *Reader) Extent() (Extent, error) {
+	m, _, err := loadMark(r.disk)
+	if err != nil {
+		return Extent{}, fmt.Errorf("read mark: %w", err)
+	}
+	list, err := listSegments(r.disk)
+	if err != nil {
+		return Extent{}, fmt.Errorf("list segments: %w", err)
+	}
+	if len(list) == 0 || list[0].ordinal > m.ordinal {
+		return Extent{First: 1}, nil
+	}
+	f, err := r.disk.Open(list[0].name(), false)
+	if err != nil {
+		return Extent{}, fmt.Errorf("open the oldest segment: %w", err)
+	}
+	s, err := readHeader(f, list[0])
+	if err = errors.Join(err, f.Close()); err != nil {
+		return Extent{}, err
+	}
+	return Extent{First: s.first(), Last: m.seq, Before: s.before.hash}, nil
+}
+
 // Close ends the reader; the log stays as it is.
 func (r *Reader) Close() error { return errors.Join(r.drop(), r.disk.Close()) }

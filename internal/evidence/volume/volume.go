@@ -50,6 +50,12 @@ func (d Dir) Bundle(shard string) string { return filepath.Join(d.Bundles(), sha
 // Tombstones has what remains of shards after retention.
 func (d Dir) Tombstones() string { return filepath.Join(string(d), "tombstones") }
 
+// Tombstone is what remains of a shard.
+func (d Dir) Tombstone(shard string) string { return filepath.Join(d.Tombstones(), shard) }
+
+// LogKeyFile is where the key of a shard's log is.
+func (d Dir) LogKeyFile(shard string) string { return filepath.Join(d.Keys(), shard+".key") }
+
 // Create makes what is not there yet. The directory itself must be.
 func (d Dir) Create() error {
 	for _, sub := range []string{d.Spool(), d.Keys(), d.Logs(), d.Bundles(), d.Tombstones()} {
@@ -69,7 +75,7 @@ type LogKey struct {
 // LogKey returns the key of a shard and makes it where there is none. Two processes that do
 // so at once get the same one.
 func (d Dir) LogKey(shard, origin string, random io.Reader) (LogKey, error) {
-	path := filepath.Join(d.Keys(), shard+".key")
+	path := d.LogKeyFile(shard)
 	if key, err := readLogKey(path, origin); !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
