@@ -161,9 +161,6 @@ func TestRetention(t *testing.T) {
 		if !slices.Contains(pod.Containers[0].Args, "--evidence-retention="+c.want) || !slices.Contains(pod.Containers[1].Args, "--retention="+c.want) {
 			t.Errorf("%s: arguments %q and %q; must keep for %s", c.set, pod.Containers[0].Args, pod.Containers[1].Args, c.want)
 		}
-		if held := slices.Contains(pod.Containers[1].Args, "--legal-hold"); held != strings.Contains(c.set, "legalHold") {
-			t.Errorf("%s: held: %t", c.set, held)
-		}
 	}
 }
 

@@ -146,6 +146,9 @@ func TestMarkFollowsTheValues(t *testing.T) {
 	if mark() != mark("--set", "guard.create=false") {
 		t.Error("replicas are replaced for the sake of a guard")
 	}
+	if mark("--set", withEvidence) != mark("--set", withEvidence+",evidence.migration=true") {
+		t.Error("the replicas that stay are replaced when the others go")
+	}
 }
 
 func TestOwnObjectsCanBeLeftAlone(t *testing.T) {

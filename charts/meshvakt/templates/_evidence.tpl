@@ -78,11 +78,9 @@ not take the replica from the API server.
     - --dir=/evidence
     - --checkpoint-interval={{ $sealer.checkpointInterval }}
     - --retention={{ include "meshvakt.evidenceRetention" . }}
-    {{- if .Values.evidence.legalHold }}
-    - --legal-hold
-    {{- end }}
     {{- if $sealer.witnessPolicy.configMap }}
     - --witness-policy=/etc/meshvakt/witness/{{ $sealer.witnessPolicy.key }}
+    - --witness-required={{ $sealer.witnessPolicy.required }}
     {{- end }}
     {{- if $sealer.listen.enabled }}
     - --listen=:{{ $sealer.listen.port }}

@@ -38,14 +38,14 @@ func Run(ctx context.Context, c Config) error {
 	pause := c.First
 	for {
 		started := c.Now()
-		err := once(ctx, &c)
+		ended := how(once(ctx, &c))
 		if ctx.Err() != nil {
 			return nil
 		}
 		if c.Now().Sub(started) >= c.Steady {
 			pause = c.First
 		}
-		c.Log.Error("the program has ended, and is started again", "how", how(err), "ran", c.Now().Sub(started).String(), "pause", pause.String())
+		c.Log.ErrorContext(ctx, "the program has ended, and is started again", "how", ended, "ran", c.Now().Sub(started).String(), "pause", pause.String())
 		select {
 		case <-ctx.Done():
 			return nil
