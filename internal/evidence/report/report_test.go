@@ -145,6 +145,9 @@ func usedKeys(t *testing.T) func(string) bool {
 				return true
 			}
 		}
+		if strings.HasPrefix(key, "said.") {
+			return true // see TestTheVerifierSaysSo
+		}
 		group, word, is := strings.Cut(key, ".")
 		if !is {
 			return false
@@ -157,6 +160,43 @@ func usedKeys(t *testing.T) func(string) bool {
 			return strings.Contains(text, `"`+word+`"`)
 		}
 		return slices.ContainsFunc(groups, func(m []string) bool { return m[1] == group })
+	}
+}
+
+// TestTheVerifierSaysSo: the sentences that are translated are those of the verifier, as they are.
+func TestTheVerifierSaysSo(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "verify", "intervals.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nb, err := newLanguage("nb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key := range nb {
+		if sentence, is := strings.CutPrefix(key, "said."); is && !strings.Contains(string(text), `"`+sentence) {
+			t.Errorf("the verifier does not say %q", sentence)
+		}
+	}
+	for _, m := range regexp.MustCompile(`Why(?:: |\s=\s|,\s=\s|\s\+=\s)(?:[^"\n]*, )?"([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+		if _, is := nb["said."+m[1]]; !is {
+			t.Errorf("the verifier says %q, which is not translated", m[1])
+		}
+	}
+	r, err := narrow(rich())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := view{r, nb}
+	for text, want := range map[string]string{
+		"a port takes PERMISSIVE; pods run outside of the mesh":              "en port tar imot PERMISSIVE; poder kjører utenfor nettet (mesh)",
+		"a port takes DISABLE (nobody saw it; the same before and after)":    "en port tar imot DISABLE (ingen så det; det samme før og etter)",
+		"nobody saw it, and not all was the same before and after":           "ingen så det, og ikke alt var det samme før og etter",
+		"something that a newer verifier says; pods run outside of the mesh": "something that a newer verifier says; poder kjører utenfor nettet (mesh)",
+	} {
+		if got := v.why(text); got != want {
+			t.Errorf("%q is shown as %q; want %q", text, got, want)
+		}
 	}
 }
 
