@@ -178,7 +178,11 @@ func TestTheVerifierSaysSo(t *testing.T) {
 			t.Errorf("the verifier does not say %q", sentence)
 		}
 	}
-	for _, m := range regexp.MustCompile(`Why(?:: |\s=\s|,\s=\s|\s\+=\s)(?:[^"\n]*, )?"([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+	sentences := regexp.MustCompile(`Why(?:: |\s=\s|,\s=\s|\s\+=\s)(?:[^"\n]*, )?"([^"]+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(sentences) < 6 {
+		t.Errorf("found only %q in the verifier", sentences)
+	}
+	for _, m := range sentences {
 		if _, is := nb["said."+m[1]]; !is {
 			t.Errorf("the verifier says %q, which is not translated", m[1])
 		}
@@ -196,6 +200,39 @@ func TestTheVerifierSaysSo(t *testing.T) {
 	} {
 		if got := v.why(text); got != want {
 			t.Errorf("%q is shown as %q; want %q", text, got, want)
+		}
+	}
+}
+
+// TestEveryFindingHasAName in the catalogues.
+func TestEveryFindingHasAName(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "verify", "result.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	en, err := newLanguage("en")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`Finding[A-Z]\w+ += "([a-z-]+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(codes) < 13 {
+		t.Fatalf("found only %q in the verifier", codes)
+	}
+	for _, m := range codes {
+		if _, is := en["finding."+m[1]]; !is {
+			t.Errorf("%q has no name", m[1])
+		}
+	}
+}
+
+// TestALogThatCannotBeRead leaves nothing to report on but that.
+func TestALogThatCannotBeRead(t *testing.T) {
+	in := empty()
+	in.Result.Problems = []verify.Problem{{Log: "x.zip", Seq: -1, What: "zip: not a valid zip file"}}
+	text := html(t, in, "en")
+	for _, want := range []string{"v-broken", "<b>broken</b>", "not a valid zip file", "x.zip"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
 		}
 	}
 }
@@ -244,6 +281,8 @@ func TestSharesNeverRoundUp(t *testing.T) {
 // TestNothingIsLeftOut of a period: what no log tells of is unknown.
 func TestNothingIsLeftOut(t *testing.T) {
 	in := rich()
+	// The logs of one end early.
+	in.Result.Namespaces[1].Intervals[0].To = at("2026-09-30T23:59:58Z")
 	r, err := narrow(in)
 	if err != nil {
 		t.Fatal(err)
@@ -322,6 +361,10 @@ func TestTheAnswerIsTheWorst(t *testing.T) {
 		}
 		if !strings.Contains(html(t, c.in, "en"), "v-"+c.want) {
 			t.Errorf("%s: the page does not say so", name)
+		}
+		// Nor does a namespace hold on the word of a log alone; that another is missing does not touch it.
+		if of := r.namespaces; name == "own key" && of[0].verdict != verify.NotProvable || name == "another is missing" && of[0].verdict != verify.Holds {
+			t.Errorf("%s: the answer for the namespace is %q", name, of[0].verdict)
 		}
 	}
 }

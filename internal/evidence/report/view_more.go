@@ -154,10 +154,10 @@ func (v view) figures() []figure {
 	}
 	answers := l.text("figure.answers.detail", l.int(t.verdicts[verify.Holds]), l.int(len(v.namespaces)-t.verdicts[verify.Holds]-t.verdicts[verify.IsViolated]), l.int(t.verdicts[verify.IsViolated]))
 	integrity, lowest := l.text("figure.integrity.ok"), l.percent(t.lowest)
-	if len(v.Result.Problems) > 0 {
+	switch {
+	case len(v.Result.Problems) > 0:
 		integrity = l.text("figure.integrity.bad")
-	}
-	if len(v.logs) == 0 {
+	case len(v.logs) == 0:
 		integrity = "–"
 	}
 	if len(v.namespaces) == 0 {
