@@ -407,9 +407,11 @@ func TestPeopleCannotWriteThePage(t *testing.T) {
 	in.Result.Namespaces[0].Intervals[1].Why = hostile
 	in.Result.Keys[1].Why = hostile
 	in.Result.Logs[0].Checkpoint = hostile
+	in.Result.Changes[1].Name, in.Result.Runs[0].Version, in.Result.Refusals.List[0].Name, in.Result.Namespaces[2].Namespace = hostile, hostile, hostile, hostile
+	in.Result.Problems = []verify.Problem{{Log: hostile, Seq: 1, What: hostile}}
 	for _, tag := range Languages() {
 		text := html(t, in, tag)
-		for _, bad := range []string{"<script", "\u202e", "\u2066", "\x1b", "\x00", strings.Repeat("a", 1000)} {
+		for _, bad := range []string{"<script", "\u202e", "\u2066", "\x1b", "\x00", strings.Repeat("a", 1100)} {
 			if strings.Contains(text, bad) {
 				t.Errorf("%s: the page has %q", tag, bad)
 			}

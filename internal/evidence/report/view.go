@@ -167,15 +167,16 @@ func (v view) finish(t table) table {
 	return t
 }
 
-// found are the problems, the records that are newer than the verifier, and the findings.
+// foundTable has the problems first, then the records that are newer than the verifier, then the findings.
 func (v view) foundTable() table {
+	problem := func(word string) func(verify.Problem) []cell {
+		return func(p verify.Problem) []cell {
+			return []cell{parts(part{v.l.text(word), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))}
+		}
+	}
 	t := v.table("findings", "code", "where", "time", "text", "record")
-	for _, p := range v.Result.Problems {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("problem"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
-	}
-	for _, p := range v.Result.Newer {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("newer"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
-	}
+	t = fill(v, t, v.Result.Problems, problem("problem"))
+	t = fill(v, t, v.Result.Newer, problem("newer"))
 	return fill(v, t, v.findings, func(f verify.Finding) []cell {
 		return []cell{parts(part{v.l.word("finding", f.Code), ""}, part{f.Code, "quiet code"}), v.where(f.Cluster, f.Namespace), v.span(f.From, f.To), text(v.l.prose(f.What)), record(v.ref(f.Log, f.Seq))}
 	})

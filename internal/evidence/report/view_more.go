@@ -112,7 +112,7 @@ func (v view) charts() []chart {
 			sum := n.sums(v.From, v.To)
 			c.Lanes = append(c.Lanes, lane{
 				Name: shown(n.name, 64), Share: v.l.percent(share(sum.seen(), sum.whole())), Verdict: verdictClass(n.verdict), Word: v.l.word("answer", verdictClass(n.verdict)),
-				Label: v.l.text("timeline.bar", n.name, v.l.duration(sum.seen(), down), v.l.duration(sum.whole()-sum.seen(), up)), Bars: s.bars(v.l, n.intervals),
+				Label: v.l.text("timeline.bar", shown(n.name, 64), v.l.duration(sum.seen(), down), v.l.duration(sum.whole()-sum.seen(), up)), Bars: s.bars(v.l, n.intervals),
 			})
 		}
 		if len(c.Lanes) > 0 {
