@@ -48,7 +48,8 @@ type Hook struct {
 	UID             string
 	ResourceVersion string
 	Digest          string
-	// Failure is the weakest failure policy in it.
+	// Failure is Ignore where it lets pass what nobody answers and is not meant to: entries that fail open by design
+	// do not count.
 	Failure string
 }
 
