@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -233,11 +237,11 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 	must(t, r.client.Get(t.Context(), client.ObjectKey{Namespace: ownNamespace, Name: "meshvakt"}, &s))
 	kubeconfig, err := r.plane.ServiceAccountKubeconfig(t.Context(), ownNamespace, "meshvakt")
 	must(t, err)
-	address := freeAddress(t)
+	address, evidence := freeAddress(t), t.TempDir()
 	args := slices.Concat(s.Spec.Template.Spec.Containers[0].Args[1:], []string{
 		"--kubeconfig", kubeconfig, "--listen", address, "--webhook-url", "https://" + address,
 		"--operations-listen", "127.0.0.1:0", "--drain-delay", "100ms",
-		"--evidence-dir", t.TempDir(), "--evidence-replica", "meshvakt-0",
+		"--evidence-dir", evidence, "--evidence-replica", "meshvakt-0",
 	})
 	replica := startReplica(t, args...).ready(t.Context())
 	eventually(t, 30*time.Second, func() error {
@@ -253,6 +257,7 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 			t.Errorf("a right is missing: %s", line)
 		}
 	}
+	sealsBesides(t, s.Spec.Template.Spec.Containers[1].Args, evidence)
 	if keys := r.kubectl("", "-n", ownNamespace, "get", "secret", "meshvakt-evidence", "-o", "jsonpath={.data}"); !strings.Contains(keys, "q") {
 		t.Errorf("keys of pseudonyms: %q", keys)
 	}
@@ -295,5 +300,26 @@ func evidenceUninstalls(t *testing.T, r *release) {
 	}
 	if left := r.registered(); len(left) > 0 {
 		t.Errorf("left, and nobody serves them: %q", left)
+	}
+}
+
+// sealsBesides runs the sealer by the arguments of its container until there is a checkpoint, and
+// ends it as a kubelet does.
+func sealsBesides(t *testing.T, args []string, dir string) {
+	t.Helper()
+	cmd := exec.Command(binary, append(slices.Clone(args), "--dir="+dir, "--checkpoint-interval=1s")...)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(t, cmd.Start())
+	eventually(t, 30*time.Second, func() error {
+		found, err := filepath.Glob(filepath.Join(dir, "logs", "*", "checkpoint"))
+		if err == nil && len(found) != 1 {
+			err = fmt.Errorf("%d checkpoints in %s; must be one", len(found), dir)
+		}
+		return err
+	})
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the sealer's container ended: %v\n%s", err, log.String())
 	}
 }
