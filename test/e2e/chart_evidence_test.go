@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -250,6 +251,10 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 		}
 		return nil
 	})
+	sealsBesides(t, s.Spec.Template.Spec.Containers[1].Args, evidence)
+	if lease := r.kubectl("", "-n", ownNamespace, "get", "lease", "meshvakt-evidence-meshvakt-0", "-o", "jsonpath={.spec.holderIdentity}"); lease == "" {
+		t.Error("no Lease says which start of the replica is running")
+	}
 	replica.mu.Lock()
 	defer replica.mu.Unlock()
 	for _, line := range replica.log {
@@ -257,7 +262,6 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 			t.Errorf("a right is missing: %s", line)
 		}
 	}
-	sealsBesides(t, s.Spec.Template.Spec.Containers[1].Args, evidence)
 	if keys := r.kubectl("", "-n", ownNamespace, "get", "secret", "meshvakt-evidence", "-o", "jsonpath={.data}"); !strings.Contains(keys, "q") {
 		t.Errorf("keys of pseudonyms: %q", keys)
 	}
@@ -303,20 +307,33 @@ func evidenceUninstalls(t *testing.T, r *release) {
 	}
 }
 
-// sealsBesides runs the sealer by the arguments of its container until there is a checkpoint, and
-// ends it as a kubelet does.
+// sealsBesides runs the sealer by the arguments of its container until it has sealed a beat, which
+// lists the replicas behind the Service, and ends it as a kubelet does.
 func sealsBesides(t *testing.T, args []string, dir string) {
 	t.Helper()
 	cmd := exec.Command(binary, append(slices.Clone(args), "--dir="+dir, "--checkpoint-interval=1s")...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	must(t, cmd.Start())
-	eventually(t, 30*time.Second, func() error {
-		found, err := filepath.Glob(filepath.Join(dir, "logs", "*", "checkpoint"))
-		if err == nil && len(found) != 1 {
-			err = fmt.Errorf("%d checkpoints in %s; must be one", len(found), dir)
+	eventually(t, 90*time.Second, func() error {
+		checkpoints, err := filepath.Glob(filepath.Join(dir, "logs", "*", "checkpoint"))
+		if err != nil {
+			return err
 		}
-		return err
+		if len(checkpoints) != 1 {
+			return fmt.Errorf("%d checkpoints; must be one", len(checkpoints))
+		}
+		entries, err := filepath.Glob(filepath.Join(dir, "logs", "*", "tile", "entries", "*", "*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range entries {
+			text, err := os.ReadFile(name)
+			if err == nil && bytes.Contains(text, []byte(`"kind":"beat"`)) && bytes.Contains(text, []byte(`"ready":[{"pod":"meshvakt-0"`)) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no beat with replicas is sealed in %q", entries)
 	})
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
 	if err := cmd.Wait(); err != nil {
