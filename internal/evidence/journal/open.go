@@ -127,7 +127,16 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 	case at.chain.Closed():
 		return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
 	case at.shard.Origin == expected && period >= volume.PeriodAt(now) && at.chain.Size() < j.config.MaxRecords:
-		return j.adopt(ctx, l, at.shard, period, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
+		key, err := j.config.Keeper.Key(ctx, period)
+		if err != nil {
+			return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+		}
+		if key.ID() != at.shard.Pseudonyms {
+			// Somebody has taken the key away. Who is who in one shard must not depend on when it was written.
+			j.config.Log.Error("evidence: the key of pseudonyms is another than the one the shard was begun with, so another shard begins", "shard", at.shard.Shard, "was", at.shard.Pseudonyms, "is", key.ID())
+			break
+		}
+		return j.adopt(l, at.shard, period, key, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
 	}
 	if at.chain, err = j.end(ctx, l, at.shard, cluster, max(period, volume.PeriodAt(now))); err != nil {
 		return err
@@ -168,7 +177,7 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.open = nil
-	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin}}
+	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin, Pseudonyms: was.key}}
 	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, period); err == nil {
 		err = j.beginLocked(ctx, was.log, at, cluster, period)
 	}
@@ -214,6 +223,8 @@ func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, clu
 	}
 	if volume.Origin(j.config.Name, cluster, j.config.Replica, shard.Shard) != shard.Origin {
 		why = "moved"
+	} else if key, err := j.config.Keeper.Key(ctx, period); err == nil && why == "size" && key.ID() != shard.Pseudonyms {
+		why = "key"
 	}
 	_, chain, err := l.add(ctx, &record.Close{Why: why, Next: origin}, false)
 	return chain, err
@@ -261,26 +272,22 @@ func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, clus
 		}
 	}
 	l.booted = true
-	if err := j.config.Dir.WriteCurrent(origin); err != nil {
+	if err := j.config.Dir.WriteCurrent(volume.Current{Shard: name, Origin: origin, Pseudonyms: pseudonyms.ID()}); err != nil {
 		return err
 	}
-	j.open = &openShard{log: l, origin: origin, name: name, period: period, pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
+	j.open = &openShard{log: l, origin: origin, name: name, period: period, key: pseudonyms.ID(), pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
 	j.cause = nil
 	return nil
 }
 
 // adopt goes on with a shard that an earlier start of the process has begun.
-func (j *Journal) adopt(ctx context.Context, l *logbook, shard volume.Current, period volume.Period, before uint64) error {
-	key, err := j.config.Keeper.Key(ctx, period)
-	if err != nil {
-		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
-	}
-	if err := j.config.Dir.WriteCurrent(shard.Origin); err != nil {
+func (j *Journal) adopt(l *logbook, shard volume.Current, period volume.Period, key record.Key, before uint64) error {
+	if err := j.config.Dir.WriteCurrent(shard); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.open = &openShard{log: l, origin: shard.Origin, name: shard.Shard, period: period, pseudonyms: record.NewPseudonymiser(key), before: before}
+	j.open = &openShard{log: l, origin: shard.Origin, name: shard.Shard, period: period, key: key.ID(), pseudonyms: record.NewPseudonymiser(key), before: before}
 	j.cause = nil
 	return nil
 }
