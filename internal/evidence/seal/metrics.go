@@ -34,6 +34,10 @@ func NewCollector(s *Sealer) *Collector {
 	add(counter, "sealed_records_total", "Records added to logs by this process.", func(s Stats, _ time.Time) float64 { return float64(s.Records) })
 	add(counter, "seal_failures_total", "Passes, and turns of bundling and retention, that failed.", func(s Stats, _ time.Time) float64 { return float64(s.Failures) })
 	add(counter, "witness_failures_total", "Checkpoints for which the quorum of witnesses was not reached.", func(s Stats, _ time.Time) float64 { return float64(s.WitnessFailures) })
+	if s.config.Mirror != nil {
+		add(gauge, "mirror_age_seconds", "Time since the mirror had all that was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Mirrored, s.Started) })
+		add(counter, "mirror_failures_total", "Turns of copying to the mirror that failed.", func(s Stats, _ time.Time) float64 { return float64(s.MirrorFailures) })
+	}
 	return c
 }
 
