@@ -64,6 +64,12 @@ func fieldsOf(list []weakening) string {
 	return strings.Join(names, ", ")
 }
 
+// GuardWeakenings counts by what a guard demands less than before; after is nil when it is deleted.
+func GuardWeakenings(c *facts.Cluster, before, after *v1alpha1.MeshGuard) (int, error) {
+	list, err := weakenings(c, before, after)
+	return len(list), err
+}
+
 // weakenings lists by what a guard demands less than before; g is nil when it is deleted.
 func weakenings(c *facts.Cluster, old, g *v1alpha1.MeshGuard) ([]weakening, error) {
 	before, err := facts.NewGuard(old)

@@ -50,6 +50,16 @@ type Recorder interface {
 	Failed(stage string)
 }
 
+// Evidence keeps records of what is answered. Dry runs leave none.
+type Evidence interface {
+	// Decided is told of a decision before it is answered. The receipt, for the API server's
+	// audit log, says where the record is. With refused the request is denied after all, by
+	// that text: it must not happen without a record, and there is none.
+	Decided(ctx context.Context, r *facts.Review, d policies.Decision, took time.Duration) (receipt string, refused error)
+	// Failed is told of a request that was not judged.
+	Failed(ctx context.Context, r *facts.Review, took time.Duration)
+}
+
 // Config is what a Handler needs.
 type Config struct {
 	// Policies judge the requests. Required: a webhook without policies would
@@ -71,6 +81,8 @@ type Config struct {
 	// Canary tells reviews that Meshvakt itself has caused to see whether it is asked. They
 	// are answered like all others, and not counted. Nil: there are none.
 	Canary func(*facts.Review) bool
+	// Evidence is nil where none is kept.
+	Evidence Evidence
 }
 
 // DefaultMaxInFlight is many times what an API server sends in a deployment
@@ -90,6 +102,7 @@ type Handler struct {
 	bodies     bodies
 	now        func() time.Time
 	canary     func(*facts.Review) bool
+	evidence   Evidence
 }
 
 // New makes a Handler.
@@ -113,6 +126,7 @@ func New(c Config) (*Handler, error) {
 		log:        c.Log,
 		now:        c.Now,
 		canary:     c.Canary,
+		evidence:   c.Evidence,
 	}
 	if h.recorder == nil {
 		h.recorder = noRecorder{}
@@ -123,6 +137,9 @@ func New(c Config) (*Handler, error) {
 	if h.now == nil {
 		h.now = time.Now
 	}
+	if h.evidence == nil {
+		h.evidence = noEvidence{}
+	}
 	if c.MaxInFlight <= 0 {
 		c.MaxInFlight = DefaultMaxInFlight
 	}
@@ -130,23 +147,27 @@ func New(c Config) (*Handler, error) {
 	return h, nil
 }
 
-// answer answers one decoded request.
-type answer func(context.Context, *request) (*admissionv1.AdmissionResponse, error)
+// endpoint is what one path does with a request.
+type endpoint struct {
+	answer func(context.Context, *request) (*admissionv1.AdmissionResponse, error)
+	// failed is told of a request that was decoded, at least to its UID, and not answered.
+	failed func(context.Context, *facts.Review, time.Duration)
+}
 
 // validate serves PathValidate.
 func (h *Handler) validate(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, h.judge)
+	h.serve(w, r, endpoint{h.judge, h.unjudged})
 }
 
 // mutate serves PathMutate. Mutation never refuses: the final object is judged by
 // validate.
 func (h *Handler) mutate(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, h.change)
+	h.serve(w, r, endpoint{h.change, func(context.Context, *facts.Review, time.Duration) {}})
 }
 
 // serve takes a request its whole way. The body is read before a slot is taken,
 // so that clients that dribble their bodies cannot occupy the slots.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, answer answer) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e endpoint) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), timeToAnswer(r))
 	defer cancel()
@@ -167,15 +188,17 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, answer answer) {
 	}
 	q, err := h.decode(body.Bytes())
 	if err != nil {
+		e.failed(ctx, q.review, time.Since(start))
 		h.fail(ctx, w, q.review, err)
 		return
 	}
 	q.received = start
-	response, err := answer(ctx, q)
+	response, err := e.answer(ctx, q)
 	if err == nil {
 		err = ctx.Err() // nobody is waiting for this answer any more
 	}
 	if err != nil {
+		e.failed(ctx, q.review, time.Since(start))
 		h.fail(ctx, w, q.review, err)
 		return
 	}
@@ -194,9 +217,41 @@ func (h *Handler) judge(ctx context.Context, q *request) (*admissionv1.Admission
 	if h.isCanary(q.review) {
 		return respond(q.review, d), nil
 	}
+	receipt, refused := h.record(ctx, q, d)
+	if refused != nil {
+		d.Outcome = policies.Deny
+	}
 	h.recorder.Decided(q.review.Kind.Kind, string(q.review.Operation), d)
 	h.logDecision(ctx, q.review, d, time.Since(q.received))
-	return respond(q.review, d), nil
+	if refused != nil {
+		return respondUnrecorded(q.review, d, receipt, refused), nil
+	}
+	response := respond(q.review, d)
+	if receipt != "" {
+		response.AuditAnnotations[AnnotationEvidence] = receipt
+	}
+	return response, nil
+}
+
+// record leaves evidence of a decision that is about to be answered.
+func (h *Handler) record(ctx context.Context, q *request, d policies.Decision) (receipt string, refused error) {
+	if q.review.DryRun {
+		return "", nil
+	}
+	return h.evidence.Decided(ctx, q.review, d, time.Since(q.received))
+}
+
+// unjudgedPatience is how long an answer that says nothing may wait for its record.
+const unjudgedPatience = 200 * time.Millisecond
+
+// unjudged leaves evidence of a request that was not judged, also when its own time is over.
+func (h *Handler) unjudged(ctx context.Context, r *facts.Review, took time.Duration) {
+	if r == nil || r.DryRun || h.isCanary(r) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unjudgedPatience)
+	defer cancel()
+	h.evidence.Failed(ctx, r, took)
 }
 
 // change answers with what the policies change. The facts may come from a cache: what
@@ -286,6 +341,14 @@ func evaluationFailed(err error) error {
 	}
 	return failed(StageEvaluate, http.StatusInternalServerError, err)
 }
+
+// noEvidence is the Evidence of those who keep none.
+type noEvidence struct{}
+
+func (noEvidence) Decided(context.Context, *facts.Review, policies.Decision, time.Duration) (string, error) {
+	return "", nil
+}
+func (noEvidence) Failed(context.Context, *facts.Review, time.Duration) {}
 
 // noRecorder is the Recorder of those who want none.
 type noRecorder struct{}

@@ -28,6 +28,7 @@ const (
 	AnnotationFindings = "findings"       // codes of what they found
 	AnnotationAudit    = "audit-findings" // the findings whose action is Audit
 	AnnotationExcepted = "excepted"       // codes that exceptions let pass, and these
+	AnnotationEvidence = "evidence"       // where the record is: ORIGIN#SEQ HASH, or "counted", or "gap"
 )
 
 // unchanged is the answer of a mutation that has nothing to change.
@@ -76,6 +77,23 @@ func respond(r *facts.Review, d policies.Decision) *admissionv1.AdmissionRespons
 			Kind:   r.Kind.Kind,
 			Causes: causes(denials),
 		},
+	}
+	return out
+}
+
+// respondUnrecorded turns down what must not happen without a record. The request may be fine, so
+// it is no 403: the same again will do once the log is back.
+func respondUnrecorded(r *facts.Review, d policies.Decision, receipt string, refused error) *admissionv1.AdmissionResponse {
+	out := unchanged(r)
+	out.AuditAnnotations = annotations(d)
+	out.AuditAnnotations[AnnotationEvidence] = receipt
+	out.Allowed = false
+	out.Result = &metav1.Status{
+		Status:  metav1.StatusFailure,
+		Code:    http.StatusServiceUnavailable,
+		Reason:  metav1.StatusReasonServiceUnavailable,
+		Message: clip(oneLine(refused.Error()), maxErrorRunes),
+		Details: &metav1.StatusDetails{Name: r.Name, Group: r.Kind.Group, Kind: r.Kind.Kind},
 	}
 	return out
 }

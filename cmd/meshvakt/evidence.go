@@ -9,7 +9,13 @@ func newEvidence() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newEvidenceBundle(),
+		newEvidenceInspect(),
+		newEvidenceProve(),
+		newEvidenceReport(),
 		newEvidenceSeal(),
+		newEvidenceSupervise(),
+		newEvidenceSubject(),
+		newEvidenceVerify(),
 	)
 	return cmd
 }

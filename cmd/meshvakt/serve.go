@@ -33,6 +33,9 @@ import (
 
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/controller"
+	"github.com/meshvakt/meshvakt/internal/evidence/journal"
+	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
+	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/scan"
@@ -60,6 +63,11 @@ type process struct {
 	restorer *controller.Restorer
 	repairs  *keeper.Ledger
 	canary   *controller.Canary
+	// journal, keys and observer are nil where no evidence is kept.
+	journal  *journal.Journal
+	keys     *keyring.Keyring
+	observer *observe.Observer
+	since    func() time.Duration // since the start of the process
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -84,7 +92,7 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newServer, p.newRestorer, p.addControllers, p.addScan} {
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -126,6 +134,12 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
+	var newInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
+	if o.evidence.dir != "" {
+		newInformer = func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+			return p.source.NewInformer(lw, example, resync, indexers)
+		}
+	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        logr.FromSlogHandler(p.log.Handler()),
@@ -135,7 +149,8 @@ func (p *process) newManager(context.Context) error {
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			ByObject: cached,
+			ByObject:    cached,
+			NewInformer: newInformer,
 			DefaultWatchErrorHandler: func(ctx context.Context, r *toolscache.Reflector, err error) {
 				p.source.WatchErrorHandler(ctx, r, err)
 			},
@@ -223,6 +238,9 @@ func (p *process) newServer(ctx context.Context) error {
 	if err := p.newWatchers(registry); err != nil {
 		return err
 	}
+	if err := p.evidenceMetrics(registry); err != nil {
+		return err
+	}
 	handler, err := webhook.New(webhook.Config{
 		Policies:    policies.All(),
 		Facts:       p.source,
@@ -231,6 +249,7 @@ func (p *process) newServer(ctx context.Context) error {
 		Log:         p.log,
 		MaxInFlight: p.options.maxInFlight,
 		Canary:      func(r *facts.Review) bool { return controller.IsCanary(r, p.options.namespace) },
+		Evidence:    p.evidence(),
 	})
 	if err != nil {
 		return err
@@ -252,7 +271,7 @@ func (p *process) newServer(ctx context.Context) error {
 		ClientCAs:         clientCAs,
 		ClientNames:       p.options.clientNames,
 		Metrics:           promhttp.HandlerFor(prometheus.Gatherers{registry, ctrlmetrics.Registry}, promhttp.HandlerOpts{}),
-		Checks:            []server.Check{{Name: "certificate", Ready: p.certificateReady}, {Name: "facts", Ready: p.factsReady}},
+		Checks:            p.checks(),
 		DrainDelay:        p.options.drainDelay,
 		ShutdownTimeout:   p.options.shutdownTimeout,
 		Log:               p.log,

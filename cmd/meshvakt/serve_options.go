@@ -56,6 +56,7 @@ type serveOptions struct {
 	ownManager      string
 	logLevel        string
 	logFormat       string
+	evidence        evidenceOptions
 }
 
 func newServe() *cobra.Command {
@@ -100,6 +101,7 @@ func newServe() *cobra.Command {
 	f.StringVar(&o.ownObjects, "own-objects", "", "ConfigMap in the own namespace that holds Meshvakt's own objects as installed; empty: they are not kept")
 	f.StringVar(&o.ownDigest, "own-objects-digest", "", "SHA-256 of its content; a ConfigMap with another one is not believed")
 	f.StringVar(&o.ownManager, "own-objects-field-manager", "helm", "field manager of the installer, in whose name own objects are put back")
+	o.evidence.addFlags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	return cmd
@@ -122,6 +124,7 @@ func (o *serveOptions) check() error {
 	if o.ownObjects != "" && o.ownDigest == "" {
 		errs = append(errs, errors.New("--own-objects: --own-objects-digest must be given"))
 	}
+	errs = append(errs, o.evidence.check())
 	switch o.certificates {
 	case "self-managed":
 	case "files":

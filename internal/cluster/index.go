@@ -7,6 +7,9 @@ import (
 	"strings"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -33,6 +36,8 @@ type index struct {
 type entry struct {
 	namespace *facts.Namespace
 	exists    bool
+	// uid and version are of the Namespace as it was seen last.
+	uid, version string
 	// labelled is the revision at which the labels were last seen to change.
 	labelled uint64
 	// policies are the versions of the policies in the namespace, by name.
@@ -87,15 +92,15 @@ func (x *index) change(name string, edit func(*entry)) {
 	x.namespaces[name] = &next
 }
 
-func (x *index) setNamespace(name string, labels map[string]string, proxyUID int64, terminating bool, version string) {
-	x.change(name, func(e *entry) {
-		if !e.exists || !maps.Equal(e.namespace.Labels, labels) {
-			e.labelled = revision(version)
+func (x *index) meetNamespace(ns *metav1.PartialObjectMetadata) {
+	x.change(ns.Name, func(e *entry) {
+		if !e.exists || !maps.Equal(e.namespace.Labels, ns.Labels) {
+			e.labelled = revision(ns.ResourceVersion)
 		}
-		e.exists = true
-		e.namespace.Labels = labels
-		e.namespace.ProxyUID = proxyUID
-		e.namespace.Terminating = terminating
+		e.exists, e.uid, e.version = true, string(ns.UID), ns.ResourceVersion
+		e.namespace.Labels = ns.Labels
+		e.namespace.ProxyUID = mesh.ProxyUID(ns.Annotations)
+		e.namespace.Terminating = ns.DeletionTimestamp != nil
 	})
 }
 
@@ -166,11 +171,12 @@ func (x *index) setGuards(guards []facts.Guard, changed uint64) {
 	x.guards, x.guardsChanged = guards, max(x.guardsChanged, changed)
 }
 
-// setPlane takes the settings of a control plane.
-func (x *index) setPlane(configMap, version string, plane mesh.ControlPlane, err error) {
+// meetPlane takes the settings of a control plane.
+func (x *index) meetPlane(cm *corev1.ConfigMap, plane mesh.ControlPlane, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.planes.set(configMap, version, plane, err)
+	x.planes.set(cm.Name, cm.ResourceVersion, plane, err)
+	x.planes.readFrom(cm.Name, cm)
 }
 
 // removePlane reports whether there was one.

@@ -242,6 +242,7 @@ func (l *liveRead) configMaps(ctx context.Context, f *found, names []string) err
 		}
 		plane, isPlane, errPlane := l.source.planeIn(cm)
 		note(f.planes, cm.Name, cm.ResourceVersion, isPlane, plane, errPlane)
+		f.planes.readFrom(cm.Name, cm)
 		injector, isInjector, errInjector := l.source.injectorIn(cm)
 		note(f.injectors, cm.Name, cm.ResourceVersion, isInjector, injector, errInjector)
 	}

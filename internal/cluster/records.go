@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -21,6 +23,15 @@ type record[T any] struct {
 	err     error  // value is not known
 	version uint64 // of the object, 0 when that is not known
 	gone    bool
+	// object is what it was read from, nil where nobody asks for that.
+	object *corev1.ConfigMap
+}
+
+// readFrom notes what the record of a name was read from.
+func (r records[T]) readFrom(name string, object *corev1.ConfigMap) {
+	of := r[name]
+	of.object = object
+	r[name] = of
 }
 
 // set takes what an object says now. What cannot be read does not replace what

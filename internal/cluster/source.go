@@ -179,7 +179,7 @@ func kindOf(o client.Object) string {
 func (s *Source) onNamespace() toolscache.ResourceEventHandler {
 	set := func(o any) {
 		if ns, ok := o.(*metav1.PartialObjectMetadata); ok {
-			s.index.setNamespace(ns.Name, ns.Labels, mesh.ProxyUID(ns.Annotations), ns.DeletionTimestamp != nil, ns.ResourceVersion)
+			s.index.meetNamespace(ns)
 			s.changed(ns.Name)
 		}
 	}
@@ -293,7 +293,7 @@ func (s *Source) onConfigMap() toolscache.ResourceEventHandler {
 func (s *Source) takeConfigMap(cm *corev1.ConfigMap) bool {
 	plane, isPlane, err := s.planeIn(cm)
 	if isPlane {
-		s.index.setPlane(cm.Name, cm.ResourceVersion, plane, err)
+		s.index.meetPlane(cm, plane, err)
 	} else {
 		isPlane = s.index.removePlane(cm.Name, cm.ResourceVersion)
 	}

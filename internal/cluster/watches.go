@@ -35,18 +35,29 @@ type watch struct {
 	err     error
 	// at is the resourceVersion that the watch had reached when it failed.
 	at string
+
+	// What NewInformer is told: how often all was listed from anew, whether a watch is open, and when the API server
+	// was last heard on it.
+	epoch uint64
+	open  bool
+	heard time.Time
 }
 
 func newWatches() *watches { return &watches{kinds: map[string]*watch{}} }
 
 func (w *watches) add(kind string, informer cache.Informer) {
+	w.note(kind, func(k *watch) { k.informer = informer })
+}
+
+func (w *watches) note(kind string, what func(*watch)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if known := w.kinds[kind]; known != nil {
-		known.informer = informer
-		return
+	k := w.kinds[kind]
+	if k == nil {
+		k = &watch{}
+		w.kinds[kind] = k
 	}
-	w.kinds[kind] = &watch{informer: informer}
+	what(k)
 }
 
 // failed notes that the watch of a kind broke off with an error. The informer

@@ -11,6 +11,11 @@ import (
 type PeerAuthentication struct {
 	Namespace, Name string
 
+	// UID and Generation tell which object it is, and which state of it. Resolution does not read them: they are here
+	// so that whoever says what was resolved can say from what. Empty and 0 for what was never in an API server.
+	UID        string
+	Generation int64
+
 	// Created is metadata.creationTimestamp, of which only the second counts. The zero time means "not created
 	// yet", as a mutating webhook sees it: younger than everything that exists. Among several such policies,
 	// the one later in the slice is the younger.

@@ -121,6 +121,10 @@ func objectMeta(r *reader, m *metav1.ObjectMeta) {
 			stringValue(r, &m.GenerateName)
 		case "namespace":
 			stringValue(r, &m.Namespace)
+		case "uid":
+			stringValue(r, &m.UID)
+		case "generation":
+			integer(r, &m.Generation)
 		case "labels":
 			stringMap(r, &m.Labels)
 		case "annotations":

@@ -32,7 +32,7 @@ func fieldsOfPods(t testing.TB) map[string]bool {
 			t.Errorf("policies are not known to read %s", must)
 		}
 	}
-	for _, name := range []string{"Name", "Namespace"} {
+	for _, name := range []string{"Name", "Namespace", "UID", "Generation"} {
 		read["ObjectMeta."+name] = true
 	}
 	// Kubernetes' own helpers, which are asked about affinity and tolerations.

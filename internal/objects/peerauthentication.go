@@ -70,6 +70,8 @@ func (p *PeerAuthentication) Mesh() (*mesh.PeerAuthentication, error) {
 	m := &mesh.PeerAuthentication{
 		Namespace:   p.Namespace,
 		Name:        p.Name,
+		UID:         string(p.UID),
+		Generation:  p.Generation,
 		Created:     p.CreationTimestamp.Time,
 		Terminating: p.DeletionTimestamp != nil,
 	}

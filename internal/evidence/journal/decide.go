@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
@@ -25,17 +27,46 @@ const (
 // RefusedError says that a request is refused for want of a record. Its text is for the user.
 type RefusedError struct {
 	what  string
+	glass []string // the groups that could do it nevertheless
 	cause error
 }
 
+// Reason is the word for it, in messages, logs and documents.
+const Reason = "EvidenceUnavailable"
+
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("EvidenceUnavailable: %s is not let through without a record in the evidence log, and none can be written: %v", e.what, e.cause)
+	text := fmt.Sprintf("%s: %s needs a record in the evidence log of Meshvakt, and %s. Nothing is said against the request itself: "+
+		"try again when the log is back, which whoever runs Meshvakt sees by meshvakt_evidence_available (docs/evidence.md).", Reason, e.what, whatFails(e.cause))
+	if len(e.glass) > 0 {
+		text += fmt.Sprintf(" In an emergency, members of %q may make the change without a record; that is counted.", e.glass)
+	}
+	return text
 }
 func (e *RefusedError) Unwrap() error { return e.cause }
 
+// whatFails says it in the words of people who do not know the log.
+func whatFails(err error) string {
+	switch cause(err) {
+	case "full":
+		return "its volume is full"
+	case "readOnly":
+		return "its volume is read-only"
+	case "slow":
+		return "its volume does not answer in time"
+	case "notOpen":
+		return "it is not open yet"
+	}
+	return "its volume fails"
+}
+
 // Decided is told of a decision before it is answered, dry runs excepted. It returns where it is
-// recorded, or that it is not; and a *RefusedError where the answer must be no for that reason.
+// recorded, or that it is not; and a *RefusedError where the answer must be no for that reason. What
+// is of no concern to any guard, and was asked about because the API server could not know, leaves
+// nothing.
 func (j *Journal) Decided(ctx context.Context, r *facts.Review, d policies.Decision, took time.Duration) (receipt string, refused error) {
+	if d.Outcome != policies.Deny && len(d.Findings) == 0 && outside(r) {
+		return "", nil
+	}
 	j.counts.in.Add(1)
 	verdict := "allow"
 	if d.Outcome == policies.Deny {
@@ -61,13 +92,17 @@ func (j *Journal) Decided(ctx context.Context, r *facts.Review, d policies.Decis
 		return at.String(), nil
 	}
 	if verdict == "allow" {
+		own := r.User.Username == j.ownUser()
 		switch {
-		case weight == grave && (r.User.Username == j.config.Own || j.mayBreakGlass(r.User.Groups)):
-			seen.brokeGlass = r.User.Username != j.config.Own
+		case weight == control && (own || j.mayBreakGlass(r.User.Groups)):
+			seen.brokeGlass = !own
 			j.glass.keep(seen)
+		case weight == control:
+			j.miss("deny", r.Kind, err)
+			return Missing, &RefusedError{subject(r), j.config.BreakGlass, err}
 		case weight == grave || j.config.Required:
 			j.miss("deny", r.Kind, err)
-			return Missing, &RefusedError{subject(r, d), err}
+			return Missing, &RefusedError{subject(r), nil, err}
 		}
 	}
 	j.miss(verdict, r.Kind, err)
@@ -100,6 +135,7 @@ type weight uint8
 const (
 	ordinary weight = iota // a workload that is let in, one of many
 	single                 // has a record of its own, and goes on without one where there is none
+	control                // a change of what decides; without a record by the break-glass groups alone
 	grave                  // must not happen without a record
 )
 
@@ -114,29 +150,53 @@ func weigh(r *facts.Review, d policies.Decision) weight {
 	case schema.GroupKind{Kind: "Node"}, schema.GroupKind{Kind: "PersistentVolume"}:
 		return single
 	case schema.GroupKind{Kind: "Namespace"}, schema.GroupKind{Kind: "ConfigMap"}:
-		return grave
+		return control
 	}
 	if r.Kind.Group == v1alpha1.Group || r.Kind.Group == "istio.io" || strings.HasSuffix(r.Kind.Group, ".istio.io") {
-		return grave
+		return control
 	}
 	return ordinary
 }
 
-// subject says to the user what is refused.
-func subject(r *facts.Review, d policies.Decision) string {
-	if d.RestsOnException() {
-		return "what only an exception allows"
+// outside reports whether the request is about a namespace that no guard selects, before and after,
+// and that is no root namespace of the mesh.
+func outside(r *facts.Review) bool {
+	c := &r.Cluster
+	if ns, before := r.OldObject.(*corev1.Namespace); before && concerns(c, ns.Name, ns.Labels) {
+		return false
 	}
+	if ns, after := r.Object.(*corev1.Namespace); after {
+		return !concerns(c, ns.Name, ns.Labels)
+	}
+	if r.Kind.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) {
+		return true
+	}
+	ns := c.Namespaces[r.Namespace]
+	switch {
+	case r.Namespace == "", r.Kind.Group == v1alpha1.Group, r.Kind.Kind == "ConfigMap":
+		return false
+	case ns == nil: // of which nothing is known
+		return false
+	}
+	return !concerns(c, ns.Name, ns.Labels)
+}
+
+func concerns(c *facts.Cluster, namespace string, labels map[string]string) bool {
+	return c.Guarded(namespace, labels) || c.IsRoot(namespace)
+}
+
+// subject says to the user what is refused.
+func subject(r *facts.Review) string {
 	return fmt.Sprintf("%s of %s %q", r.Operation, r.Kind.Kind, r.DisplayName())
 }
 
-// observed is what a record says of a decision, before names become pseudonyms. It holds nothing
-// of the objects themselves.
+// observed is what a record says of a decision, before names become pseudonyms.
 type observed struct {
 	decision   record.Decision
 	user       string
 	groups     []string
 	name       string
+	object     []byte // canonical; nil where it is gone, or could not be read
 	guards     string // canonical
 	err        error  // why they have none
 	brokeGlass bool
@@ -158,8 +218,29 @@ func (j *Journal) observe(r *facts.Review, d policies.Decision, verdict string, 
 	if r.Kind.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) {
 		o.decision.Object.Namespace = r.Name
 	}
+	o.see(r)
 	o.decision.Exceptions, o.decision.ExceptionsN = exceptions(d.Findings)
 	return o
+}
+
+// see adds what is read of the object: of the new one, and of one that is deleted its identity alone.
+func (o *observed) see(r *facts.Review) {
+	object := r.Object
+	if object == nil {
+		object = r.OldObject
+	}
+	if object == nil { // it could not be decoded
+		return
+	}
+	ref := canonical.Reference(object)
+	o.decision.Object.UID, o.decision.Object.Generation = ref.UID, ref.Generation
+	if r.Object == nil {
+		return
+	}
+	var err error
+	if o.object, err = canonical.Of(object); err != nil && o.err == nil {
+		o.err = err
+	}
 }
 
 func (o *observed) build(s *openShard) (record.Body, error) {
@@ -172,6 +253,9 @@ func (o *observed) build(s *openShard) (record.Body, error) {
 	b.Groups, b.GroupsN = listed(groups, 16)
 	if o.name != "" {
 		b.Object.Name = s.pseudonyms.Object(b.Object.GVK, b.Object.Namespace, o.name)
+	}
+	if o.object != nil {
+		b.Object.Digest = s.pseudonyms.Digest(o.object)
 	}
 	b.Guards = s.pseudonyms.Digest([]byte(o.guards))
 	b.BreakGlass = o.brokeGlass
@@ -218,9 +302,4 @@ func listed(values []string, most int) ([]string, uint64) {
 	return values[:min(len(values), most)], uint64(len(values))
 }
 
-func gvk(k schema.GroupVersionKind) string {
-	if k.Group == "" {
-		return k.Version + "/" + k.Kind
-	}
-	return k.Group + "/" + k.Version + "/" + k.Kind
-}
+func gvk(k schema.GroupVersionKind) string { return canonical.GVK(k.Group, k.Version, k.Kind) }

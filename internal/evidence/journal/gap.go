@@ -131,6 +131,9 @@ func (j *Journal) tellGap(ctx context.Context, log *logbook) error {
 	return nil
 }
 
+// Causes are the words for why no record can be written.
+func Causes() []string { return []string{"full", "readOnly", "io", "slow", "notOpen"} }
+
 // cause is the word of a gap for an error.
 func cause(err error) string {
 	switch {

@@ -1,11 +1,9 @@
 package journal
 
 import (
-	"encoding/json"
-	"fmt"
 	"sync"
 
-	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
 
@@ -23,7 +21,7 @@ func (m *guardsMemo) of(guards []facts.Guard) (string, error) {
 	if m.text != "" && same(m.guards, guards) {
 		return m.text, nil
 	}
-	text, err := Guards(guards)
+	text, err := canonical.Guards(guards)
 	if err != nil {
 		return "", err
 	}
@@ -45,29 +43,4 @@ func same(a, b []facts.Guard) bool {
 		}
 	}
 	return true
-}
-
-// Guards is the canonical text of what guards demand, of which a record has the digest. Guards
-// come sorted by name.
-func Guards(guards []facts.Guard) ([]byte, error) {
-	type guard struct {
-		Name             string                     `json:"name"`
-		Selector         string                     `json:"selector"`
-		StrictMTLS       *v1alpha1.StrictMTLS       `json:"strictMTLS"`
-		MeshMembership   *v1alpha1.MeshMembership   `json:"meshMembership"`
-		SidecarResources *v1alpha1.SidecarResources `json:"sidecarResources"`
-		NodePools        *v1alpha1.NodePools        `json:"nodePools"`
-		Exceptions       *v1alpha1.Exceptions       `json:"exceptions"`
-		Remediation      v1alpha1.Remediation       `json:"remediation"`
-	}
-	list := make([]guard, 0, len(guards))
-	for i := range guards {
-		g := &guards[i]
-		list = append(list, guard{g.Name, g.Selector.String(), g.StrictMTLS, g.MeshMembership, g.SidecarResources, g.NodePools, g.Exceptions, g.Remediation})
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return nil, fmt.Errorf("write guards for their digest: %w", err)
-	}
-	return text, nil
 }

@@ -26,12 +26,15 @@ var (
 	errNotOpen = errors.New("it is not open yet")
 )
 
-// Keeper gives what replicas of one cluster have in common.
+// Keeper gives what replicas of one cluster have in common. What it has once answered it
+// answers again without asking anybody.
 type Keeper interface {
 	// Cluster is the UID of namespace kube-system.
 	Cluster(context.Context) (string, error)
 	// Key is the key of pseudonyms of a period; it is made where there is none.
 	Key(context.Context, volume.Period) (record.Key, error)
+	// User is who Meshvakt itself is to the API server.
+	User(context.Context) (string, error)
 }
 
 // Config is what a Journal needs.
@@ -46,8 +49,6 @@ type Config struct {
 	Required bool
 	// BreakGlass are the groups that may change the mesh while no record can be written.
 	BreakGlass []string
-	// Own is the user that Meshvakt itself is to the API server.
-	Own string
 	// MaxRecords is how many records a shard has at most, give or take those under way; 0: 5,000,000.
 	MaxRecords uint64
 	Spool      spool.Options
@@ -57,6 +58,8 @@ type Config struct {
 	Since  func() time.Duration
 	Random io.Reader
 	Log    *slog.Logger
+	// Event tells people that watch the cluster; nil: nobody.
+	Event func(warning bool, reason, text string)
 }
 
 // Journal is the evidence of one replica. Its methods may be called by many at once, before Start too.
@@ -75,8 +78,11 @@ type Journal struct {
 	admitted admitted
 	glass    brokenGlass
 	guards   guardsMemo
-	opened   chan struct{} // closed once opening has been tried for the first time
-	once     sync.Once     // for opened
+	own      atomic.Pointer[string] // nil until it is known
+	opened   chan struct{}          // closed once opening has been tried for the first time
+	once     sync.Once              // for opened
+
+	announced bool // that records can be written; of the goroutine of Start
 }
 
 // openShard is what records go to.
@@ -113,12 +119,22 @@ func New(c Config) (*Journal, error) {
 	}
 	c.MaxRecords = cmp.Or(c.MaxRecords, 5_000_000)
 	c.Log = cmp.Or(c.Log, slog.Default())
+	if c.Event == nil {
+		c.Event = func(bool, string, string) {}
+	}
 	c.Boot.Durability = "spool"
 	c.Boot.Mode = "bestEffort"
 	if c.Required {
 		c.Boot.Mode = "required"
 	}
 	return &Journal{config: c, boot: boot, cause: errNotOpen, gap: gap{telling: make(chan struct{}, 1)}, opened: make(chan struct{})}, nil
+}
+
+func (j *Journal) ownUser() string {
+	if own := j.own.Load(); own != nil {
+		return *own
+	}
+	return ""
 }
 
 // BootID is that of this start of the process.
@@ -204,7 +220,14 @@ func (j *Journal) health() error {
 	return nil
 }
 
-func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, cause) }
+func unavailable(cause error) error { return &unavailableError{cause} }
+
+// unavailableError is an ErrUnavailable that knows the word of a gap for its cause.
+type unavailableError struct{ cause error }
+
+func (e *unavailableError) Error() string   { return ErrUnavailable.Error() + ": " + e.cause.Error() }
+func (e *unavailableError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
+func (e *unavailableError) Cause() string   { return cause(e.cause) }
 
 // Append stores what build makes, in the shard of that name. It fails with ErrShard if another is
 // open by now, with ErrUnavailable if the log does not take it.

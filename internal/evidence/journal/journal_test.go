@@ -20,9 +20,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/spool"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/mesh"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 )
@@ -50,6 +53,10 @@ func (k *keeper) Cluster(context.Context) (string, error) { return "cluster-uid"
 
 func (k *keeper) Key(_ context.Context, p volume.Period) (record.Key, error) {
 	return record.Key(record.HashOf([]byte(p))), k.ask()
+}
+
+func (k *keeper) User(context.Context) (string, error) {
+	return "system:serviceaccount:meshvakt-system:meshvakt", nil
 }
 
 // clock is set by the test.
@@ -102,9 +109,9 @@ func (r *replica) journal(t *testing.T) *Journal {
 	c := Config{
 		Dir: r.dir, Name: "evidence.example.org", Replica: "meshvakt-0", Keeper: r.keeper,
 		Boot:       record.Boot{Pod: "pod-uid", Node: "node-a", Version: "v0.2.0", BeatSeconds: 60},
-		BreakGlass: []string{"breakers"}, Own: "system:serviceaccount:meshvakt-system:meshvakt",
-		Spool: spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond},
-		Now:   r.clock.Now, Since: func() time.Duration { return max(r.clock.Now().Sub(r.start), 0) }, Random: rand.Reader,
+		BreakGlass: []string{"breakers"},
+		Spool:      spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond},
+		Now:        r.clock.Now, Since: func() time.Duration { return max(r.clock.Now().Sub(r.start), 0) }, Random: rand.Reader,
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}
 	if r.edit != nil {
@@ -198,7 +205,30 @@ func all[T record.Body](list []record.Record) []T {
 func review(kind schema.GroupVersionKind, name string, groups ...string) *facts.Review {
 	return &facts.Review{
 		UID: "request-" + name, Operation: admissionv1.Create, Kind: kind, Namespace: "payments", Name: name,
-		User: authenticationv1.UserInfo{Username: "ola@example.org", Groups: append(groups, "system:authenticated")},
+		User:    authenticationv1.UserInfo{Username: "ola@example.org", Groups: append(groups, "system:authenticated")},
+		Cluster: guarded(),
+	}
+}
+
+// guarded is a cluster whose guard selects namespace payments.
+func guarded() facts.Cluster {
+	g, err := facts.NewGuard(&v1alpha1.MeshGuard{
+		ObjectMeta: metav1.ObjectMeta{Name: "production"},
+		Spec: v1alpha1.MeshGuardSpec{
+			NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"meshvakt.io/guarded": "true"}},
+			StrictMTLS:        &v1alpha1.StrictMTLS{},
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return facts.Cluster{
+		Guards: []facts.Guard{g},
+		Namespaces: map[string]*facts.Namespace{
+			"payments": {Name: "payments", Labels: map[string]string{"meshvakt.io/guarded": "true"}},
+			"sandbox":  {Name: "sandbox"},
+		},
+		ControlPlanes: []mesh.ControlPlane{mesh.DefaultControlPlane()},
 	}
 }
 
@@ -415,5 +445,83 @@ func TestResumesWhatHasBeenSealedAndReleased(t *testing.T) {
 	j.Tend(t.Context())
 	if err := j.health(); err == nil || !strings.Contains(err.Error(), "move the directory away") {
 		t.Errorf("nothing says which shard it is, and the log is open: %v", err)
+	}
+}
+
+// The API server cannot know which namespaces a guard selects at the moment, so it asks about more.
+func TestWhatNoGuardSelectsLeavesNothing(t *testing.T) {
+	namespace := func(name string, before, after map[string]string) *facts.Review {
+		r := review(schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, name)
+		r.Namespace = ""
+		r.OldObject = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: before}}
+		r.Object = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: after}}
+		return r
+	}
+	in := func(ns string, r *facts.Review) *facts.Review { r.Namespace = ns; return r }
+	guarded := map[string]string{"meshvakt.io/guarded": "true"}
+	for _, c := range []struct {
+		name    string
+		review  *facts.Review
+		outcome policies.Decision
+		records bool
+	}{
+		{"a policy of a guarded namespace", peerAuthentication("a"), allow(), true},
+		{"a policy of another", in("sandbox", peerAuthentication("a")), allow(), false},
+		{"a policy of another that is refused", in("sandbox", peerAuthentication("a")), deny(), true},
+		{"a policy of a root namespace", in("istio-system", peerAuthentication("a")), allow(), true},
+		{"a policy of a namespace that is not known", in("new", peerAuthentication("a")), allow(), true},
+		{"a namespace that is not guarded", namespace("sandbox", nil, nil), allow(), false},
+		{"a namespace that becomes guarded", namespace("sandbox", nil, guarded), allow(), true},
+		{"a namespace that was guarded", namespace("sandbox", guarded, nil), allow(), true},
+		{"a guard", in("", review(schema.GroupVersionKind{Group: v1alpha1.Group, Version: "v1alpha1", Kind: "MeshGuard"}, "production")), allow(), true},
+		{"an exception", in("sandbox", review(schema.GroupVersionKind{Group: v1alpha1.Group, Version: "v1alpha1", Kind: "GuardException"}, "legacy")), allow(), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newReplica(t, t.TempDir())
+			c.review.Cluster.Namespaces["istio-system"] = &facts.Namespace{Name: "istio-system"}
+			j := r.opened(t)
+			receipt, err := j.Decided(t.Context(), c.review, c.outcome, 0)
+			if err != nil || (receipt != "") != c.records {
+				t.Errorf("the receipt is %q, %v; must be there: %v", receipt, err, c.records)
+			}
+			r.stop(t, j)
+			if n := len(all[*record.Decision](r.records(t))); (n == 1) != c.records {
+				t.Errorf("%d records", n)
+			}
+		})
+	}
+}
+
+// A change that is seen afterwards is found again by the digest of what was asked for.
+func TestTheObjectOfADecision(t *testing.T) {
+	r := newReplica(t, t.TempDir())
+	j := r.opened(t)
+	q := peerAuthentication("default")
+	policy := &mesh.PeerAuthentication{Namespace: "payments", Name: "default", UID: "policy-uid", Generation: 7, Mode: mesh.ModeStrict}
+	q.Object = policy
+	gone := peerAuthentication("default")
+	gone.Operation, gone.OldObject = admissionv1.Delete, policy
+	for _, q := range []*facts.Review{q, gone} {
+		if _, err := j.Decided(t.Context(), q, allow(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pseudonyms := j.open.pseudonyms
+	r.stop(t, j)
+	text, err := canonical.Of(policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := all[*record.Decision](r.records(t))
+	want := record.Object{
+		GVK: "security.istio.io/v1/PeerAuthentication", Namespace: "payments", UID: "policy-uid", Generation: 7,
+		Name: pseudonyms.Object("security.istio.io/v1/PeerAuthentication", "payments", "default"), Digest: pseudonyms.Digest(text),
+	}
+	if d[0].Object != want {
+		t.Errorf("recorded %+v; must be %+v", d[0].Object, want)
+	}
+	want.Digest = ""
+	if d[1].Object != want {
+		t.Errorf("a deletion is recorded as %+v; must be %+v", d[1].Object, want)
 	}
 }

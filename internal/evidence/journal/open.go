@@ -39,6 +39,9 @@ func (j *Journal) Tend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
 	now := j.config.Now()
+	if own, err := j.config.Keeper.User(ctx); err == nil {
+		j.own.Store(&own)
+	}
 	if j.open == nil { // only this goroutine changes it
 		j.tell(j.openFirst(ctx, now))
 	} else if j.over(now) {
@@ -47,6 +50,23 @@ func (j *Journal) Tend(ctx context.Context) {
 	}
 	j.once.Do(func() { close(j.opened) })
 	j.flush(ctx, now, false)
+	j.announce()
+}
+
+// announce tells, once for each, that the log has become unavailable and that it is back.
+func (j *Journal) announce() {
+	err := j.health()
+	if was := j.announced; (err == nil) == was {
+		return
+	}
+	j.announced = err == nil
+	if err == nil {
+		j.config.Log.Info("evidence: records can be written", "shard", j.Shard())
+		j.config.Event(false, "EvidenceAvailable", "Records are written to the evidence log of this replica.")
+		return
+	}
+	j.config.Log.Error("evidence: no record can be written; answers go by what docs/evidence.md says of that", "cause", cause(err), "err", err.Error())
+	j.config.Event(true, Reason, "No record can be written to the evidence log of this replica: "+whatFails(err)+". Changes of the mesh and what needs an exception are refused; all else is let through, and counted.")
 }
 
 // tell says once what has become of an attempt.
@@ -60,11 +80,8 @@ func (j *Journal) tell(err error) {
 		j.cause = err
 	}
 	j.mu.Unlock()
-	switch {
-	case err == nil:
-		j.config.Log.Info("evidence: the log is open", "shard", j.open.name, "origin", j.open.origin)
-	case before == nil || before.Error() != err.Error():
-		j.config.Log.Error("evidence: no record can be written until the log is open", "err", err.Error())
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		j.config.Log.Error("evidence: the log cannot be opened, and is tried again", "err", err.Error())
 	}
 }
 

@@ -35,6 +35,11 @@ func rows() []row {
 		{"denied", func(n string) *facts.Review { return peerAuthentication(n) }, deny(), false, false, "deny"},
 		{"denied pod", func(n string) *facts.Review { return pod(n, "web") }, deny(), false, false, "deny"},
 		{"excepted pod", func(n string) *facts.Review { return pod(n, "web") }, excepted(), true, true, "deny"},
+		{"excepted pod, by the break-glass group", func(n string) *facts.Review {
+			r := pod(n, "web")
+			r.User.Groups = []string{"breakers"}
+			return r
+		}, excepted(), true, true, "deny"},
 		{"mesh", func(n string) *facts.Review { return peerAuthentication(n) }, allow(), true, true, "deny"},
 		{"mesh, by the break-glass group", func(n string) *facts.Review { return peerAuthentication(n, "breakers") }, allow(), false, false, "allow"},
 		{"mesh, by Meshvakt itself", func(n string) *facts.Review {

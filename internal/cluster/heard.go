@@ -1,0 +1,164 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/watchlist"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/objects"
+)
+
+// WatchState is how the watch of one kind stands.
+type WatchState struct {
+	Kind            string
+	ResourceVersion string
+	// Epoch counts the lists from anew. Between two of them something may have come and gone unseen.
+	Epoch uint64
+	// Open: there is a watch, and all that was there when it began is known.
+	Open bool
+	// Heard is when the API server last said something on it, if only how far it is: about once a minute.
+	Heard time.Time
+}
+
+// WatchStates are those of all kinds that namespaces stand by, sorted by kind. They say nothing of epochs unless
+// NewInformer was given to the cache.
+func (s *Source) WatchStates() []WatchState {
+	s.watches.mu.Lock()
+	defer s.watches.mu.Unlock()
+	states := make([]WatchState, 0, len(s.watches.kinds))
+	for _, kind := range slices.Sorted(maps.Keys(s.watches.kinds)) {
+		k := s.watches.kinds[kind]
+		states = append(states, WatchState{kind, progress(k.informer), k.epoch, k.open, k.heard})
+	}
+	return states
+}
+
+// NewInformer is to be given to the cache: what its informers hear from the API server, and when they have to begin
+// anew, shows nowhere else.
+func (s *Source) NewInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	if kind := kindWatched(example); kind != "" {
+		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches}
+	}
+	return toolscache.NewSharedIndexInformer(lw, example, resync, indexers)
+}
+
+// kindWatched is the kind of what the Source reads, empty for other kinds, which the same cache may hold.
+func kindWatched(o runtime.Object) string {
+	switch o := o.(type) {
+	case *corev1.ConfigMap, *admissionregistrationv1.MutatingWebhookConfiguration, *v1alpha1.MeshGuard, *v1alpha1.GuardException,
+		*objects.PeerAuthentication, *corev1.Node:
+		return kindOf(o.(client.Object))
+	case *metav1.PartialObjectMetadata:
+		if o.GroupVersionKind() == corev1.SchemeGroupVersion.WithKind("Namespace") {
+			return "Namespace"
+		}
+	}
+	return ""
+}
+
+// hearing passes on what an informer asks and is told.
+type hearing struct {
+	toolscache.ListerWatcherWithContext
+	under   toolscache.ListerWatcher
+	kind    string
+	watches *watches
+}
+
+// List and Watch are those of the old interface, which informers do not call any more.
+func (h *hearing) List(o metav1.ListOptions) (runtime.Object, error) {
+	return h.ListWithContext(context.Background(), o)
+}
+
+func (h *hearing) Watch(o metav1.ListOptions) (apiwatch.Interface, error) {
+	return h.WatchWithContext(context.Background(), o)
+}
+
+// IsWatchListSemanticsUnSupported is asked by reflectors, of the client that is behind this one.
+func (h *hearing) IsWatchListSemanticsUnSupported() bool {
+	return watchlist.DoesClientNotSupportWatchListSemantics(h.under)
+}
+
+// ListWithContext begins an epoch with the first page.
+func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if o.Continue == "" {
+		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+	}
+	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
+	if err == nil {
+		h.watches.note(h.kind, func(k *watch) { k.heard = time.Now() })
+	}
+	return list, err
+}
+
+// WatchWithContext notes what is heard. A watch that sends all there is first is a list from anew, and open once it
+// has.
+func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
+	if initial {
+		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+	}
+	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = time.Now() })
+	return newHeardWatch(w, func(e apiwatch.Event) {
+		h.watches.note(h.kind, func(k *watch) {
+			k.heard = time.Now()
+			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
+				k.open = true
+			}
+		})
+	}, func() { h.watches.note(h.kind, func(k *watch) { k.open = false }) }), nil
+}
+
+func endsInitialEvents(o runtime.Object) bool {
+	m, ok := o.(metav1.Object)
+	return ok && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
+}
+
+// heardWatch is a watch that tells of each event before it passes it on, and of its end.
+type heardWatch struct {
+	under  apiwatch.Interface
+	events chan apiwatch.Event
+	done   chan struct{}
+	once   sync.Once // for done
+}
+
+func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event), ended func()) *heardWatch {
+	h := &heardWatch{under: w, events: make(chan apiwatch.Event), done: make(chan struct{})}
+	go func() {
+		defer close(h.events)
+		defer ended()
+		for e := range w.ResultChan() {
+			heard(e)
+			select {
+			case h.events <- e:
+			case <-h.done:
+				return
+			}
+		}
+	}()
+	return h
+}
+
+// Stop implements watch.Interface.
+func (h *heardWatch) Stop() {
+	h.once.Do(func() { close(h.done) })
+	h.under.Stop()
+}
+
+// ResultChan implements watch.Interface.
+func (h *heardWatch) ResultChan() <-chan apiwatch.Event { return h.events }

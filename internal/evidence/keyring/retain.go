@@ -1,0 +1,86 @@
+package keyring
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+)
+
+// retainEvery is how often the leader looks for keys whose time is over.
+const retainEvery = time.Hour
+
+// Log is where it is recorded that a key is gone.
+type Log interface {
+	Shard() string
+	Append(ctx context.Context, shard string, build func(record.Pseudonymiser) (record.Body, error)) error
+}
+
+// Retainer destroys keys at the end of retention. It runs on the leader.
+type Retainer struct {
+	Keys *Keyring
+	Log  Log
+	// Origin is that of this replica's shard of a period.
+	Origin func(context.Context, volume.Period) (string, error)
+	// Retention is how long keys are kept after the end of their period.
+	Retention time.Duration
+	Logger    *slog.Logger
+	Now       func() time.Time
+
+	untold []Destroyed
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (r *Retainer) NeedLeaderElection() bool { return true }
+
+// Start implements manager.Runnable.
+func (r *Retainer) Start(ctx context.Context) error {
+	ticker := time.NewTicker(retainEvery)
+	defer ticker.Stop()
+	for {
+		r.Retain(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Retain is one turn of Start. What could not be recorded it records the next time.
+func (r *Retainer) Retain(ctx context.Context) {
+	gone, err := r.Keys.Expire(ctx, r.Now(), r.Retention)
+	if err != nil {
+		r.Logger.Error("evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
+	}
+	for _, d := range gone {
+		r.Logger.Info("evidence: a key of pseudonyms was destroyed at the end of retention", "period", d.Period, "id", d.ID)
+	}
+	r.untold = append(r.untold, gone...)
+	for len(r.untold) > 0 {
+		if err := r.tell(ctx, r.untold[0]); err != nil {
+			r.Logger.Error("evidence: the destruction of a key could not be recorded yet", "period", r.untold[0].Period, "err", err.Error())
+			return
+		}
+		r.untold = r.untold[1:]
+	}
+}
+
+func (r *Retainer) tell(ctx context.Context, d Destroyed) error {
+	if d.ID == "" { // it was no key, and no shard names it
+		return nil
+	}
+	origin, err := r.Origin(ctx, d.Period)
+	if err != nil {
+		return err
+	}
+	own, err := r.Keys.User(ctx)
+	if err != nil {
+		return err
+	}
+	return r.Log.Append(ctx, r.Log.Shard(), func(p record.Pseudonymiser) (record.Body, error) {
+		return &record.KeyDestroyed{ID: d.ID, Origin: origin, Why: "retention", By: p.Subject(own)}, nil
+	})
+}

@@ -1,0 +1,219 @@
+package verify
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+const (
+	// explainBefore is how long before a change the request may lie that has made it, beyond
+	// when the state before was last known to hold: the API server stores after it has asked.
+	explainBefore = 5 * time.Minute
+	// explainAfter is how far the clocks of two nodes may be apart for it.
+	explainAfter = time.Minute
+)
+
+// cluster is what the logs of all replicas of one cluster tell.
+type cluster struct {
+	uid     string
+	span    span
+	ledgers []*ledger
+
+	findings      []Finding
+	gaps          []Gap
+	runs          []Run
+	changes       []Change
+	remediations  []Remediation
+	keys          []Key
+	exceptions    map[string]*exception
+	refused       uint64
+	refusalErrors uint64
+	refusedIn     map[string]uint64
+	refusals      map[RefusalCount]uint64
+	refusalList   []Refusal
+
+	allowed []allowed
+	inputs  map[inputChange]inputSeen
+}
+
+// exception is one in the making.
+type exception struct {
+	Exception
+	self      bool
+	sure      int64 // when it was granted for certain
+	requester string
+	log       string
+	seq       int64
+}
+
+// allowed is a request that was: of which object, to what, and when.
+type allowed struct {
+	object, digest [12]byte
+	at             int64
+}
+
+// inputChange is that of an object which modes are computed from.
+type inputChange struct {
+	object, digest [12]byte
+	namespace      string
+}
+
+type inputSeen struct {
+	span
+	name [12]byte // the object for a request that could not know its UID yet
+	gvk  string
+	log  string
+	seq  int64
+	keys bool // the digests before and behind were made with different keys
+}
+
+func newCluster(uid string) *cluster {
+	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{}, inputs: map[inputChange]inputSeen{}}
+}
+
+func (c *cluster) spread(t time.Time) {
+	at := instant(t)
+	if c.span == (span{}) {
+		c.span = span{at, at}
+	}
+	c.span.from, c.span.to = min(c.span.from, at), max(c.span.to, at)
+}
+
+func (c *cluster) trimRefusals() {
+	slices.SortFunc(c.refusalList, compareRefusals)
+	c.refusalList = c.refusalList[:min(len(c.refusalList), MaxRefusals)]
+}
+
+func compareRefusals(a, b Refusal) int {
+	return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Log, b.Log), cmp.Compare(a.Seq, b.Seq))
+}
+
+func (c *cluster) exception(o *record.Object) *exception {
+	e := c.exceptions[o.UID]
+	if e == nil {
+		e = &exception{Exception: Exception{Cluster: c.uid, UID: o.UID, Namespace: o.Namespace, Name: o.Name, Rules: []string{}}}
+		c.exceptions[o.UID] = e
+	}
+	return e
+}
+
+// until takes the end that was asked for. It is the same in all records of one exception.
+func (e *exception) until(t time.Time) {
+	e.Until = t
+	if e.End.IsZero() {
+		e.End = t
+	}
+}
+
+// end takes the earliest end that anybody tells of.
+func (e *exception) end(t time.Time, how, by string) {
+	if e.Ended == "" || t.Before(e.End) {
+		e.Ended, e.EndedBy = how, by
+	}
+	if e.End.IsZero() || t.Before(e.End) {
+		e.End = t
+	}
+}
+
+// covers tells what of a namespace's weakness the exception is for. Whom it selects there is
+// not in the records, so it is taken to be what was found.
+func (e *exception) covers() exemption {
+	x := exemption{span: span{e.sure, instant(e.End)}, uid: e.UID}
+	for _, r := range e.Rules {
+		policy, _, _ := strings.Cut(r, "/")
+		x.mode = x.mode || policy == "strict-mtls"
+		x.membership = x.membership || policy == "mesh-membership"
+	}
+	return x
+}
+
+// judged tells whether a change of objects of the kind needs a request that explains it.
+func judged(gvk string) bool {
+	return strings.HasPrefix(gvk, "security.istio.io/") && strings.HasSuffix(gvk, "/PeerAuthentication")
+}
+
+// objectKey is the same in a decision and in a row. A request to create may not know the UID.
+func objectKey(o *record.Object) [12]byte {
+	if o.UID == "" {
+		return nameKey(o)
+	}
+	return short("uid", o.UID)
+}
+
+func nameKey(o *record.Object) [12]byte { return short("name", o.Namespace, o.Name) }
+
+func digestKey(digest string, deleted bool) [12]byte {
+	if deleted {
+		return short("deleted")
+	}
+	return short("digest", digest)
+}
+
+// explain notes each object that is another in a row than in the one before.
+func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays bool) {
+	e := int64(l.errors)
+	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key}
+	note := func(o *record.Object, deleted bool) {
+		key := inputChange{objectKey(o), digestKey(o.Digest, deleted), o.Namespace}
+		seen.gvk, seen.name = o.GVK, nameKey(o)
+		if old, is := l.cluster.inputs[key]; !is || seen.to < old.to {
+			l.cluster.inputs[key] = seen
+		}
+	}
+	for i := range now.inputs {
+		o := &now.inputs[i].Object
+		if !judged(o.GVK) {
+			continue
+		}
+		old := slices.IndexFunc(was.inputs, func(in record.Input) bool { return in.Object.UID == o.UID })
+		switch {
+		case old < 0:
+			note(o, false)
+		case was.key == now.key && was.inputs[old].Object.Digest != o.Digest:
+			note(o, false)
+		case was.key != now.key && was.inputs[old].Object.Generation != o.Generation:
+			note(o, false)
+		}
+	}
+	if !stays { // the namespace left the table; its policies may be where they were
+		return
+	}
+	for i := range was.inputs {
+		o := &was.inputs[i].Object
+		if judged(o.GVK) && !slices.ContainsFunc(now.inputs, func(in record.Input) bool { return in.Object.UID == o.UID }) {
+			note(o, true)
+		}
+	}
+}
+
+// unexplained are changes that no allowed request accounts for: they went past the webhook.
+func (c *cluster) unexplained() []Finding {
+	slices.SortFunc(c.allowed, func(a, b allowed) int {
+		return cmp.Or(slices.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
+	})
+	var list []Finding
+	for key, seen := range c.inputs {
+		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) {
+			continue
+		}
+		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
+			From: timeOf(seen.from), To: timeOf(seen.to), What: "a " + seen.gvk + " changed, and no request that was allowed accounts for it"})
+	}
+	return list
+}
+
+func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
+	from, to := seen.from-int64(explainBefore), seen.to+int64(explainAfter)
+	i, _ := slices.BinarySearchFunc(c.allowed, object, func(a allowed, o [12]byte) int { return slices.Compare(a.object[:], o[:]) })
+	for ; i < len(c.allowed) && c.allowed[i].object == object; i++ {
+		a := &c.allowed[i]
+		if from <= a.at && a.at <= to && (a.digest == digest || seen.keys) {
+			return true
+		}
+	}
+	return false
+}

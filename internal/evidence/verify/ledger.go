@@ -1,0 +1,312 @@
+package verify
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+const (
+	// jump is how far wall clock and monotonic clock may go apart from one record to the next,
+	// beyond what the kernel says its clock may be wrong: a process can be held up between
+	// looking at the one and at the other.
+	jump = time.Second
+	// unsynchronisedError is what the kernel's own bound ends at. A clock that nothing
+	// disciplines any more is taken to be at least so wrong.
+	unsynchronisedError = 16 * time.Second
+)
+
+// ledger follows the records of one replica, through all its shards, and keeps what intervals
+// are made from. It keeps no records.
+type ledger struct {
+	cluster  *cluster
+	replica  string
+	maxError time.Duration
+
+	log        *Log // the shard in hand
+	pseudonyms string
+	head       record.Head
+	boot       *record.Boot
+	run        *Run
+
+	order   uint64 // counts records over all shards
+	table   table
+	history map[string][]told
+
+	// seen is in the making, or nil; cuts are taken out of all of them at the end.
+	seen *sight
+	all  []*sight
+	cuts []span
+	last *lastBeat
+	mark mark // of the last record, for the clocks
+	// broken: what came since the last beat ends what was seen.
+	broken bool
+	// relisted is where a snapshot was complete that a watch which began anew has made necessary.
+	relisted *place
+	pending  []pendingStep
+	errors   time.Duration // the largest error of the clock
+
+	ready    []roster
+	spans    []bootSpan
+	decided  uint64 // decisions of this boot in the log
+	admitted uint64
+	unlogged uint64
+	inexact  bool
+	midway   bool // the beginning of the run is in a shard that is not here
+	hooks    map[string]record.Hook
+	silent   *span
+}
+
+// told is a step in the history of a namespace, at its place in the log.
+type told struct {
+	order uint64
+	step
+}
+
+// pendingStep is told already, and still to be widened by what the next beat says of the clock.
+type pendingStep struct {
+	namespace string
+	index     int
+	narrow    step
+}
+
+type place struct {
+	order uint64
+	at    time.Time
+}
+
+// sight is a time in which the replica saw all.
+type sight struct {
+	span
+	begin, end uint64 // in the order of records: the table at begin is the first, what is told up to end belongs to it
+}
+
+type lastBeat struct {
+	time    time.Time
+	mono    time.Duration
+	boot    string
+	err     time.Duration
+	watches map[string]uint64
+	good    bool
+}
+
+type mark struct {
+	time time.Time
+	mono time.Duration
+	boot string
+}
+
+// roster is who was ready from one beat to the next but one.
+type roster struct {
+	span
+	ready []record.Replica
+	more  uint64 // of whom only the number is known
+}
+
+// bootSpan is a start of the process, from its first record to its last.
+type bootSpan struct {
+	boot    string
+	span    span
+	stopped bool
+}
+
+func newLedger(c *cluster, replica string, maxError time.Duration) *ledger {
+	return &ledger{cluster: c, replica: replica, maxError: maxError, history: map[string][]told{}, hooks: map[string]record.Hook{}}
+}
+
+// take follows one record. The error is a fault of the record, which proves nothing then.
+func (l *ledger) take(r record.Record) error {
+	l.order++
+	l.head = r.Head
+	if _, is := r.Body.(*record.Boot); !is {
+		l.clocks()
+	}
+	if n := len(l.spans); n > 0 {
+		l.spans[n-1].span.to = max(l.spans[n-1].span.to, instant(r.Time))
+	}
+	if l.run != nil {
+		l.run.Last = r.Time
+	}
+	if l.log.From.IsZero() {
+		l.log.From = r.Time
+	}
+	l.log.To = r.Time
+	l.cluster.spread(r.Time)
+	switch b := r.Body.(type) {
+	case *record.Genesis:
+		l.pseudonyms = b.Pseudonyms
+	case *record.Boot:
+		l.begin(b)
+	case *record.Stop:
+		l.stop(b)
+	case *record.Gap:
+		l.gap(b)
+	case *record.Snapshot:
+		return l.snapshot(b)
+	case *record.State:
+		return l.state(b)
+	case *record.Beat:
+		return l.beat(b)
+	default:
+		l.register(r.Body)
+	}
+	return nil
+}
+
+// clocks compares the two clocks since the last record of the same start.
+func (l *ledger) clocks() {
+	here := mark{l.head.Time, l.head.Mono, l.head.Boot}
+	before := l.mark
+	l.mark = here
+	if before.boot != here.boot {
+		return
+	}
+	apart := here.time.Sub(before.time) - (here.mono - before.mono)
+	allowed := jump + 2*l.errors
+	if apart.Abs() <= allowed {
+		return
+	}
+	l.log.Clock.Jumps++
+	l.broken = true
+	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
+}
+
+func (l *ledger) begin(b *record.Boot) {
+	l.boot = b
+	l.table.known = false
+	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
+		return
+	}
+	l.endRun("crashed")
+	l.mark, l.last, l.errors = mark{l.head.Time, l.head.Mono, l.head.Boot}, nil, 0
+	l.broken, l.relisted, l.pending = false, nil, nil
+	l.close()
+	l.decided, l.admitted, l.unlogged, l.inexact = 0, 0, 0, false
+	l.midway = b.Why == record.BootShard
+	l.spans = append(l.spans, bootSpan{boot: l.head.Boot, span: span{instant(l.head.Time), instant(l.head.Time)}})
+	l.run = &Run{Cluster: l.cluster.uid, Replica: l.replica, Boot: l.head.Boot, Pod: b.Pod, Node: b.Node, Version: b.Version,
+		Binary: b.Binary.String(), Policies: b.Policies.String(), Durability: b.Durability, Mode: b.Mode, Started: l.head.Time, Last: l.head.Time}
+	if b.Durability == "memory" {
+		l.finding(FindingMemory, "", l.head.Time, l.head.Time, "answers were given before their records were stored; what was not sealed at a crash has left no trace")
+	}
+}
+
+func (l *ledger) endRun(how string) {
+	if l.run == nil {
+		return
+	}
+	if l.run.Ended == "" {
+		l.run.Ended = how
+	}
+	l.cluster.runs = append(l.cluster.runs, *l.run)
+	l.run = nil
+}
+
+func (l *ledger) stop(s *record.Stop) {
+	if l.run != nil {
+		l.run.Ended, l.run.Counts = s.Why, Counters(s.Counts)
+	}
+	if n := len(l.spans); n > 0 {
+		l.spans[n-1].stopped = true
+	}
+	n := s.Counts
+	if l.midway {
+		return
+	}
+	switch {
+	case n.Written != l.decided:
+		l.finding(FindingCounters, "", l.head.Time, l.head.Time, fmt.Sprintf("%d decisions were counted at the stop and %d are in the log", n.Written, l.decided))
+	case n.Admitted != l.admitted:
+		l.finding(FindingCounters, "", l.head.Time, l.head.Time, fmt.Sprintf("%d admitted workloads were counted at the stop and %d are in the log", n.Admitted, l.admitted))
+	case n.Unlogged > l.unlogged || n.Unlogged < l.unlogged && !l.inexact:
+		l.finding(FindingCounters, "", l.head.Time, l.head.Time, fmt.Sprintf("%d answers without a record were counted at the stop and gaps tell of %d", n.Unlogged, l.unlogged))
+	case n.In != n.Written+n.Admitted+n.Unlogged:
+		l.finding(FindingCounters, "", l.head.Time, l.head.Time, fmt.Sprintf("%d requests came and %d are accounted for", n.In, n.Written+n.Admitted+n.Unlogged))
+	}
+}
+
+func (l *ledger) gap(g *record.Gap) {
+	out := Gap{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), Of: g.Of, Cause: g.Cause, From: g.From, To: g.To, Exact: g.Exact, Others: g.Others, Counts: []GapCount{}}
+	n := g.Others
+	for _, c := range g.Counts {
+		out.Counts = append(out.Counts, GapCount(c))
+		n += c.N
+	}
+	l.cluster.gaps = append(l.cluster.gaps, out)
+	if g.Of == "decisions" {
+		l.log.Unlogged += n
+		l.unlogged += n
+		l.inexact = l.inexact || !g.Exact
+		return
+	}
+	from, to := g.From, g.To
+	if to.Before(from) { // the clock was set back in between
+		from, to = to, from
+	}
+	e := int64(l.errors)
+	l.cuts = append(l.cuts, span{instant(from) - e, instant(to) + e})
+	l.broken = true
+}
+
+// finding is about the record in hand.
+func (l *ledger) finding(code, namespace string, from, to time.Time, what string) {
+	l.cluster.findings = append(l.cluster.findings, Finding{Code: code, Cluster: l.cluster.uid, Namespace: namespace, Log: l.log.Origin,
+		Seq: int64(l.head.Seq), From: from, To: to, What: what})
+}
+
+// close ends what was seen, at the last beat.
+func (l *ledger) close() {
+	if l.seen == nil {
+		return
+	}
+	l.seen.end = l.order
+	l.all = append(l.all, l.seen)
+	l.seen = nil
+}
+
+// finish ends the ledger, after the last record of the last shard.
+func (l *ledger) finish() {
+	if l.silent != nil {
+		l.notAsked()
+	}
+	l.order++
+	l.close()
+	l.endRun("")
+}
+
+// views tells what the replica saw of a namespace.
+func (l *ledger) views(namespace string) []view {
+	history := l.history[namespace]
+	cuts := union(slices.Clone(l.cuts))
+	var list []view
+	for _, s := range l.all {
+		steps := []step{{}}
+		for _, t := range history {
+			switch {
+			case t.order <= s.begin:
+				steps[0].standing = t.standing
+			case t.order <= s.end:
+				steps = append(steps, t.step)
+			}
+		}
+		for _, left := range s.span.without(cuts) {
+			list = append(list, view{span: left, log: l.replica, steps: steps})
+		}
+	}
+	return list
+}
+
+func (l *ledger) namespaces() []string { return slices.Sorted(maps.Keys(l.history)) }
+
+func short(parts ...string) (h [12]byte) {
+	d := sha256.New()
+	for _, p := range parts {
+		d.Write([]byte(p + "\x00"))
+	}
+	copy(h[:], d.Sum(nil))
+	return h
+}

@@ -1,0 +1,170 @@
+package verify
+
+import (
+	"archive/zip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+)
+
+const (
+	// maxCheckpoint has room for the signatures of many witnesses.
+	maxCheckpoint = 64 << 10
+	// maxManifest is for the list of all tiles of five million records.
+	maxManifest = 32 << 20
+)
+
+// Source is one log as it lies somewhere: a checkpoint and tiles, by the paths of C2SP tlog-tiles.
+type Source struct {
+	// Name is what it is called in errors before its origin is known: never a path.
+	Name  string
+	files files
+	close io.Closer
+}
+
+// Close ends the reading of s.
+func (s *Source) Close() error {
+	if s.close == nil {
+		return nil
+	}
+	return s.close.Close()
+}
+
+// files reads whole files, none longer than most. A file that is not there is fs.ErrNotExist.
+type files interface {
+	read(ctx context.Context, name string, most int) ([]byte, error)
+}
+
+// Open finds the logs in input: a bundle (zip), the directory of a log, the directory of a
+// replica's evidence, or the http or https URL of a log.
+func Open(input string, client *http.Client) ([]*Source, error) {
+	if u, err := url.Parse(input); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
+		return []*Source{{Name: u.Redacted(), files: &remote{strings.TrimSuffix(input, "/"), client}}}, nil
+	}
+	info, err := os.Stat(input)
+	if err != nil {
+		return nil, fmt.Errorf("open evidence: %w", err)
+	}
+	if !info.IsDir() {
+		return openBundle(input)
+	}
+	if _, err := os.Stat(path.Join(input, "checkpoint")); err == nil {
+		return openLog(input)
+	}
+	return openReplica(volume.Dir(input))
+}
+
+func openLog(dir string) ([]*Source, error) {
+	// Through a root, no link leads out of the directory.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return []*Source{{Name: "log " + path.Base(dir), files: tree{root.FS()}, close: root}}, nil
+}
+
+func openBundle(file string) ([]*Source, error) {
+	z, err := zip.OpenReader(file)
+	if err != nil {
+		return nil, fmt.Errorf("open bundle %s: %w", path.Base(file), err)
+	}
+	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, close: z}}, nil
+}
+
+// openReplica takes the log of each shard where it is, and its bundle where it is not.
+func openReplica(dir volume.Dir) ([]*Source, error) {
+	var all []*Source
+	seen := map[string]bool{}
+	add := func(list []*Source, err error) error {
+		all = append(all, list...)
+		return err
+	}
+	logs, err := os.ReadDir(dir.Logs())
+	if err != nil {
+		return nil, fmt.Errorf("open evidence: it is no log, no bundle and no directory of a replica's evidence: %w", err)
+	}
+	for _, l := range logs {
+		if _, err := os.Stat(path.Join(dir.Log(l.Name()), "checkpoint")); err != nil {
+			continue // no checkpoint has been signed yet, so there is nothing to verify
+		}
+		seen[l.Name()] = true
+		if err := add(openLog(dir.Log(l.Name()))); err != nil {
+			return all, err
+		}
+	}
+	bundles, err := os.ReadDir(dir.Bundles())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return all, fmt.Errorf("open evidence: %w", err)
+	}
+	for _, b := range bundles {
+		shard, isZip := strings.CutSuffix(b.Name(), ".zip")
+		if !isZip || seen[shard] {
+			continue
+		}
+		if err := add(openBundle(path.Join(dir.Bundles(), b.Name()))); err != nil {
+			return all, err
+		}
+	}
+	if len(all) == 0 {
+		return nil, errors.New("open evidence: the directory has no log with a checkpoint and no bundle")
+	}
+	return all, nil
+}
+
+type tree struct{ fs.FS }
+
+func (t tree) read(_ context.Context, name string, most int) ([]byte, error) {
+	f, err := t.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	// The zip says how long a file is; what comes out is what counts.
+	text, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if len(text) > most {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, most)
+	}
+	return text, nil
+}
+
+type remote struct {
+	base   string
+	client *http.Client
+}
+
+func (r *remote) read(ctx context.Context, name string, most int) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/"+name, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: the server answers %s", name, resp.Status)
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > most {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, most)
+	}
+	return text, nil
+}

@@ -1,0 +1,172 @@
+package verify
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// maxListed is how many intervals, findings and problems are told one by one to people. All are in the JSON.
+const maxListed = 20
+
+// WriteText tells a result to people.
+func (r *Result) WriteText(w io.Writer) error {
+	p := &printer{w: w}
+	for i := range r.Claims {
+		p.claim(&r.Claims[i])
+	}
+	if len(r.Claims) == 0 {
+		for i := range r.Namespaces {
+			t := &r.Namespaces[i]
+			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
+			p.intervals(t.Intervals, false)
+		}
+	}
+	p.logs(r)
+	p.problems("PROBLEM", r.Problems)
+	p.problems("NEWER", r.Newer)
+	for i, f := range r.Findings {
+		if i == maxListed {
+			p.line("... and %d findings more; -o json has all", len(r.Findings)-maxListed)
+			break
+		}
+		where := f.Log
+		if f.Seq >= 0 {
+			where = fmt.Sprintf("%s#%d", f.Log, f.Seq)
+		}
+		if f.Namespace != "" {
+			where = strings.TrimSpace(where + " namespace " + f.Namespace)
+		}
+		p.line("FINDING %s: %s (%s%s)", f.Code, f.What, where, period(f.From, f.To))
+	}
+	p.summary(r)
+	return p.err
+}
+
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+	}
+}
+
+func (p *printer) claim(a *Answer) {
+	c := &a.Claim
+	p.line("claim %s, %s to %s: %s", c.Text, stamp(c.From), stamp(c.To), strings.ToUpper(string(a.Verdict)))
+	if a.Why != "" {
+		p.line("  %s", a.Why)
+	}
+	for i := range a.Namespaces {
+		n := &a.Namespaces[i]
+		p.line("  namespace %s, cluster %s: %s: %s", n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
+		p.intervals(n.Intervals, true)
+	}
+}
+
+func (p *printer) intervals(list []Interval, all bool) {
+	n := 0
+	for i := range list {
+		in := &list[i]
+		if !all && in.Grade == Observed {
+			continue
+		}
+		if n++; n > maxListed {
+			continue
+		}
+		why := in.Why
+		if len(in.Exceptions) > 0 {
+			why += ", by exception " + strings.Join(in.Exceptions, ", ")
+		}
+		p.line("    %s %s (%s to %s) %s", in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
+	}
+	if n > maxListed {
+		p.line("    ... and %d more; -o json has all", n-maxListed)
+	}
+}
+
+func (p *printer) logs(r *Result) {
+	for i := range r.Logs {
+		l := &r.Logs[i]
+		state := "open"
+		if l.Closed {
+			state = "closed"
+		}
+		p.line("log %s: %d records, root %s, %s, witnesses %d, clock off by at most %s", l.Origin, l.Size, l.Root, state, len(l.Cosignatures), l.Clock.MaxError)
+		switch l.Trust {
+		case TrustOwn:
+			p.line("  its key is known from the log itself: it is shown to be whole, and not who has written it")
+		case TrustChained:
+			p.line("  its key was announced by the log before it")
+		}
+	}
+}
+
+func (p *printer) problems(word string, list []Problem) {
+	for i, x := range list {
+		if i == maxListed {
+			p.line("... and %d more; -o json has all", len(list)-maxListed)
+			return
+		}
+		at := ""
+		if x.Seq >= 0 {
+			at = fmt.Sprintf("#%d", x.Seq)
+		}
+		p.line("%s %s%s: %s", word, x.Log, at, x.What)
+	}
+}
+
+func (p *printer) summary(r *Result) {
+	var records, unlogged uint64
+	unexplained := 0
+	for i := range r.Logs {
+		records += r.Logs[i].Size
+		unlogged += r.Logs[i].Unlogged
+	}
+	for i := range r.Findings {
+		if r.Findings[i].Code == FindingUnexplained {
+			unexplained++
+		}
+	}
+	p.line("logs %d, records %d, problems %d, findings %d, refused %d, answers without a record %d, unexplained changes %d",
+		len(r.Logs), records, len(r.Problems), len(r.Findings), r.Refusals.Total, unlogged, unexplained)
+}
+
+// durations leaves out what did not occur.
+func durations(list []GradeDuration) string {
+	var parts []string
+	for _, d := range list {
+		if d.Duration > 0 {
+			parts = append(parts, fmt.Sprintf("%s %s", d.Grade, length(d.Duration)))
+		}
+	}
+	if len(parts) == 0 {
+		return "not guarded in this time"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// length has days, which hours alone make hard to read over a quarter.
+func length(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d < day {
+		return d.String()
+	}
+	return fmt.Sprintf("%dd%s", d/day, d%day)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+func period(from, to time.Time) string {
+	switch {
+	case from.IsZero():
+		return ""
+	case !to.After(from):
+		return ", " + stamp(from)
+	}
+	return ", " + stamp(from) + " to " + stamp(to)
+}
