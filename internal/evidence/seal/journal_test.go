@@ -21,7 +21,9 @@ func (keeper) Key(_ context.Context, p volume.Period) (record.Key, error) {
 	return record.Key(record.HashOf([]byte(p))), nil
 }
 
-func (keeper) User(context.Context) (string, error) { return "system:serviceaccount:meshvakt-system:meshvakt", nil }
+func (keeper) User(context.Context) (string, error) {
+	return "system:serviceaccount:meshvakt-system:meshvakt", nil
+}
 
 // What the journal writes over several starts and quarters is sealed, and it knows how far.
 func TestWhatTheJournalWrites(t *testing.T) {
