@@ -420,6 +420,22 @@ func TestAVolumeOfAnotherNameGoesOnInAShardOfItsOwn(t *testing.T) {
 	}
 }
 
+// A spool that is gone, while its logs are still there, is not begun again under the same name.
+func TestALostSpoolGoesOnInAnotherShard(t *testing.T) {
+	r := newReplica(t, t.TempDir())
+	r.stop(t, r.opened(t))
+	if err := os.Mkdir(r.dir.Log("2026q4"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(r.dir.Spool()); err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t, r.opened(t))
+	if g := all[*record.Genesis](r.records(t)); len(g) != 1 || g[0].Shard != "2026q4-2" || g[0].PrevSize != 0 {
+		t.Errorf("shards are %+v; must be 2026q4-2, with none before it", g)
+	}
+}
+
 // A shard has one key of pseudonyms, also where somebody has deleted the Secret.
 func TestAnotherKeyBeginsAnotherShard(t *testing.T) {
 	r := newReplica(t, t.TempDir())

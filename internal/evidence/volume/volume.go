@@ -56,6 +56,18 @@ func (d Dir) Tombstone(shard string) string { return filepath.Join(d.Tombstones(
 // LogKeyFile is where the key of a shard's log is.
 func (d Dir) LogKeyFile(shard string) string { return filepath.Join(d.Keys(), shard+".key") }
 
+// Has reports whether there is, or was, a log of that shard.
+func (d Dir) Has(shard string) (bool, error) {
+	for _, path := range []string{d.Log(shard), d.Bundle(shard), d.Tombstone(shard)} {
+		if _, err := os.Lstat(path); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("look for shard %s: %w", shard, err)
+		}
+	}
+	return false, nil
+}
+
 // Create makes what is not there yet. The directory itself must be.
 func (d Dir) Create() error {
 	for _, sub := range []string{d.Spool(), d.Keys(), d.Logs(), d.Bundles(), d.Tombstones()} {
