@@ -8,6 +8,7 @@ require (
 	github.com/go-chi/chi/v5 v5.5.0 // routes and middleware of the admission listener
 	github.com/go-json-experiment/json v1.27.2 // refuses names that stand twice in one JSON object
 	github.com/go-logr/logr v1.4.4 // hands our log to libraries that log through logr
+	github.com/google/uuid v1.6.0 // identifiers of OSCAL documents, from the roots of the logs
 	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/spf13/cobra v1.10.2 // subcommands and flags
 	github.com/spf13/pflag v1.0.10 // the flags of a subcommand in groups
@@ -62,7 +63,6 @@ require (
 	github.com/go-openapi/swag/yamlutils v0.27.1 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/google/gnostic-models v0.7.1 // indirect
-	github.com/google/uuid v1.6.0 // indirect
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect

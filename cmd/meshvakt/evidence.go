@@ -11,7 +11,9 @@ func newEvidence() *cobra.Command {
 		newEvidenceBundle(),
 		newEvidenceInspect(),
 		newEvidenceProve(),
+		newEvidenceReport(),
 		newEvidenceSeal(),
+		newEvidenceSupervise(),
 		newEvidenceSubject(),
 		newEvidenceVerify(),
 	)

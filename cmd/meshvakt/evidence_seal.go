@@ -34,7 +34,6 @@ type sealOptions struct {
 	witnessRequired bool
 	retention       time.Duration
 	holdFile        string
-	mirror          string
 	logLevel        string
 	logFormat       string
 }

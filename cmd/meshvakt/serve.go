@@ -35,6 +35,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/internal/evidence/journal"
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
+	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/scan"
@@ -62,10 +63,11 @@ type process struct {
 	restorer *controller.Restorer
 	repairs  *keeper.Ledger
 	canary   *controller.Canary
-	// journal and keys are nil where no evidence is kept.
-	journal *journal.Journal
-	keys    *keyring.Keyring
-	since   func() time.Duration // since the start of the process
+	// journal, keys and observer are nil where no evidence is kept.
+	journal  *journal.Journal
+	keys     *keyring.Keyring
+	observer *observe.Observer
+	since    func() time.Duration // since the start of the process
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -90,7 +92,7 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newRestorer, p.addControllers, p.addScan, p.addObserver} {
+	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -16,9 +16,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/meshvakt/meshvakt/internal/controller"
 	"github.com/meshvakt/meshvakt/internal/evidence/journal"
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
@@ -134,8 +136,8 @@ func (p *process) newEvidence(context.Context) error {
 	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
 }
 
-// addObserver lets this replica record what it sees of the cluster.
-func (p *process) addObserver(context.Context) error {
+// newObserver lets this replica record what it sees of the cluster.
+func (p *process) newObserver(context.Context) error {
 	if p.journal == nil {
 		return nil
 	}
@@ -148,11 +150,56 @@ func (p *process) addObserver(context.Context) error {
 	if podUID == unknown {
 		podUID = ""
 	}
-	return observe.Add(m, observe.Config{
+	p.observer, err = observe.New(observe.Config{
 		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since,
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
 	})
+	if err != nil {
+		return err
+	}
+	p.repairs.OnRepair(func(object client.Object, at time.Time) {
+		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
+	})
+	return m.Add(p.observer)
+}
+
+// ownWatched are the objects of the chart that can be watched: the rights to come with those to put them back.
+func (p *process) ownWatched() []observe.OwnObject {
+	if p.options.ownObjects == "" {
+		return nil
+	}
+	var list []observe.OwnObject
+	for _, o := range []struct {
+		group, kind string
+		names       []string
+	}{
+		{"apiextensions.k8s.io", "CustomResourceDefinition", []string{"meshguards.meshvakt.io", "guardexceptions.meshvakt.io"}},
+		{"rbac.authorization.k8s.io", "ClusterRole", []string{"meshvakt", "meshvakt-spare"}},
+		{"rbac.authorization.k8s.io", "ClusterRoleBinding", []string{"meshvakt", "meshvakt-spare"}},
+		{"admissionregistration.k8s.io", "ValidatingAdmissionPolicy", []string{"meshvakt-mesh-membership", "meshvakt-nodes", "meshvakt-own-objects"}},
+	} {
+		for _, name := range o.names {
+			list = append(list, observe.OwnObject{Kind: schema.GroupVersionKind{Group: o.group, Version: "v1", Kind: o.kind}, Name: name})
+		}
+	}
+	return list
+}
+
+// remedies records what the leader does about namespaces that have ceased to be STRICT.
+type remedies struct{ observer *observe.Observer }
+
+// Remedied implements controller.RemedyLog.
+func (r remedies) Remedied(m controller.Remedy) {
+	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
+}
+
+// remedies is nil where no evidence is kept.
+func (p *process) remedies() controller.RemedyLog {
+	if p.observer == nil {
+		return nil
+	}
+	return remedies{p.observer}
 }
 
 // addRetainer lets the leader destroy keys at the end of retention.

@@ -57,6 +57,7 @@ func (p *process) newRestorer(context.Context) error {
 		},
 		Events:   m.GetEventRecorder("meshvakt"),
 		Recorder: p.scans,
+		Remedies: p.remedies(),
 		Log:      p.log,
 		Now:      time.Now,
 	}

@@ -30,7 +30,7 @@ import (
 )
 
 func newUninstall() *cobra.Command {
-	var kubeconfig, namespace, deployment, probes string
+	var kubeconfig, namespace, deployment, statefulset, probes string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "uninstall",
@@ -65,7 +65,11 @@ The Helm chart runs this before it deletes anything.`,
 			if err != nil {
 				return fmt.Errorf("create the client: %w", err)
 			}
-			if err := uninstall(ctx, c, client.ObjectKey{Namespace: namespace, Name: deployment}, cmd.OutOrStdout()); err != nil || probes == "" {
+			replicas := []replicaOwner{
+				{&appsv1.Deployment{}, "Deployment", "ReplicaSet", client.ObjectKey{Namespace: namespace, Name: deployment}},
+				{&appsv1.StatefulSet{}, "StatefulSet", "StatefulSet", client.ObjectKey{Namespace: namespace, Name: statefulset}},
+			}
+			if err := uninstall(ctx, c, replicas, cmd.OutOrStdout()); err != nil || probes == "" {
 				return err
 			}
 			api, err := corev1client.NewForConfig(config)
@@ -78,26 +82,39 @@ The Helm chart runs this before it deletes anything.`,
 	f := cmd.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file; empty inside a cluster")
 	f.StringVar(&namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "meshvakt-system"), "namespace Meshvakt runs in")
-	f.StringVar(&deployment, "deployment", "meshvakt", "Deployment of the replicas")
+	f.StringVar(&deployment, "deployment", "meshvakt", "Deployment of the replicas; empty when there is none")
+	f.StringVar(&statefulset, "statefulset", "", "StatefulSet of the replicas, where they keep evidence; empty when there is none")
 	f.StringVar(&probes, "probe-daemonset", "", "DaemonSet of meshvakt probe; empty when there is none")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long all of it may take")
 	return cmd
 }
 
-// uninstall scales the Deployment to nothing, waits for its last pod, and deletes
+// replicaOwner is what has replicas.
+type replicaOwner struct {
+	object client.Object // empty; is read into
+	kind   string
+	owner  string // kind that the pods are controlled by
+	key    client.ObjectKey
+}
+
+// uninstall scales those that have replicas to nothing, waits for the last pod of each, and deletes
 // the webhook configurations and the bindings. Each step may have been done already. Pods are waited
-// for, not the Deployment's count of replicas: that leaves out the ones that are
+// for, not the count of replicas: that leaves out the ones that are
 // still draining, and one of them may lead and put the configuration back.
-func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out io.Writer) error {
-	var d appsv1.Deployment
-	switch err := c.Get(ctx, key, &d); {
-	case apierrors.IsNotFound(err):
-		fmt.Fprintf(out, "there is no Deployment %s\n", key)
-	case err != nil:
-		return fmt.Errorf("get Deployment %s: %w", key, err)
-	default:
-		if err := stopReplicas(ctx, c, &d, out); err != nil {
-			return err
+func uninstall(ctx context.Context, c client.Client, replicas []replicaOwner, out io.Writer) error {
+	for _, r := range replicas {
+		if r.key.Name == "" {
+			continue
+		}
+		switch err := c.Get(ctx, r.key, r.object); {
+		case apierrors.IsNotFound(err):
+			fmt.Fprintf(out, "there is no %s %s\n", r.kind, r.key)
+		case err != nil:
+			return fmt.Errorf("get %s %s: %w", r.kind, r.key, err)
+		default:
+			if err := stopReplicas(ctx, c, &r, out); err != nil {
+				return err
+			}
 		}
 	}
 	config := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: controller.WebhookName}}
@@ -121,19 +138,25 @@ func uninstall(ctx context.Context, c client.Client, key client.ObjectKey, out i
 	return nil
 }
 
-func stopReplicas(ctx context.Context, c client.Client, d *appsv1.Deployment, out io.Writer) error {
-	key := client.ObjectKeyFromObject(d)
-	scale := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))
-	if err := c.SubResource("scale").Patch(ctx, d, scale); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("scale Deployment %s to 0: %w", key, err)
+func stopReplicas(ctx context.Context, c client.Client, r *replicaOwner, out io.Writer) error {
+	var selected *metav1.LabelSelector
+	switch o := r.object.(type) {
+	case *appsv1.Deployment:
+		selected = o.Spec.Selector
+	case *appsv1.StatefulSet:
+		selected = o.Spec.Selector
 	}
-	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+	selector, err := metav1.LabelSelectorAsSelector(selected)
 	if err != nil {
-		return fmt.Errorf("read the selector of Deployment %s: %w", key, err)
+		return fmt.Errorf("read the selector of %s %s: %w", r.kind, r.key, err)
 	}
-	fmt.Fprintf(out, "waiting for the pods of Deployment %s to end\n", key)
+	scale := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":0}}`))
+	if err := c.SubResource("scale").Patch(ctx, r.object, scale); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("scale %s %s to 0: %w", r.kind, r.key, err)
+	}
+	fmt.Fprintf(out, "waiting for the pods of %s %s to end\n", r.kind, r.key)
 	// The pod this runs in may carry the same labels.
-	if err := waitForPods(ctx, c, key.Namespace, selector, "ReplicaSet"); err != nil {
+	if err := waitForPods(ctx, c, r.key.Namespace, selector, r.owner); err != nil {
 		return fmt.Errorf("wait for the replicas to end: %w", err)
 	}
 	return nil

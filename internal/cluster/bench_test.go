@@ -65,7 +65,7 @@ func filled(tb testing.TB, n int, guarded bool) *Source {
 		if guarded {
 			labels[v1alpha1.GuardedLabel] = v1alpha1.GuardedValue
 		}
-		s.index.setNamespace(name, labels, 0, false, "2")
+		s.index.setNamespace(name, labels, false, "2")
 		s.index.setPolicy(&mesh.PeerAuthentication{
 			Namespace: name, Name: "default", Created: time.Unix(1e9+int64(i), 0), Mode: mesh.ModeStrict,
 		}, "3")

@@ -97,7 +97,7 @@ func TestHearing(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() {
-			for range w.ResultChan() { //nolint:revive // takes all
+			for range w.ResultChan() {
 			}
 		}()
 		expect("while all comes anew", 2, false, time.Now())

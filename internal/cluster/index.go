@@ -92,26 +92,16 @@ func (x *index) change(name string, edit func(*entry)) {
 	x.namespaces[name] = &next
 }
 
-func (x *index) setNamespace(name string, labels map[string]string, proxyUID int64, terminating bool, version string) {
-	x.change(name, func(e *entry) { e.set(labels, proxyUID, terminating, version) })
-}
-
-// meetNamespace is setNamespace for a Namespace as a watch tells of it.
 func (x *index) meetNamespace(ns *metav1.PartialObjectMetadata) {
 	x.change(ns.Name, func(e *entry) {
-		e.set(ns.Labels, mesh.ProxyUID(ns.Annotations), ns.DeletionTimestamp != nil, ns.ResourceVersion)
-		e.uid = string(ns.UID)
+		if !e.exists || !maps.Equal(e.namespace.Labels, ns.Labels) {
+			e.labelled = revision(ns.ResourceVersion)
+		}
+		e.exists, e.uid, e.version = true, string(ns.UID), ns.ResourceVersion
+		e.namespace.Labels = ns.Labels
+		e.namespace.ProxyUID = mesh.ProxyUID(ns.Annotations)
+		e.namespace.Terminating = ns.DeletionTimestamp != nil
 	})
-}
-
-func (e *entry) set(labels map[string]string, proxyUID int64, terminating bool, version string) {
-	if !e.exists || !maps.Equal(e.namespace.Labels, labels) {
-		e.labelled = revision(version)
-	}
-	e.exists, e.version = true, version
-	e.namespace.Labels = labels
-	e.namespace.ProxyUID = proxyUID
-	e.namespace.Terminating = terminating
 }
 
 func (x *index) removeNamespace(name string) {
@@ -181,19 +171,12 @@ func (x *index) setGuards(guards []facts.Guard, changed uint64) {
 	x.guards, x.guardsChanged = guards, max(x.guardsChanged, changed)
 }
 
-// meetPlane is setPlane for a ConfigMap as a watch tells of it.
+// meetPlane takes the settings of a control plane.
 func (x *index) meetPlane(cm *corev1.ConfigMap, plane mesh.ControlPlane, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.planes.set(cm.Name, cm.ResourceVersion, plane, err)
 	x.planes.readFrom(cm.Name, cm)
-}
-
-// setPlane takes the settings of a control plane.
-func (x *index) setPlane(configMap, version string, plane mesh.ControlPlane, err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.planes.set(configMap, version, plane, err)
 }
 
 // removePlane reports whether there was one.

@@ -8,6 +8,10 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
@@ -26,6 +30,20 @@ func defaultGuards(t testing.TB) []facts.Guard {
 	}
 	g.MeshMembership, g.SidecarResources, g.NodePools = nil, nil, nil // of strict-mtls alone
 	return []facts.Guard{g}
+}
+
+// setNamespace is what a watch tells of a namespace.
+func (x *index) setNamespace(name string, labels map[string]string, terminating bool, version string) {
+	m := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, ResourceVersion: version}}
+	if terminating {
+		m.DeletionTimestamp = &metav1.Time{Time: time.Unix(1e9, 0)}
+	}
+	x.meetNamespace(m)
+}
+
+// setPlane is what a watch tells of the settings of a control plane.
+func (x *index) setPlane(configMap string, plane mesh.ControlPlane, err error) {
+	x.meetPlane(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap, ResourceVersion: "1"}}, plane, err)
 }
 
 func guardedLabels() map[string]string {
@@ -60,12 +78,12 @@ func TestIndexDoesNotDependOnTheOrderOfEvents(t *testing.T) {
 	// The events of one object keep their order.
 	objects := [][]func(*index){
 		{
-			func(x *index) { x.setNamespace("prod", nil, 0, false, "1") },
-			func(x *index) { x.setNamespace("prod", guardedLabels(), 0, false, "5") },
+			func(x *index) { x.setNamespace("prod", nil, false, "1") },
+			func(x *index) { x.setNamespace("prod", guardedLabels(), false, "5") },
 		},
-		{func(x *index) { x.setNamespace("istio-system", nil, 0, false, "2") }},
+		{func(x *index) { x.setNamespace("istio-system", nil, false, "2") }},
 		{
-			func(x *index) { x.setNamespace("gone", nil, 0, false, "3") },
+			func(x *index) { x.setNamespace("gone", nil, false, "3") },
 			func(x *index) { x.removeNamespace("gone") },
 		},
 		{
@@ -84,9 +102,9 @@ func TestIndexDoesNotDependOnTheOrderOfEvents(t *testing.T) {
 			func(x *index) { x.removePolicy("prod", "c") },
 		},
 		{func(x *index) { x.setPolicy(strictPolicy("istio-system", "default"), "10") }},
-		{func(x *index) { x.setPlane("istio", "1", mesh.DefaultControlPlane(), nil) }},
+		{func(x *index) { x.setPlane("istio", mesh.DefaultControlPlane(), nil) }},
 		{func(x *index) {
-			x.setPlane("istio-canary", "1", mesh.ControlPlane{Revision: "canary", RootNamespace: "istio-system"}, nil)
+			x.setPlane("istio-canary", mesh.ControlPlane{Revision: "canary", RootNamespace: "istio-system"}, nil)
 		}},
 	}
 	var want map[string]string
@@ -122,19 +140,19 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 		"a policy is added":       func(x *index) { x.setPolicy(strictPolicy("prod", "z"), "20") },
 		"a policy is replaced":    func(x *index) { x.setPolicy(&mesh.PeerAuthentication{Namespace: "prod", Name: "default"}, "20") },
 		"a policy is removed":     func(x *index) { x.removePolicy("prod", "default") },
-		"labels change":           func(x *index) { x.setNamespace("prod", map[string]string{"a": "b"}, 0, false, "20") },
-		"the namespace goes away": func(x *index) { x.setNamespace("prod", guardedLabels(), 0, true, "20") },
+		"labels change":           func(x *index) { x.setNamespace("prod", map[string]string{"a": "b"}, false, "20") },
+		"the namespace goes away": func(x *index) { x.setNamespace("prod", guardedLabels(), true, "20") },
 		"the namespace is gone":   func(x *index) { x.removeNamespace("prod") },
 		"the cache is verified":   func(x *index) { x.verify("prod", 20) },
 		"guards change":           func(x *index) { x.setGuards(nil, 20) },
 		"a control plane comes": func(x *index) {
-			x.setPlane("istio-b", "1", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
+			x.setPlane("istio-b", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newIndex()
 			x.setGuards(defaultGuards(t), 1)
-			x.setNamespace("prod", guardedLabels(), 0, false, "2")
+			x.setNamespace("prod", guardedLabels(), false, "2")
 			x.setPolicy(strictPolicy("prod", "default"), "3")
 			part, e, _, err := x.around("prod")
 			if err != nil {
@@ -160,9 +178,9 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 func TestIndexAround(t *testing.T) {
 	x := newIndex()
 	x.setGuards(defaultGuards(t), 7)
-	x.setNamespace("istio-system", nil, 0, false, "3")
-	x.setNamespace("other", nil, 0, false, "100")
-	x.setNamespace("prod", guardedLabels(), 0, false, "5")
+	x.setNamespace("istio-system", nil, false, "3")
+	x.setNamespace("other", nil, false, "100")
+	x.setNamespace("prod", guardedLabels(), false, "5")
 
 	c, e, newest, err := x.around("prod")
 	if err != nil || e == nil || newest != 7 {
@@ -171,11 +189,11 @@ func TestIndexAround(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(c.Namespaces)); !slices.Equal(got, []string{"istio-system", "prod"}) {
 		t.Errorf("namespaces %q; want prod and the root namespace", got)
 	}
-	x.setNamespace("prod", map[string]string{"team": "blue"}, 0, false, "9")
+	x.setNamespace("prod", map[string]string{"team": "blue"}, false, "9")
 	if _, _, newest, _ = x.around("prod"); newest != 9 {
 		t.Errorf("newest %d after the labels changed; want 9", newest)
 	}
-	x.setNamespace("prod", map[string]string{"team": "blue"}, 0, false, "11")
+	x.setNamespace("prod", map[string]string{"team": "blue"}, false, "11")
 	if _, _, newest, _ = x.around("prod"); newest != 9 {
 		t.Errorf("newest %d after something else changed; want 9 still", newest)
 	}
@@ -186,12 +204,12 @@ func TestIndexAround(t *testing.T) {
 	if c, e, _, _ := x.around("early"); e != nil || c.Namespaces["early"] != nil {
 		t.Error("a namespace exists because a policy in it was heard of")
 	}
-	x.setNamespace("early", nil, 0, false, "13")
+	x.setNamespace("early", nil, false, "13")
 	if c, e, _, _ := x.around("early"); e == nil || len(c.Namespaces["early"].PeerAuthentications) != 1 {
 		t.Error("the policy that was heard of before its namespace is lost")
 	}
 	// With discovery selectors the labels of the root namespace matter as well.
-	x.setNamespace("istio-system", map[string]string{"mesh": "joined"}, 0, false, "40")
+	x.setNamespace("istio-system", map[string]string{"mesh": "joined"}, false, "40")
 	if _, _, newest, _ := x.around("prod"); newest != 9 {
 		t.Errorf("newest %d; the labels of the root namespace mean nothing without discovery selectors", newest)
 	}
@@ -199,7 +217,7 @@ func TestIndexAround(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.setPlane("istio", "1", plane, nil)
+	x.setPlane("istio", plane, nil)
 	if _, _, newest, _ := x.around("prod"); newest != 40 {
 		t.Errorf("newest %d; want the revision of the root namespace's labels", newest)
 	}
@@ -208,11 +226,11 @@ func TestIndexAround(t *testing.T) {
 // A namespace that was deleted and created again is another one.
 func TestIndexNamespaceComesBack(t *testing.T) {
 	x := newIndex()
-	x.setNamespace("prod", guardedLabels(), 0, false, "5")
+	x.setNamespace("prod", guardedLabels(), false, "5")
 	x.setPolicy(strictPolicy("prod", "default"), "6")
 	x.verify("prod", 5)
 	x.removeNamespace("prod")
-	x.setNamespace("prod", guardedLabels(), 0, false, "9")
+	x.setNamespace("prod", guardedLabels(), false, "9")
 	_, e, newest, err := x.around("prod")
 	if err != nil || newest != 9 || e.verified >= newest {
 		t.Errorf("newest %d, verified %d, %v; the new namespace is not verified", newest, e.verified, err)
@@ -221,7 +239,7 @@ func TestIndexNamespaceComesBack(t *testing.T) {
 
 func TestIndexHolds(t *testing.T) {
 	x := newIndex()
-	x.setNamespace("prod", nil, 0, false, "1")
+	x.setNamespace("prod", nil, false, "1")
 	x.setPolicy(strictPolicy("prod", "a"), "2")
 	x.setPolicy(strictPolicy("prod", "b"), "3")
 	for name, c := range map[string]struct {
@@ -250,7 +268,7 @@ func TestIndexVerify(t *testing.T) {
 	if len(x.namespaces) != 0 {
 		t.Error("verifying an unknown namespace makes it known")
 	}
-	x.setNamespace("prod", nil, 0, false, "1")
+	x.setNamespace("prod", nil, false, "1")
 	x.verify("prod", 5)
 	x.verify("prod", 3) // a slow read comes late
 	if _, e, _, _ := x.around("prod"); e.verified != 5 {
@@ -279,40 +297,40 @@ func TestIndexControlPlanes(t *testing.T) {
 	}{
 		"without a trace of Istio its defaults hold": {func(*index) {}, []mesh.ControlPlane{mesh.DefaultControlPlane()}, nil},
 		"all are there, sorted by ConfigMap": {
-			func(x *index) { x.setPlane("istio-b", "1", b, nil); x.setPlane("istio", "1", a, nil) }, []mesh.ControlPlane{a, b}, nil,
+			func(x *index) { x.setPlane("istio-b", b, nil); x.setPlane("istio", a, nil) }, []mesh.ControlPlane{a, b}, nil,
 		},
 		"the newest settings hold": {
-			func(x *index) { x.setPlane("istio", "1", a, nil); x.setPlane("istio", "1", b, nil) }, []mesh.ControlPlane{b}, nil,
+			func(x *index) { x.setPlane("istio", a, nil); x.setPlane("istio", b, nil) }, []mesh.ControlPlane{b}, nil,
 		},
 		"unreadable settings leave the last good ones": {
 			func(x *index) {
-				x.setPlane("istio", "1", a, nil)
-				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+				x.setPlane("istio", a, nil)
+				x.setPlane("istio", mesh.ControlPlane{}, broken)
 			}, []mesh.ControlPlane{a}, nil,
 		},
 		"settings that were never readable are an error": {
 			func(x *index) {
-				x.setPlane("istio-b", "1", b, nil)
-				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+				x.setPlane("istio-b", b, nil)
+				x.setPlane("istio", mesh.ControlPlane{}, broken)
 			}, nil, broken,
 		},
 		"mended settings hold": {
 			func(x *index) {
-				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
-				x.setPlane("istio", "1", a, nil)
+				x.setPlane("istio", mesh.ControlPlane{}, broken)
+				x.setPlane("istio", a, nil)
 			}, []mesh.ControlPlane{a}, nil,
 		},
 		"a removed one is forgotten with its good settings": {
 			func(x *index) {
-				x.setPlane("istio", "1", a, nil)
+				x.setPlane("istio", a, nil)
 				x.removePlane("istio", "2")
-				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
+				x.setPlane("istio", mesh.ControlPlane{}, broken)
 			}, nil, broken,
 		},
 		"removing an unreadable one ends the error": {
 			func(x *index) {
-				x.setPlane("istio", "1", mesh.ControlPlane{}, broken)
-				x.setPlane("istio-b", "1", b, nil)
+				x.setPlane("istio", mesh.ControlPlane{}, broken)
+				x.setPlane("istio-b", b, nil)
 				x.removePlane("istio", "2")
 			}, []mesh.ControlPlane{b}, nil,
 		},

@@ -125,7 +125,7 @@ func TestReadOfWhatIsPutOnNodes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, server := reading(t, "11", storedNode("n1", "t3.large"))
 			s.index.setGuards(nodeGuard(t), 1)
-			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
+			s.index.setNamespace("prod", guardedLabels(), false, "10")
 			s.nodes.set(storedNode("n1", "m5.large")) // before it was replaced
 			review := &facts.Review{Operation: c.operation, Kind: corev1.SchemeGroupVersion.WithKind("Pod"), Namespace: "prod", Object: c.object}
 			got, err := s.Read(t.Context(), review)
@@ -168,7 +168,7 @@ func TestReadOfANodeThatChanges(t *testing.T) {
 			guards := nodeGuard(t)
 			guards[0].NodePools.AllowedRegions = []string{"home"}
 			s.index.setGuards(guards, 1)
-			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
+			s.index.setNamespace("prod", guardedLabels(), false, "10")
 			review := &facts.Review{Kind: corev1.SchemeGroupVersion.WithKind("Node"), Name: "n1"}
 			if c.after == nil {
 				review.Kind.Kind = "PersistentVolume"

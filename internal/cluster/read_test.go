@@ -134,7 +134,7 @@ func about(kind, namespace, name string) *facts.Review {
 // The cache serves pods only while it provably knows as much as the API server
 // did when it asked.
 func TestReadChoosesCacheOrLive(t *testing.T) {
-	prod := func(s *Source) { s.index.setNamespace("prod", guardedLabels(), 0, false, "10") }
+	prod := func(s *Source) { s.index.setNamespace("prod", guardedLabels(), false, "10") }
 	for name, c := range map[string]struct {
 		policiesAt string
 		cached     func(*Source)
@@ -150,7 +150,7 @@ func TestReadChoosesCacheOrLive(t *testing.T) {
 			"11", func(s *Source) { s.index.setPolicy(strictPolicy("prod", "default"), "9") }, about("Pod", "prod", "web"), true,
 		},
 		"a pod in a namespace that the cache takes for unguarded": {
-			"11", func(s *Source) { s.index.setNamespace("prod", nil, 0, false, "10") }, about("Pod", "prod", "web"), true,
+			"11", func(s *Source) { s.index.setNamespace("prod", nil, false, "10") }, about("Pod", "prod", "web"), true,
 		},
 		"a pod where a guard is newer than the policies": {
 			"11", func(s *Source) { prod(s); s.index.setGuards(defaultGuards(t), 12) }, about("Pod", "prod", "web"), true,
@@ -159,7 +159,7 @@ func TestReadChoosesCacheOrLive(t *testing.T) {
 			"9", func(s *Source) { prod(s); s.index.verify("prod", 10) }, about("Pod", "prod", "web"), false,
 		},
 		"a pod where the labels are newer than the verification": {
-			"9", func(s *Source) { s.index.setNamespace("prod", nil, 0, false, "5"); s.index.verify("prod", 8); prod(s) }, about("Pod", "prod", "web"), true,
+			"9", func(s *Source) { s.index.setNamespace("prod", nil, false, "5"); s.index.verify("prod", 8); prod(s) }, about("Pod", "prod", "web"), true,
 		},
 		"a pod without any guard in the cache": {
 			"11", func(s *Source) { prod(s); s.index.setGuards(nil, 2) }, about("Pod", "prod", "web"), true,
@@ -215,14 +215,14 @@ func TestReadVerifies(t *testing.T) {
 		"the cache has other root namespaces": {func(s *Source) {
 			s.index.setPolicy(strictPolicy("prod", "default"), "7")
 			s.index.setPolicy(strictPolicy("istio-system", "default"), "6")
-			s.index.setPlane("istio-b", "1", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
+			s.index.setPlane("istio-b", mesh.ControlPlane{Revision: "b", RootNamespace: "mesh-b"}, nil)
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, server := reading(t, "8", storedNamespace("prod", guardedLabels(), "10"), storedNamespace("istio-system", nil, "2"),
 				v1alpha1.DefaultGuard(), strict.DeepCopy(), mesh1.DeepCopy())
-			s.index.setNamespace("istio-system", nil, 0, false, "2")
-			s.index.setNamespace("prod", guardedLabels(), 0, false, "10")
+			s.index.setNamespace("istio-system", nil, false, "2")
+			s.index.setNamespace("prod", guardedLabels(), false, "10")
 			c.cached(s)
 			for i, live := range []bool{true, !c.verified} {
 				before := server.count()
@@ -248,7 +248,7 @@ func TestReadLiveIsLive(t *testing.T) {
 		storedPolicy("prod", "default", "DISABLE", "7"), storedPolicy("mesh-config", "default", "STRICT", "6"), storedPolicy("other", "default", "STRICT", "5"),
 		meshConfig("istio", "rootNamespace: mesh-config"))
 	// The cache believes something else about everything.
-	s.index.setNamespace("prod", nil, 0, false, "1")
+	s.index.setNamespace("prod", nil, false, "1")
 	s.index.setPolicy(strictPolicy("prod", "default"), "2")
 	got, err := s.ReadLive(t.Context(), about("PeerAuthentication", "prod", "default"))
 	if err != nil {
@@ -370,7 +370,7 @@ func TestReadErrors(t *testing.T) {
 	})
 	t.Run("settings of Istio that cannot be read any more", func(t *testing.T) {
 		s, _ := reading(t, "20", storedNamespace("prod", guardedLabels(), "10"), meshConfig("istio", "rootNamespace: ["))
-		s.index.setPlane("istio", "1", mesh.ControlPlane{Revision: "default", RootNamespace: "mesh-config"}, nil)
+		s.index.setPlane("istio", mesh.ControlPlane{Revision: "default", RootNamespace: "mesh-config"}, nil)
 		got, err := s.Read(t.Context(), about("PeerAuthentication", "prod", "x"))
 		if err != nil || !slices.Equal(got.RootNamespaces(), []string{"mesh-config"}) {
 			t.Errorf("root namespaces %q, %v; want the last good ones", got.RootNamespaces(), err)
@@ -458,8 +458,8 @@ func TestEvents(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := reading(t, "20")
-			s.index.setNamespace("istio-system", nil, 0, false, "1")
-			s.index.setNamespace("prod", guardedLabels(), 0, false, "2")
+			s.index.setNamespace("istio-system", nil, false, "1")
+			s.index.setNamespace("prod", guardedLabels(), false, "2")
 			s.index.setPolicy(strictPolicy("prod", "default"), "3")
 			var heard []string
 			s.OnChange(func(namespace string) { heard = append(heard, namespace) })

@@ -24,12 +24,17 @@ type remediated map[string]int
 
 func (r remediated) Remediated(outcome string) { r[outcome]++ }
 
+type remedied []Remedy
+
+func (r *remedied) Remedied(m Remedy) { *r = append(*r, m) }
+
 // restoring is a Restorer, whose clock stands, over a cluster with a guard that restores.
 type restoring struct {
 	*setting
 	*Restorer
 	recorder *events.FakeRecorder
 	outcomes remediated
+	remedies remedied
 	now      time.Time
 }
 
@@ -50,7 +55,7 @@ func (r *restoring) lead() *Restorer {
 	now := func() time.Time { return r.now }
 	log := slog.New(slog.DiscardHandler)
 	return &Restorer{
-		Client: r.client, Source: r.source, Events: r.recorder, Recorder: r.outcomes, Log: log, Now: now,
+		Client: r.client, Source: r.source, Events: r.recorder, Recorder: r.outcomes, Remedies: &r.remedies, Log: log, Now: now,
 		Memory: &Memory{Client: r.client, Live: r.client, Namespace: "meshvakt-system", Healthy: func() error { return nil }, Log: log, Now: now},
 	}
 }
@@ -113,6 +118,9 @@ func TestRestorer(t *testing.T) {
 	}
 	if told := r.told(); told != "StrictLost StrictRestored" {
 		t.Errorf("told %q", told)
+	}
+	if m := r.remedies; len(m) != 1 || !m[0].Done || m[0].Policy.Name != "default" || !m[0].Found.Equal(r.now) || !m[0].After.Equal(r.now.Add(-12*time.Second)) || !m[0].At.Equal(r.now) {
+		t.Errorf("remedies %+v", m)
 	}
 	r.now = r.now.Add(time.Second)
 	r.look(t)

@@ -89,11 +89,16 @@ func TestKeeperPutsBack(t *testing.T) {
 			if len(s.counts) > 0 {
 				t.Fatalf("repaired what was right: %v", s.counts)
 			}
+			var repaired []string
+			s.keeper.Ledger.OnRepair(func(o client.Object, at time.Time) { repaired = append(repaired, o.GetName()+at.Sub(s.now).String()) })
 			c.harm(t, s)
 			if _, err := s.reconcile(t, c.ref); err != nil {
 				t.Fatal(err)
 			}
 			s.settled(t, c.ref)
+			if want := c.ref.Name + "0s"; len(repaired) != 1 || repaired[0] != want {
+				t.Errorf("told of repairs %q; want %q", repaired, want)
+			}
 			if len(s.counts) != 1 || s.counts[c.count] != 1 {
 				t.Errorf("counted %v; want one %s", s.counts, c.count)
 			}

@@ -40,9 +40,10 @@ type Ledger struct {
 	now    func() time.Time
 
 	mu       sync.Mutex
-	wrong    map[string]wrong // guarded by mu; by kind and name
-	repaired []repair         // guarded by mu; the latest, oldest first
-	changed  []func()         // guarded by mu
+	wrong    map[string]wrong                      // guarded by mu; by kind and name
+	repaired []repair                              // guarded by mu; the latest, oldest first
+	changed  []func()                              // guarded by mu
+	onRepair []func(o client.Object, at time.Time) // guarded by mu
 }
 
 type wrong struct{ kind, why string }
@@ -72,6 +73,13 @@ func (l *Ledger) OnChange(f func()) {
 	l.changed = append(l.changed, f)
 }
 
+// OnRepair has f called with each object that was put back, and when. f must not block, nor change the object.
+func (l *Ledger) OnRepair(f func(o client.Object, at time.Time)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onRepair = append(l.onRepair, f)
+}
+
 func (l *Ledger) tell() {
 	l.mu.Lock()
 	changed := l.changed
@@ -90,11 +98,15 @@ func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, act
 	l.emit(o, corev1.EventTypeWarning, "OwnObjectRepaired", "%s %s, and was put back as installed: %s", name, action.Harm(), how)
 	l.mu.Lock()
 	delete(l.wrong, name)
-	l.repaired = append(l.repaired, repair{name, l.now()})
+	at, onRepair := l.now(), l.onRepair
+	l.repaired = append(l.repaired, repair{name, at})
 	if more := len(l.repaired) - remembered; more > 0 {
 		l.repaired = slices.Delete(l.repaired, 0, more)
 	}
 	l.mu.Unlock()
+	for _, f := range onRepair {
+		f(o, at)
+	}
 	l.tell()
 }
 

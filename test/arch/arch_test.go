@@ -105,6 +105,7 @@ func mayImport() map[string][]string {
 		"internal/evidence/journal":   {"api/v1alpha1", "internal/evidence/canonical", "internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume", "policies", "policies/facts"},
 		"internal/evidence/observe":   {"api/v1alpha1", "internal/cluster", "internal/evidence/canonical", "internal/evidence/record", "internal/mesh", "internal/scan", "policies", "policies/facts"},
 		"internal/evidence/seal":      {"internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume"},
+		"internal/evidence/supervise": {},
 		"internal/evidence/verify":    {"internal/evidence/record", "internal/evidence/volume"},
 		"internal/evidence/report":    {"internal/evidence/record", "internal/evidence/verify"},
 	}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,9 +27,9 @@ func withoutCopies(manifest string) string {
 	return manifest
 }
 
-func argument(t *testing.T, d *appsv1.Deployment, flag string) string {
+func argument(t *testing.T, w workload, flag string) string {
 	t.Helper()
-	for _, a := range d.Spec.Template.Spec.Containers[0].Args {
+	for _, a := range w.pod.Spec.Containers[0].Args {
 		if v, is := strings.CutPrefix(a, flag+"="); is {
 			return v
 		}
@@ -43,18 +42,20 @@ func argument(t *testing.T, d *appsv1.Deployment, flag string) string {
 // release, follow the Deployment or are somebody else's, each as it is rendered.
 func TestOwnObjectsAreThoseOfTheChart(t *testing.T) {
 	notKept := []string{
-		"ConfigMap meshvakt-own-objects", "Deployment meshvakt", "MeshGuard default", // kept otherwise, see docs
-		"Service meshvakt-metrics", "ServiceMonitor meshvakt", "PrometheusRule meshvakt",
+		"ConfigMap meshvakt-own-objects", "Deployment meshvakt", "StatefulSet meshvakt", "MeshGuard default", // kept otherwise, see docs
+		"Service meshvakt-metrics", "Service meshvakt-evidence", "ServiceMonitor meshvakt", "PrometheusRule meshvakt",
 		"Certificate meshvakt-serving", "Certificate meshvakt-issuing-ca", "Issuer meshvakt-self-signed", "Issuer meshvakt-issuing-ca",
 	}
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
 			list := documents(t, render(t, "--values", values))
 			cm := find[corev1.ConfigMap](t, list, "ConfigMap", "meshvakt-own-objects")
-			d := find[appsv1.Deployment](t, list, "Deployment", "meshvakt")
-			desired, err := keeper.Read(cm, argument(t, d, "--own-objects-digest"))
-			if err != nil {
-				t.Fatal(err)
+			desired := &keeper.Desired{}
+			for _, w := range workloads(t, list) {
+				var err error
+				if desired, err = keeper.Read(cm, argument(t, w, "--own-objects-digest")); err != nil {
+					t.Fatalf("%s: %v", w.kind, err)
+				}
 			}
 			if desired.Mark != cm.Labels[keeper.MarkLabel] {
 				t.Errorf("the objects have mark %q, and their ConfigMap %q", desired.Mark, cm.Labels[keeper.MarkLabel])
@@ -144,6 +145,9 @@ func TestMarkFollowsTheValues(t *testing.T) {
 	}
 	if mark() != mark("--set", "guard.create=false") {
 		t.Error("replicas are replaced for the sake of a guard")
+	}
+	if mark("--set", withEvidence) != mark("--set", withEvidence+",evidence.migration=true") {
+		t.Error("the replicas that stay are replaced when the others go")
 	}
 }
 

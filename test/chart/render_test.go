@@ -100,43 +100,77 @@ func TestPods(t *testing.T) {
 	for name, path := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
 			list := documents(t, render(t, "--values", path))
-			d := find[appsv1.Deployment](t, list, "Deployment", "meshvakt")
-			pod := d.Spec.Template
-			if pod.Labels["sidecar.istio.io/inject"] != "false" || pod.Labels["istio.io/dataplane-mode"] != "none" {
-				t.Errorf("the pods are not kept out of the mesh: %v", pod.Labels)
+			for _, w := range workloads(t, list) {
+				podsAreRight(t, name, list, w)
 			}
-			selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-			if err != nil {
-				t.Fatal(err)
-			}
-			service := find[corev1.Service](t, list, "Service", "meshvakt")
-			for k, v := range service.Spec.Selector {
-				if pod.Labels[k] != v {
-					t.Errorf("the Service selects %s=%s, which the pods do not have", k, v)
-				}
-			}
+		})
+	}
+}
+
+// workload is a Deployment or StatefulSet of replicas.
+type workload struct {
+	kind     string
+	selector *metav1.LabelSelector
+	pod      corev1.PodTemplateSpec
+}
+
+func workloads(t *testing.T, list []*unstructured.Unstructured) (found []workload) {
+	t.Helper()
+	for _, o := range list {
+		if o.GetName() != "meshvakt" {
+			continue
+		}
+		switch o.GetKind() {
+		case "Deployment":
+			d := find[appsv1.Deployment](t, list, o.GetKind(), o.GetName())
 			if d.Spec.Strategy.RollingUpdate.MaxUnavailable.IntValue() != 0 {
 				t.Error("an upgrade would take replicas away before there are new ones")
 			}
-			var drain, shutdown int64
-			for _, arg := range pod.Spec.Containers[0].Args {
-				scan(arg, "--drain-delay=%ds", &drain)
-				scan(arg, "--shutdown-timeout=%ds", &shutdown)
-			}
-			if grace := *pod.Spec.TerminationGracePeriodSeconds; drain == 0 || shutdown == 0 || grace <= drain+shutdown {
-				t.Errorf("grace period %d s; must be above drain delay %d s and shutdown timeout %d s", grace, drain, shutdown)
-			}
-			if name == "secret" {
-				return // renders no Job
-			}
-			job := find[batchv1.Job](t, list, "Job", "meshvakt-uninstall")
-			if selector.Matches(labelSet(job.Spec.Template.Labels)) {
-				t.Error("the Deployment would take the pod of the uninstall Job for one of its own")
-			}
-			if job.Spec.Template.Spec.Containers[0].Image != pod.Spec.Containers[0].Image {
-				t.Error("the uninstall Job runs another image")
-			}
-		})
+			found = append(found, workload{o.GetKind(), d.Spec.Selector, d.Spec.Template})
+		case "StatefulSet":
+			s := find[appsv1.StatefulSet](t, list, o.GetKind(), o.GetName())
+			found = append(found, workload{o.GetKind(), s.Spec.Selector, s.Spec.Template})
+		}
+	}
+	if len(found) == 0 {
+		t.Fatal("there are no replicas")
+	}
+	return found
+}
+
+func podsAreRight(t *testing.T, name string, list []*unstructured.Unstructured, w workload) {
+	t.Helper()
+	pod := w.pod
+	if pod.Labels["sidecar.istio.io/inject"] != "false" || pod.Labels["istio.io/dataplane-mode"] != "none" {
+		t.Errorf("the pods are not kept out of the mesh: %v", pod.Labels)
+	}
+	selector, err := metav1.LabelSelectorAsSelector(w.selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := find[corev1.Service](t, list, "Service", "meshvakt")
+	for k, v := range service.Spec.Selector {
+		if pod.Labels[k] != v {
+			t.Errorf("the Service selects %s=%s, which the pods do not have", k, v)
+		}
+	}
+	var drain, shutdown int64
+	for _, arg := range pod.Spec.Containers[0].Args {
+		scan(arg, "--drain-delay=%ds", &drain)
+		scan(arg, "--shutdown-timeout=%ds", &shutdown)
+	}
+	if grace := *pod.Spec.TerminationGracePeriodSeconds; drain == 0 || shutdown == 0 || grace <= drain+shutdown {
+		t.Errorf("grace period %d s; must be above drain delay %d s and shutdown timeout %d s", grace, drain, shutdown)
+	}
+	if name == "secret" {
+		return // renders no Job
+	}
+	job := find[batchv1.Job](t, list, "Job", "meshvakt-uninstall")
+	if selector.Matches(labelSet(job.Spec.Template.Labels)) {
+		t.Errorf("the %s would take the pod of the uninstall Job for one of its own", w.kind)
+	}
+	if job.Spec.Template.Spec.Containers[0].Image != pod.Spec.Containers[0].Image {
+		t.Error("the uninstall Job runs another image")
 	}
 }
 

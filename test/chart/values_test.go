@@ -261,6 +261,16 @@ func TestSchemaRefuses(t *testing.T) {
 		{"probe.targets={a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9}", "targets"},
 		{"probe.disk.every=1h", "every"},
 		{"probe.hostNetwork=true", "hostNetwork"},
+		{"evidence.enable=true", "enable"},
+		{"evidence.mode=bestEffort", "mode"},
+		{"evidence.name=https://evidence.example.org", "name"},
+		{"evidence.breakGlassGroups={}", "breakGlassGroups"},
+		{"evidence.retention=13 months", "retention"},
+		{"evidence.retention=0h", "retention"},
+		{"evidence.volume.type=nfs", "type"},
+		{"evidence.volume.accessModes={ReadWriteMany}", "accessModes"},
+		{"evidence.sealer.checkpointInterval=0s", "checkpointInterval"},
+		{"evidence.sealer.listen.port=0", "port"},
 	} {
 		_, _, err := helm(t, "template", "meshvakt", chart, "--set", c.set)
 		if err == nil {
@@ -269,7 +279,14 @@ func TestSchemaRefuses(t *testing.T) {
 			t.Errorf("--set %s: %v\nmust name %s", c.set, err, c.says)
 		}
 	}
-	if _, _, err := helm(t, "template", "meshvakt", chart, "--set", "certificates.mode=secret"); err == nil || !strings.Contains(err.Error(), "certificates.secret.name must be set") {
-		t.Errorf("mode secret without a name: %v", err)
+	for set, says := range map[string]string{
+		"certificates.mode=secret":                                 "certificates.secret.name must be set",
+		"evidence.enabled=true,evidence.retention=forever":         "evidence.name must be set",
+		"evidence.enabled=true,evidence.name=evidence.example.org": "evidence.retention must be set",
+		"evidence.migration=true":                                  "evidence.migration is for evidence.enabled true",
+	} {
+		if _, _, err := helm(t, "template", "meshvakt", chart, "--set", set); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v\nmust say %q", set, err, says)
+		}
 	}
 }

@@ -69,7 +69,6 @@ func observedAs(t testing.TB, dirs []string, namespace, mode string) {
 
 // TestEvidenceObserved has two replicas watch while a policy is deleted behind their back.
 func TestEvidenceObserved(t *testing.T) {
-	evidenceRights(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dev, admin := clientFor(t, controlplane.Developer), clientFor(t, controlplane.Admin)
 	endpoints := &discoveryv1.EndpointSlice{

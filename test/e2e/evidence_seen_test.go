@@ -15,7 +15,6 @@ import (
 // TestEvidenceOfWhatWasSeen takes the webhook out of the API server, changes a policy behind its
 // back and puts it right again: the log has both, with their bounds, and no decision for the first.
 func TestEvidenceOfWhatWasSeen(t *testing.T) {
-	evidenceRights(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := t.TempDir()
 	r := start(t, append(evidenceOf(dir), "--leader-elect")...)

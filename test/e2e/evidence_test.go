@@ -104,29 +104,8 @@ func inLog(t testing.TB, list []receipt, log []record.Record) {
 	}
 }
 
-// evidenceRights gives Meshvakt what evidence takes beyond its other rights.
-func evidenceRights(t testing.TB) {
-	t.Helper()
-	must(t, plane.Apply(t.Context(), []byte(strings.ReplaceAll(`
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: evidence, namespace: NS}
-rules:
-- {apiGroups: [""], resources: [secrets], verbs: [get, create, update]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, update]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: evidence, namespace: NS}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: evidence}
-subjects: [{kind: ServiceAccount, name: meshvakt, namespace: NS}]
-`, "NS", ownNamespace))))
-}
-
 // TestEvidence asks for what is recorded, with a person's name, and reads the log.
 func TestEvidence(t *testing.T) {
-	evidenceRights(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := t.TempDir()
 	since := time.Now()
@@ -193,7 +172,6 @@ func TestEvidence(t *testing.T) {
 // reads what users are told.
 func TestEvidenceWhileTheVolumeStalls(t *testing.T) {
 	dir, freeze := volumeThatFreezes(t)
-	evidenceRights(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	r := start(t, evidenceOf(dir)...)
 	enforcing(t, "default")
@@ -296,7 +274,6 @@ const kills = 50
 // TestEvidenceKilled kills the webhook again and again while it answers. What the API server was
 // told of, by its own audit log, is in the log of the replica.
 func TestEvidenceKilled(t *testing.T) {
-	evidenceRights(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := t.TempDir()
 	since := time.Now()

@@ -99,11 +99,12 @@ func build(ctx context.Context, dir string, race bool) (string, error) {
 	return out, cmd.Run()
 }
 
-// install applies what the chart renders, but for the Deployment: there are no
+// install applies what the chart renders, but for the StatefulSet: there are no
 // kubelets to run it, so the tests start the process themselves.
 func install(ctx context.Context, plane *controlplane.ControlPlane) error {
 	cmd := exec.CommandContext(ctx, "go", "tool", "-modfile=test/tools/helm/go.mod", "helm",
-		"template", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--set", "guard.create=false", "--no-hooks")
+		"template", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--no-hooks", "--set", "guard.create=false",
+		"--set", "evidence.enabled=true,evidence.name=evidence.example.org,evidence.retention=9504h")
 	cmd.Dir = "../.."
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -122,7 +123,7 @@ func install(ctx context.Context, plane *controlplane.ControlPlane) error {
 	}
 	var keep []string
 	for _, doc := range strings.Split(stdout.String(), "\n---") {
-		if strings.Contains(doc, "\nkind: Deployment") || strings.TrimSpace(doc) == "" {
+		if strings.Contains(doc, "\nkind: StatefulSet") || strings.TrimSpace(doc) == "" {
 			continue
 		}
 		keep = append(keep, doc)

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
@@ -67,39 +68,70 @@ func TestScale(t *testing.T) {
 	})
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 
-	started := time.Now()
-	r := start(t)
-	ready := time.Since(started)
-	enforcing(t, "default")
 	dev := clientFor(t, controlplane.Developer)
 	mesh := policy("istio-system", "default", "STRICT")
-	create(t, admin, mesh)
-	// Reads all namespaces and policies live, page by page.
-	asked := time.Now()
-	if err := client.NewDryRunClient(dev).Delete(t.Context(), mesh); err != nil {
-		t.Fatalf("the mesh's policy, which nobody rests on, cannot be deleted: %v", err)
-	}
-	t.Logf("a change in the root namespace is answered after %s", time.Since(asked).Round(time.Millisecond))
-	eventually(t, 30*time.Second, func() error {
-		var g v1alpha1.MeshGuard
-		if err := admin.Get(t.Context(), client.ObjectKey{Name: "default"}, &g); err != nil {
-			return err
+	measure := func(args ...string) *replica {
+		started := time.Now()
+		r := start(t, args...)
+		ready := time.Since(started)
+		enforcing(t, "default")
+		if len(args) == 0 {
+			create(t, admin, mesh)
 		}
-		if g.Status.Namespaces.Strict < scaleNamespaces {
-			return fmt.Errorf("the status counts %+v", g.Status.Namespaces)
+		// Reads all namespaces and policies live, page by page.
+		asked := time.Now()
+		if err := client.NewDryRunClient(dev).Delete(t.Context(), mesh); err != nil {
+			t.Fatalf("the mesh's policy, which nobody rests on, cannot be deleted: %v", err)
+		}
+		t.Logf("a change in the root namespace is answered after %s", time.Since(asked).Round(time.Millisecond))
+		eventually(t, 30*time.Second, func() error {
+			var g v1alpha1.MeshGuard
+			if err := admin.Get(t.Context(), client.ObjectKey{Name: "default"}, &g); err != nil {
+				return err
+			}
+			if g.Status.Namespaces.Strict < scaleNamespaces {
+				return fmt.Errorf("the status counts %+v", g.Status.Namespaces)
+			}
+			return nil
+		})
+		t.Logf("%q: %d namespaces and policies: ready after %s, %d MiB resident", args, scaleNamespaces, ready.Round(time.Millisecond), r.rss()>>20)
+		// What the first pass of the scan has read is given back to the machine by and by.
+		eventually(t, 30*time.Second, func() error {
+			if rss := r.rss(); rss > scaleRSS {
+				return fmt.Errorf("%d MiB resident; want at most %d", rss>>20, scaleRSS>>20)
+			}
+			return nil
+		})
+		t.Logf("%q: %d MiB resident %s after the start", args, r.rss()>>20, time.Since(started).Round(time.Second))
+		return r
+	}
+	measure().stop()
+	unregister(t)
+	// With evidence, which has a row of each namespace, and all of them in one snapshot.
+	dir := t.TempDir()
+	r := measure(evidenceOf(dir)...)
+	eventually(t, 60*time.Second, func() error {
+		if table, beats := observedTable(t, spooled(t, dir)); len(table) != scaleNamespaces || beats == 0 {
+			return fmt.Errorf("%d rows, %d beats", len(table), beats)
 		}
 		return nil
 	})
-	rss := r.rss()
-	t.Logf("%d namespaces and policies: ready after %s, %d MiB resident", scaleNamespaces, ready.Round(time.Millisecond), rss>>20)
-	// What the first pass of the scan has read is given back to the machine by and by.
-	eventually(t, 30*time.Second, func() error {
+	// A policy of the whole mesh is an input of each row.
+	must(t, dev.Delete(t.Context(), mesh))
+	eventually(t, 60*time.Second, func() error {
+		snapshots := bodies[*record.Snapshot](spooled(t, dir))
+		if last := snapshots[len(snapshots)-1]; last.Why != "changed" || last.Part != last.Of {
+			return fmt.Errorf("the last snapshot is one of %s, part %d of %d", last.Why, last.Part, last.Of)
+		}
+		return nil
+	})
+	t.Logf("with evidence and after %d rows have changed at once: %d MiB resident", scaleNamespaces, r.rss()>>20)
+	eventually(t, 60*time.Second, func() error {
 		if rss := r.rss(); rss > scaleRSS {
 			return fmt.Errorf("%d MiB resident; want at most %d", rss>>20, scaleRSS>>20)
 		}
 		return nil
 	})
-	t.Logf("%d MiB resident %s after the start", r.rss()>>20, time.Since(started).Round(time.Second))
 }
 
 // fill runs f for every number below scaleNamespaces, 32 at a time.

@@ -29,7 +29,10 @@ The mark by which Meshvakt tells its objects from those of another version: a ne
 every change of what makes them. See docs/guarding-the-guard.md.
 */}}
 {{- define "meshvakt.mark" -}}
-{{- list .Release.Name .Release.Namespace .Chart.Version (omit .Values "guard" "metrics" "probe" "extraObjects" "uninstall") | toJson | sha256sum | trunc 16 -}}
+{{- $values := omit .Values "guard" "metrics" "probe" "extraObjects" "uninstall" "evidence" }}
+{{- /* The replicas that are left after a change of their kind go on as they are. */}}
+{{- $_ := set $values "evidence" (omit .Values.evidence "migration") }}
+{{- list .Release.Name .Release.Namespace .Chart.Version $values | toJson | sha256sum | trunc 16 -}}
 {{- end }}
 
 {{/* The objects that Meshvakt puts back, and those that it only looks after. */}}

@@ -128,11 +128,35 @@
   verbs: [get, list, watch]
   {{- else }}
   verbs: [get, list, watch, update, patch]
+  {{- end }}
+{{- if or .Values.evidence.enabled (not (include "meshvakt.certificateSecret" .)) }}
 # A name cannot be demanded of what does not exist yet.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
-  {{- end }}
+{{- end }}
+{{- if .Values.evidence.enabled }}
+# The keys of pseudonyms.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [meshvakt-evidence]
+  verbs: [get, update]
+# Which start of which replica is running: each renews its own Lease, and reads those of all
+# pods behind the Service.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames:
+    {{- range until (int .Values.replicaCount) }}
+    - meshvakt-evidence-meshvakt-{{ . }}
+    {{- end }}
+  verbs: [update]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+{{- end }}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [meshvakt-leader]
@@ -140,16 +164,6 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-{{- if (.Values.evidence).enabled }}
-# By its Lease, a replica tells the others which start of it is running. It is named after the pod. The replicas behind
-# the Service are listed in each beat.
-- apiGroups: [coordination.k8s.io]
-  resources: [leases]
-  verbs: [get, update]
-- apiGroups: [discovery.k8s.io]
-  resources: [endpointslices]
-  verbs: [list]
-{{- end }}
 # What the leader remembers of the namespaces that are STRICT.
 - apiGroups: [""]
   resources: [configmaps]

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -275,7 +276,7 @@ type setting struct {
 	observer *Observer
 	canary   *canary
 	clock    record.Clock
-	ahead    time.Duration // of the wall clock
+	ahead    atomic.Int64 // of the wall clock, as a time.Duration
 	start    func()
 	stop     func()
 }
@@ -323,7 +324,8 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 	s.observer, err = New(Config{
 		Log: s.log, Source: source, Cache: s.sources, Client: s.client, Canary: s.canary,
 		Namespace: "meshvakt-system", Service: "meshvakt", Pod: "meshvakt-0", Boot: s.log.boot, Logger: log,
-		Now:   func() time.Time { return time.Now().Add(s.ahead).UTC() },
+		Own:   []OwnObject{{rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), "meshvakt"}},
+		Now:   func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())).UTC() },
 		Since: func() time.Duration { return time.Since(begun) }, Clock: func() record.Clock { return s.clock },
 	})
 	if err != nil {

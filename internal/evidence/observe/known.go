@@ -35,20 +35,34 @@ func (k *known) idle(told bool, mono time.Duration, watches []cluster.WatchState
 		}
 		k.pending = k.pending[1:]
 	}
-	var since time.Time
-	for _, w := range watches {
-		if !w.Open || w.Heard.IsZero() {
-			return
-		}
-		if since.IsZero() || w.Heard.Before(since) {
-			since = w.Heard
-		}
-	}
+	since := heardSince(watches)
 	last := len(k.pending) - 1
 	if since.IsZero() || last >= 0 && k.pending[last].since.Equal(since) {
 		return
 	}
 	k.pending = append(k.pending, hearing{mono, since})
+}
+
+// heardSince is when the watch that has been silent for longest was heard, zero unless all are open.
+func heardSince(watches []cluster.WatchState) time.Time {
+	var since time.Time
+	for _, w := range watches {
+		if !w.Open || w.Heard.IsZero() {
+			return time.Time{}
+		}
+		if since.IsZero() || w.Heard.Before(since) {
+			since = w.Heard
+		}
+	}
+	return since
+}
+
+// begin is for the first snapshot. What is in it is at least as new as what was heard by then.
+func (k *known) begin(now time.Time, watches []cluster.WatchState) {
+	k.at = now
+	if since := heardSince(watches); !since.IsZero() && since.Before(now) {
+		k.at = since
+	}
 }
 
 // reset is for a clock that was set: nothing later than now can be known.

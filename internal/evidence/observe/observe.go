@@ -9,7 +9,6 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -41,6 +40,9 @@ type Config struct {
 	// Namespace is that of Meshvakt, Service the name of its Service there, Pod that of this replica. PodUID may be
 	// empty; with it, the Lease goes with the pod.
 	Namespace, Service, Pod, PodUID string
+	// Own are further objects that Meshvakt is made of, of which changes are told. There must be the right to list and
+	// watch each of them.
+	Own []OwnObject
 	// Boot is the ID of this start of the process.
 	Boot string
 	// Beat is the time from one beat to the next; a minute by default.
@@ -69,12 +71,13 @@ const (
 	jump = time.Second
 )
 
-// Observer is made by New.
+// Observer is made by New, and run by a manager on every replica.
 type Observer struct {
 	config     Config
 	outside    *outside
 	exceptions *exceptions
 	own        *own
+	remedies   remedies
 	wake       chan struct{}
 
 	mu    sync.Mutex
@@ -115,19 +118,11 @@ func New(c Config) (*Observer, error) {
 		c.Clock = KernelClock
 	}
 	o := &Observer{config: c, wake: make(chan struct{}, 1), dirty: map[string]bool{}, table: newTable(), epochs: map[string]uint64{}}
+	o.remedies.tries = map[string]uint64{}
 	o.outside = newOutside(c.Client, c.Logger, c.Now, o.changed)
 	o.exceptions = newExceptions(o.rouse)
-	o.own = newOwn(c.Client, c.Logger, c.Now, o.rouse)
+	o.own = newOwn(&c, o.rouse)
 	return o, nil
-}
-
-// Add adds an Observer to the manager, on every replica.
-func Add(m manager.Manager, c Config) error {
-	o, err := New(c)
-	if err != nil {
-		return err
-	}
-	return m.Add(o)
 }
 
 // NeedLeaderElection is false: what one replica does not see, another does.
@@ -251,6 +246,9 @@ func (o *Observer) tell(ctx context.Context, now time.Time) error {
 	if err := o.tellOwn(ctx); err != nil {
 		return err
 	}
+	if err := o.tellRemedies(ctx); err != nil {
+		return err
+	}
 	if mono := o.config.Since(); mono-o.snapshotAt >= snapshotAfter {
 		if err := o.snapshot(ctx, "periodic"); err != nil {
 			return err
@@ -277,7 +275,8 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
 	why := "shard"
 	if o.shard == "" {
 		why = "boot"
-		o.known.at, o.lastWall, o.lastMono = now, now, o.config.Since()
+		o.known.begin(now, o.watches())
+		o.lastWall, o.lastMono = now, o.config.Since()
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -307,7 +308,13 @@ func TestRelist(t *testing.T) {
 func TestPeriodicSnapshot(t *testing.T) {
 	inCluster(t, func(t *testing.T, s *setting) {
 		s.opened()
-		s.pass(25 * time.Hour)
+		s.observer.snapshotAt -= snapshotAfter - 10*time.Minute // as if most of a day had passed
+		s.observer.rouse()
+		s.pass(8 * time.Minute)
+		if n := len(of[*record.Snapshot](s.log.told())); n != 1 {
+			t.Errorf("%d snapshots before a day is over", n)
+		}
+		s.pass(5 * time.Minute)
 		var whys []string
 		for _, b := range of[*record.Snapshot](s.log.told()) {
 			whys = append(whys, b.Why)
@@ -324,7 +331,7 @@ func TestClockJumps(t *testing.T) {
 		inCluster(t, func(t *testing.T, s *setting) {
 			s.opened()
 			n := len(s.log.told())
-			s.ahead = by
+			s.ahead.Store(int64(by))
 			s.pass(2 * time.Second)
 			gaps := of[*record.Gap](s.since(n))
 			if len(gaps) != 1 || gaps[0].Of != "clock" || gaps[0].Cause != "clock" {
@@ -333,7 +340,7 @@ func TestClockJumps(t *testing.T) {
 			if apart := gaps[0].To.Sub(gaps[0].From); (apart - by).Abs() > 2*time.Second {
 				t.Errorf("by %s: the gap says %s", by, apart)
 			}
-			s.ahead += 100 * time.Millisecond
+			s.ahead.Add(int64(100 * time.Millisecond))
 			s.pass(2 * time.Second)
 			if n := len(of[*record.Gap](s.since(n))); n != 1 {
 				t.Errorf("a clock that is adjusted makes a gap")
@@ -418,6 +425,30 @@ func TestOwnObjects(t *testing.T) {
 	}, append(prod(), config(admissionregistrationv1.Fail))...)
 }
 
+// TestOwnRights: of what is no hook, the first that is seen is no change either.
+func TestOwnRights(t *testing.T) {
+	role := func(verbs ...string) *rbacv1.ClusterRole {
+		return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u-role"}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: verbs}}}
+	}
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		if c := of[*record.ConfigChanged](s.log.told()); len(c) != 0 {
+			t.Fatalf("told at the start: %+v", c[0])
+		}
+		s.set(role("get"))
+		s.pass(2 * time.Second)
+		s.remove(role())
+		s.pass(2 * time.Second)
+		var told []string
+		for _, c := range of[*record.ConfigChanged](s.log.told()) {
+			told = append(told, c.GVK+" "+c.Name+" "+c.What)
+		}
+		if want := []string{"rbac.authorization.k8s.io/v1/ClusterRole meshvakt changed", "rbac.authorization.k8s.io/v1/ClusterRole meshvakt deleted"}; !slices.Equal(told, want) {
+			t.Errorf("told %q; want %q", told, want)
+		}
+	}, append(prod(), role("get", "list"))...)
+}
+
 func TestGuardChanged(t *testing.T) {
 	inCluster(t, func(t *testing.T, s *setting) {
 		s.opened()
@@ -464,4 +495,44 @@ func exceptionOf(namespace, name string) *v1alpha1.GuardException {
 	}
 	e.UID = uid(e)
 	return e
+}
+
+// TestRemedies: what Meshvakt has put right itself, and how often it took.
+func TestRemedies(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		n := len(s.log.told())
+		at := time.Now().UTC()
+		policy := policyOf("prod", "default", "STRICT")
+		after, found := at.Add(-time.Minute), at.Add(-time.Second)
+		s.observer.Remedied(Remedy{Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{Object: policy, Done: true, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{Own: true, Done: true, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.pass(time.Second)
+		var told []string
+		for _, r := range of[*record.Remediation](s.since(n)) {
+			told = append(told, fmt.Sprintf("%s %s %s %d", r.What, r.Object.GVK, r.Outcome, r.Tries))
+			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) {
+				t.Errorf("%+v", r)
+			}
+		}
+		if want := []string{
+			"restored security.istio.io/v1/PeerAuthentication failed 1", "restored security.istio.io/v1/PeerAuthentication done 2",
+			"own admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration done 1",
+		}; !slices.Equal(told, want) {
+			t.Errorf("told %q; want %q", told, want)
+		}
+		// Those that wait are bounded.
+		s.log.breaks(unix.EIO)
+		for range 2 * maxRemedies {
+			s.observer.Remedied(Remedy{Object: policy, Done: true, At: at})
+		}
+		s.pass(time.Minute)
+		n = len(s.log.told())
+		s.log.breaks(nil)
+		s.pass(2 * time.Second)
+		if got := len(of[*record.Remediation](s.since(n))); got != maxRemedies {
+			t.Errorf("%d are told after all; want %d", got, maxRemedies)
+		}
+	}, prod()...)
 }

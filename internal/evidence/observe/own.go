@@ -9,10 +9,11 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -46,7 +47,10 @@ type own struct {
 	seen  map[ownKey]*ownObject // guarded by mu
 	dirty map[ownKey]bool       // guarded by mu
 	met   map[ownKey]bool       // guarded by mu; in lists that are under way
-	begun map[string]bool       // guarded by mu; kinds of which all has been seen once
+	begun map[*follower]bool    // guarded by mu; those that have seen all there is once
+	fresh map[ownKey]bool       // guarded by mu; seen in a first list, and not told of yet
+	// needed is how many of kinds must have begun before anything is told.
+	needed int
 
 	told map[ownKey]*ownObject // of the goroutine of the Observer
 }
@@ -65,28 +69,51 @@ type ownObject struct {
 	guard *v1alpha1.MeshGuard
 }
 
-func newOwn(c client.WithWatch, log *slog.Logger, now func() time.Time, rouse func()) *own {
-	w := &own{rouse: rouse, log: log, seen: map[ownKey]*ownObject{}, dirty: map[ownKey]bool{}, met: map[ownKey]bool{}, begun: map[string]bool{}, told: map[ownKey]*ownObject{}}
-	named := func(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
-	for _, k := range []struct {
-		kind   string
-		list   func() client.ObjectList
-		fields fields.Selector
-	}{
-		{"ValidatingWebhookConfiguration", func() client.ObjectList { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} }, named(validatingName)},
-		{"MutatingWebhookConfiguration", func() client.ObjectList { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }, named(mutatingName)},
-		{"ValidatingAdmissionPolicyBinding", func() client.ObjectList { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} }, fields.Everything()},
-	} {
-		gvk := canonical.GVK(admissionregistrationv1.GroupName, "v1", k.kind)
-		w.kinds = append(w.kinds, &follower{
-			client: c, kind: k.kind, list: k.list, fields: k.fields, log: log, now: now,
-			begin: func() { w.begin(gvk) },
-			end:   func() { w.end(gvk) },
-			set:   func(o client.Object) { w.set(gvk, o) },
-			gone:  func(o client.Object) { w.remove(ownKey{gvk, o.GetName()}) },
-		})
+// OwnObject names an object that Meshvakt is made of.
+type OwnObject struct {
+	Kind schema.GroupVersionKind
+	Name string
+}
+
+func newOwn(c *Config, rouse func()) *own {
+	w := &own{
+		rouse: rouse, log: c.Logger, seen: map[ownKey]*ownObject{}, dirty: map[ownKey]bool{}, met: map[ownKey]bool{},
+		begun: map[*follower]bool{}, fresh: map[ownKey]bool{}, told: map[ownKey]*ownObject{},
+	}
+	hook := func(kind string, list func() client.ObjectList, fields fields.Selector) {
+		w.kinds = append(w.kinds, w.follow(c, canonical.GVK(admissionregistrationv1.GroupName, "v1", kind), kind, list, fields))
+	}
+	hook("ValidatingWebhookConfiguration", func() client.ObjectList { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} }, named(validatingName))
+	hook("MutatingWebhookConfiguration", func() client.ObjectList { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }, named(mutatingName))
+	hook("ValidatingAdmissionPolicyBinding", func() client.ObjectList { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} }, fields.Everything())
+	w.needed = len(w.kinds)
+	for _, o := range c.Own {
+		w.kinds = append(w.kinds, w.follow(c, canonical.GVK(o.Kind.Group, o.Kind.Version, o.Kind.Kind), o.Kind.Kind+" "+o.Name, func() client.ObjectList {
+			list := &unstructured.UnstructuredList{}
+			list.SetGroupVersionKind(o.Kind.GroupVersion().WithKind(o.Kind.Kind + "List"))
+			return list
+		}, named(o.Name)))
 	}
 	return w
+}
+
+func named(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
+
+// follow watches the objects of a kind that a selector leaves.
+func (w *own) follow(c *Config, gvk, what string, list func() client.ObjectList, selector fields.Selector) *follower {
+	var mine []ownKey // of the goroutine of the follower
+	f := &follower{client: c.Client, kind: what, list: list, fields: selector, log: c.Logger, now: c.Now}
+	f.begin = func() { w.begin(mine) }
+	f.set = func(o client.Object) {
+		key := ownKey{gvk, o.GetName()}
+		if !slices.Contains(mine, key) {
+			mine = append(mine, key)
+		}
+		w.set(gvk, o)
+	}
+	f.gone = func(o client.Object) { w.remove(ownKey{gvk, o.GetName()}) }
+	f.end = func() { w.end(f, mine) }
+	return f
 }
 
 func (w *own) followers() []*follower { return w.kinds }
@@ -120,29 +147,40 @@ func (w *own) watchGuards(ctx context.Context, c cache.Cache) error {
 	return nil
 }
 
-// ready reports whether all has been seen once.
+// ready reports whether all that a beat needs has been seen once.
 func (w *own) ready() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.begun) == len(w.kinds) && w.guards.HasSynced()
+	for _, f := range w.kinds[:w.needed] {
+		if !w.begun[f] {
+			return false
+		}
+	}
+	return w.guards.HasSynced()
 }
 
-func (w *own) begin(gvk string) {
+func (w *own) begin(mine []ownKey) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.met, func(k ownKey, _ bool) bool { return k.gvk == gvk })
+	for _, key := range mine {
+		delete(w.met, key)
+	}
 }
 
-func (w *own) end(gvk string) {
+// end takes what was not met for gone. What is seen in the first list is no change.
+func (w *own) end(f *follower, mine []ownKey) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for key := range w.seen {
-		if key.gvk == gvk && !w.met[key] {
+	for _, key := range mine {
+		if w.seen[key] != nil && !w.met[key] {
 			delete(w.seen, key)
 			w.dirty[key] = true
 		}
+		if !w.begun[f] {
+			w.fresh[key] = true
+		}
 	}
-	w.begun[gvk] = true
+	w.begun[f] = true
 	w.rouse()
 }
 
@@ -238,6 +276,7 @@ func (w *own) settle() {
 	defer w.mu.Unlock()
 	w.told = maps.Clone(w.seen)
 	clear(w.dirty)
+	clear(w.fresh)
 }
 
 // tellOwn tells what has changed of Meshvakt's own.
@@ -245,11 +284,16 @@ func (o *Observer) tellOwn(ctx context.Context) error {
 	w := o.own
 	w.mu.Lock()
 	keys := slices.SortedFunc(maps.Keys(w.dirty), func(a, b ownKey) int { return cmp.Or(cmp.Compare(a.gvk, b.gvk), cmp.Compare(a.name, b.name)) })
-	seen := maps.Clone(w.seen)
+	seen, fresh := maps.Clone(w.seen), maps.Clone(w.fresh)
 	clear(w.dirty)
+	clear(w.fresh)
 	w.mu.Unlock()
 	for i, key := range keys {
 		before, after := w.told[key], seen[key]
+		if before == nil && after != nil && fresh[key] {
+			w.told[key] = after
+			continue
+		}
 		if before == nil && after == nil || before != nil && after != nil && before.uid == after.uid && bytes.Equal(before.form, after.form) {
 			continue
 		}
@@ -261,6 +305,9 @@ func (o *Observer) tellOwn(ctx context.Context) error {
 			w.mu.Lock()
 			for _, left := range keys[i:] {
 				w.dirty[left] = true
+				if fresh[left] {
+					w.fresh[left] = true
+				}
 			}
 			w.mu.Unlock()
 			return err

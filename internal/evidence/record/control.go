@@ -14,8 +14,8 @@ type ConfigChanged struct {
 	ResourceVersion string
 	// What is created, changed, deleted, or repaired where Meshvakt has put it back.
 	What string
-	// Before and After are digests; empty where there was, or is, none. After a restart, Before is that of the last
-	// Beat or ConfigChanged that had it, so that a change during the stop is not lost.
+	// Before and After are digests; empty where there was, or is, none. What is found at the start of a process is no
+	// change: a change during the stop shows between the last Beat before it and the first behind.
 	Before string
 	After  string
 	// Weaker: less is enforced than before. It is what Meshvakt makes of it; a verifier has the digests alone.

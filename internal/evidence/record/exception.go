@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// ExceptionRequested is a GuardException that was asked for. It has the terms, which cannot change once approved but
+// ExceptionRequested is a GuardException that was asked for, told anew in each shard, by each start of the process and
+// after each Gap of observation, as ExceptionGranted is: a shard can be read by itself. It has the terms, which cannot change once approved but
 // to end earlier; what follows names the exception by the same Object.
 //
 // Reason and Reference are in clear, for a register without them is none. People write them, so they may have names

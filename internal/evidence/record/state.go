@@ -23,7 +23,7 @@ type Row struct {
 	// Weak are the places where it applies something weaker than Mode, at most 16; WeakN counts all.
 	Weak  []Weak
 	WeakN uint64
-	// Outside counts running pods that are not in the mesh, to which no mode applies.
+	// Outside counts pods that have not ended and are not in the mesh, to which no mode applies.
 	Outside uint64
 	// Authorization is deny where what no policy allows is refused, some where there are policies, none, or unknown.
 	Authorization string
@@ -152,9 +152,10 @@ func (s *State) fields(c *codec) {
 // Snapshot; a part that is missing makes all of it void.
 type Snapshot struct {
 	// Why is boot, shard, relist where a watch had to begin anew, periodic, or changed where so many rows have
-	// changed at once, by a policy of the whole mesh, that as many State records would say it with more words.
+	// changed at once, by a policy of the whole mesh, that as many State records would say it with more words, or
+	// where a Gap of observation is before it.
 	Why string
-	// After is as in State, for all rows that differ from the table before; in the first, the time it was taken.
+	// After is as in State, for all rows that differ from the table before; in the first, of all of them.
 	After time.Time
 	// Part is from 1 to Of.
 	Part uint64

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -130,7 +129,7 @@ func (b *book) end(t testing.TB, next string) {
 	b.add(t, &record.Close{Why: why, Next: next})
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (b *book) config() Config {
 	return Config{Dir: b.dir, Now: testTime, Random: rand.Reader, Log: quiet()}

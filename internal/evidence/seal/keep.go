@@ -34,7 +34,7 @@ type Tombstone struct {
 }
 
 // keepOn makes bundles and ends retention until ctx ends. What fails is tried again.
-func (s *Sealer) keepOn(ctx context.Context, wake <-chan struct{}) error {
+func (s *Sealer) keepOn(ctx context.Context) error {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
 	for {
@@ -45,7 +45,7 @@ func (s *Sealer) keepOn(ctx context.Context, wake <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-wake:
+		case <-s.wake:
 		case <-ticker.C:
 		}
 	}

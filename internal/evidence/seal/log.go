@@ -74,11 +74,27 @@ func openLog(dir string, shard string, key volume.LogKey, w *Witnesses, stall ti
 		return nil, fmt.Errorf("open log of shard %s: %w", shard, err)
 	}
 	l.stop = stop
-	if err := l.look(found); err != nil {
+	if err := errors.Join(l.look(found), l.name()); err != nil {
 		stop()
 		return nil, err
 	}
 	return l, nil
+}
+
+// name signs an empty log that has no checkpoint. Tessera does so as it makes one, unless it was
+// interrupted; and a log must say whose it is before it has a record.
+func (l *shardLog) name() error {
+	if l.size > 0 || exists(filepath.Join(l.dir, "checkpoint")) {
+		return nil
+	}
+	signed, err := l.options(1).CheckpointPublisher(l.reader, l.witness.client())(context.Background(), 0, nil)
+	if err != nil {
+		return fmt.Errorf("sign the empty log of shard %s: %w", l.shard, err)
+	}
+	if err := writeFile(filepath.Join(l.dir, "checkpoint"), signed); err != nil {
+		return fmt.Errorf("store the checkpoint of the empty log of shard %s: %w", l.shard, err)
+	}
+	return nil
 }
 
 // look takes over what is on disk.

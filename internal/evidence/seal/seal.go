@@ -45,9 +45,7 @@ type Config struct {
 	// Retention is how long a closed shard is kept after the end of its period; 0: for ever.
 	Retention time.Duration
 	// Hold reports whether nothing may be removed now, and why; nil: never.
-	Hold func() (reason string, err error)
-	// Mirror may be nil.
-	Mirror Mirror
+	Hold   func() (reason string, err error)
 	Now    func() time.Time
 	Random io.Reader
 	Log    *slog.Logger
@@ -60,8 +58,8 @@ type Sealer struct {
 	place  *place // nil before it is known
 
 	stats stats
-	// wake tells the goroutines that keep bundles and the mirror that there is a new checkpoint.
-	wake []chan struct{}
+	// wake tells the goroutine that keeps bundles that there is a new checkpoint.
+	wake chan struct{}
 
 	mu    sync.Mutex
 	found bool     // it is known where sealing goes on
@@ -107,7 +105,7 @@ func Open(c Config) (*Sealer, error) {
 	if err := c.Dir.Create(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Sealer{config: c, lock: lock}
+	s := &Sealer{config: c, lock: lock, wake: make(chan struct{}, 1)}
 	s.stats.started, s.stats.pass = c.Now(), c.Now()
 	return s, nil
 }
@@ -137,12 +135,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 		s.config.Log.WarnContext(ctx, "no retention is set: evidence, which has pseudonyms of people, is kept for ever until somebody removes it")
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	keep, mirror := make(chan struct{}, 1), make(chan struct{}, 1)
-	s.wake = []chan struct{}{keep, mirror}
-	group.Go(func() error { return s.keepOn(ctx, keep) })
-	if s.config.Mirror != nil {
-		group.Go(func() error { return s.mirrorOn(ctx, mirror) })
-	}
+	group.Go(func() error { return s.keepOn(ctx) })
 	group.Go(func() error {
 		ticker := time.NewTicker(s.config.Interval)
 		defer ticker.Stop()
@@ -306,11 +299,9 @@ func (s *Sealer) publish(ctx context.Context) error {
 		if err := s.config.Dir.WriteSealed(volume.Sealed{Line: signed, At: s.config.Now()}); err != nil {
 			failed = errors.Join(failed, err)
 		}
-		for _, w := range s.wake {
-			select {
-			case w <- struct{}{}:
-			default:
-			}
+		select {
+		case s.wake <- struct{}{}:
+		default:
 		}
 	}
 	if err := p.reader.Release(witnessed); err != nil {

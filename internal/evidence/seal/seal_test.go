@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"filippo.io/torchwood"
 
@@ -146,4 +147,35 @@ func TestOneSealerAlone(t *testing.T) {
 	if _, err := Open(b.config()); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second sealer: %v; must be ErrLocked", err)
 	}
+}
+
+// Killed as it makes a log, Tessera leaves one without a checkpoint; killed again with records in
+// it, nothing would say whose they are.
+func TestALogThatWasBeingMade(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	b.begin(t, "2026q4")
+	key, err := b.dir.LogKey("2026q4", b.origin, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := openLog(b.dir.Log("2026q4"), "2026q4", key, nil, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.stop()
+	if err := os.Remove(filepath.Join(b.dir.Log("2026q4"), "checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	s := openSealer(t, b.config())
+	if s.place, err = s.resume(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.batch(); n != 2 || err != nil {
+		t.Fatalf("%d records, %v", n, err)
+	}
+	if err := s.Close(); err != nil { // before anything is signed
+		t.Fatal(err)
+	}
+	mustPass(t, openSealer(t, b.config()))
+	b.mustBeSealed(t)
 }

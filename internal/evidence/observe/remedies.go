@@ -1,0 +1,109 @@
+package observe
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/canonical"
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+// Remedy is something that Meshvakt has put right, or could not.
+type Remedy struct {
+	// Own is for an object of Meshvakt's, otherwise it is a policy of the mesh.
+	Own bool
+	// Object is as it was stored, of those that canonical.Of takes.
+	Object any
+	Done   bool
+	// After and Found are the bounds of its beginning, zero where they are not known; At is when it was tried.
+	After, Found, At time.Time
+}
+
+// maxRemedies is how many wait for the log. Each request that was made is a decision too; what is left out here is why.
+const maxRemedies = 64
+
+// remedies are those that are to be told, and how often each object was tried since it was put right last.
+type remedies struct {
+	mu      sync.Mutex
+	waiting []Remedy // guarded by mu
+
+	tries map[string]uint64 // of the goroutine of the Observer; by UID or name
+}
+
+// Remedied takes a remedy, to be told. It may be called by anybody at any time, and does not block.
+func (o *Observer) Remedied(r Remedy) {
+	o.remedies.mu.Lock()
+	if len(o.remedies.waiting) < maxRemedies {
+		o.remedies.waiting = append(o.remedies.waiting, r)
+	}
+	o.remedies.mu.Unlock()
+	o.rouse()
+}
+
+func (o *Observer) tellRemedies(ctx context.Context) error {
+	o.remedies.mu.Lock()
+	waiting := o.remedies.waiting
+	o.remedies.waiting = nil
+	o.remedies.mu.Unlock()
+	for i := range waiting {
+		if err := o.tellRemedy(ctx, &waiting[i]); err != nil {
+			o.remedies.mu.Lock()
+			o.remedies.waiting = append(waiting[i:], o.remedies.waiting...)
+			o.remedies.waiting = o.remedies.waiting[:min(len(o.remedies.waiting), maxRemedies)]
+			o.remedies.mu.Unlock()
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Observer) tellRemedy(ctx context.Context, r *Remedy) error {
+	form, err := canonical.Of(r.Object)
+	if err != nil {
+		return err
+	}
+	ref := canonical.Reference(r.Object)
+	if ref.GVK == "" {
+		if typed, ok := r.Object.(runtime.Object); ok {
+			if kind, err := o.config.Client.GroupVersionKindFor(typed); err == nil {
+				ref.GVK = canonical.GVK(kind.Group, kind.Version, kind.Kind)
+			}
+		}
+	}
+	key := ref.GVK + " " + ref.Namespace + "/" + ref.Name
+	if len(o.remedies.tries) > maxRemedies {
+		clear(o.remedies.tries) // of objects that nobody tries any more
+	}
+	o.remedies.tries[key]++
+	b := &record.Remediation{
+		What: "restored", Outcome: "failed", Tries: o.remedies.tries[key], After: r.After, Found: r.Found, Done: r.At,
+		Object: record.Object{
+			GVK: ref.GVK, Namespace: ref.Namespace, Name: o.pseudonyms.Object(ref.GVK, ref.Namespace, ref.Name),
+			UID: ref.UID, Generation: ref.Generation, Digest: o.pseudonyms.Digest(form),
+		},
+	}
+	if r.Own {
+		b.What = "own"
+	}
+	if b.Found.IsZero() {
+		b.Found = r.At
+	}
+	if b.After.IsZero() {
+		b.After = o.known.at
+	}
+	b.After, b.Found, b.Done = b.After.UTC(), b.Found.UTC(), b.Done.UTC()
+	if r.Done {
+		b.Outcome = "done"
+	}
+	if err := o.write(ctx, b); err != nil {
+		o.remedies.tries[key]--
+		return err
+	}
+	if r.Done {
+		delete(o.remedies.tries, key)
+	}
+	return nil
+}
