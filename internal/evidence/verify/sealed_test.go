@@ -3,7 +3,6 @@ package verify
 import (
 	"context"
 	"crypto/rand"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -43,7 +42,7 @@ func TestWhatTheSealerLeaves(t *testing.T) {
 	if err := sp.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s, err := seal.Open(seal.Config{Dir: dir, Now: time.Now, Random: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Batch: 5})
+	s, err := seal.Open(seal.Config{Dir: dir, Now: time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler), Batch: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
