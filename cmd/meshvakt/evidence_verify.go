@@ -126,7 +126,7 @@ cannot be read.`,
 	flags.StringVar(&f.from, "from", "", "when the claims begin, as 2026-10-01T00:00:00Z or 2026-10-01")
 	flags.StringVar(&f.to, "to", "", "when the claims end")
 	flags.BoolVar(&f.inferred, "accept-inferred", false, "let time count in which nobody saw anything and nothing has changed")
-	flags.DurationVar(&f.maxClockError, "max-clock-error", time.Second, "how wrong a clock may have been for its time to count as seen; one that nothing disciplines counts as 16s")
+	flags.DurationVar(&f.maxClockError, "max-clock-error", defaultClockError, "how wrong a clock may have been for its time to count as seen; one that nothing disciplines counts as 16s")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.StringVar(&f.proof, "proof", "", "proof of one record, from meshvakt evidence prove")
 	flags.StringVar(&f.record, "record-file", "", "file with the record that --proof is of, as one line")

@@ -151,6 +151,19 @@ func TestTesseraStaysInTheSealer(t *testing.T) {
 	}
 }
 
+// Who verifies must not have to trust the code that writes, by whatever way it comes in.
+func TestTheVerifierHasNothingOfTheSealer(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "../../internal/evidence/verify").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.FieldsSeq(string(out)) {
+		if strings.HasPrefix(dep, "github.com/transparency-dev/") || dep == module+"internal/evidence/seal" || dep == module+"internal/evidence/spool" {
+			t.Errorf("internal/evidence/verify comes to import %s; must do without", dep)
+		}
+	}
+}
+
 func TestPoliciesArePure(t *testing.T) {
 	forbidden := []string{"net/http", "os", "log", "log/slog", "math/rand", "math/rand/v2", "k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/prometheus"}
 	clock := regexp.MustCompile(`\btime\.(Now|Since|Until|After|Sleep|Tick|NewTimer|NewTicker)\b`)

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"strings"
@@ -36,7 +37,8 @@ type cluster struct {
 	refusals      map[RefusalCount]uint64
 	refusalList   []Refusal
 
-	allowed []allowed
+	// allowed is in pieces, each sorted once it is full: one list of millions would be copied again and again.
+	allowed [][]allowed
 	inputs  map[inputChange]inputSeen
 }
 
@@ -192,9 +194,9 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 
 // unexplained are changes that no allowed request accounts for: they went past the webhook.
 func (c *cluster) unexplained() []Finding {
-	slices.SortFunc(c.allowed, func(a, b allowed) int {
-		return cmp.Or(slices.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
-	})
+	if n := len(c.allowed); n > 0 {
+		sortAllowed(c.allowed[n-1])
+	}
 	var list []Finding
 	for key, seen := range c.inputs {
 		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) {
@@ -208,12 +210,34 @@ func (c *cluster) unexplained() []Finding {
 
 func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
 	from, to := seen.from-int64(explainBefore), seen.to+int64(explainAfter)
-	i, _ := slices.BinarySearchFunc(c.allowed, object, func(a allowed, o [12]byte) int { return slices.Compare(a.object[:], o[:]) })
-	for ; i < len(c.allowed) && c.allowed[i].object == object; i++ {
-		a := &c.allowed[i]
-		if from <= a.at && a.at <= to && (a.digest == digest || seen.keys) {
-			return true
+	for _, piece := range c.allowed {
+		i, _ := slices.BinarySearchFunc(piece, object, func(a allowed, o [12]byte) int { return bytes.Compare(a.object[:], o[:]) })
+		for ; i < len(piece) && piece[i].object == object; i++ {
+			a := &piece[i]
+			if from <= a.at && a.at <= to && (a.digest == digest || seen.keys) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// pieceOf is how many allowed requests are kept in one piece.
+const pieceOf = 1 << 15
+
+func (c *cluster) allow(a allowed) {
+	n := len(c.allowed)
+	if n == 0 || len(c.allowed[n-1]) == pieceOf {
+		if n > 0 {
+			sortAllowed(c.allowed[n-1])
+		}
+		c.allowed, n = append(c.allowed, make([]allowed, 0, pieceOf)), n+1
+	}
+	c.allowed[n-1] = append(c.allowed[n-1], a)
+}
+
+func sortAllowed(list []allowed) {
+	slices.SortFunc(list, func(a, b allowed) int {
+		return cmp.Or(bytes.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
+	})
 }

@@ -121,14 +121,8 @@ func (r *reading) verify(ctx context.Context, o *opened, before *tail, take func
 	origin := o.claimed.Origin
 	log := &Log{Origin: origin, Cluster: o.genesis.Cluster, Replica: o.genesis.Replica, Shard: o.genesis.Shard, Checkpoint: string(o.checkpoint),
 		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}}
-	keys, trust := r.keysOf(o)
-	c, key, cosignatures, err := r.trust.checkpoint(o.checkpoint, origin, keys)
-	if err != nil {
-		r.problem(origin, -1, "the checkpoint is not signed as it must be: "+err.Error())
-		return log, nil, nil
-	}
-	log.Size, log.Root, log.Key, log.Trust, log.Cosignatures = uint64(c.N), c.Hash.String(), key, trust, cosignatures
-	if !r.links(o, before) {
+	c, believed := r.believe(o, log)
+	if !believed || !r.links(o, before) {
 		return log, nil, nil
 	}
 	f := follower{reading: r, log: log, chain: record.Begin(o.before), take: take, kinds: map[string]uint64{}, boots: map[string]bool{}}
@@ -154,6 +148,18 @@ func (r *reading) verify(ctx context.Context, o *opened, before *tail, take func
 		r.problem(origin, -1, err.Error())
 	}
 	return log, &tail{origin, uint64(c.N), f.chain.Last(), log.Closed, log.Next}, nil
+}
+
+// believe takes the checkpoint over into log if it is signed as it must be.
+func (r *reading) believe(o *opened, log *Log) (torchwood.Checkpoint, bool) {
+	keys, trust := r.keysOf(o)
+	c, key, cosignatures, err := r.trust.checkpoint(o.checkpoint, log.Origin, keys)
+	if err != nil {
+		r.problem(log.Origin, -1, "the checkpoint is not signed as it must be: "+err.Error())
+		return c, false
+	}
+	log.Size, log.Root, log.Key, log.Trust, log.Cosignatures = uint64(c.N), c.Hash.String(), key, trust, cosignatures
+	return c, true
 }
 
 // links tells whether the log goes on where the one before it, if it is here, has ended.

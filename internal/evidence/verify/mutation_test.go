@@ -325,7 +325,7 @@ func TestProofs(t *testing.T) {
 }
 
 // failing is a disk that breaks.
-type failing struct{ files }
+type failing struct{}
 
 func (failing) read(context.Context, string, int) ([]byte, error) { return nil, errors.New("broken") }
 

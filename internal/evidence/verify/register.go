@@ -48,7 +48,7 @@ func (l *ledger) decision(d *record.Decision) {
 	}
 	if d.Verdict == "allow" {
 		if judged(d.Object.GVK) {
-			c.allowed = append(c.allowed, allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
+			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
 		}
 		return
 	}

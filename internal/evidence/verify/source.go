@@ -143,7 +143,7 @@ type remote struct {
 	client *http.Client
 }
 
-func (r *remote) read(ctx context.Context, name string, most int) ([]byte, error) {
+func (r *remote) read(ctx context.Context, name string, most int) (text []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/"+name, nil)
 	if err != nil {
 		return nil, err
@@ -152,15 +152,14 @@ func (r *remote) read(ctx context.Context, name string, most int) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%s: the server answers %s", name, resp.Status)
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
-	if err != nil {
+	if text, err = io.ReadAll(io.LimitReader(resp.Body, int64(most)+1)); err != nil {
 		return nil, err
 	}
 	if len(text) > most {

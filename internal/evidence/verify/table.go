@@ -38,10 +38,10 @@ func (t *table) digest() record.Hash {
 
 // snapshot takes a part, and replaces the table with the last one.
 func (l *ledger) snapshot(s *record.Snapshot) error {
-	parts := l.table.parts
 	if s.Part == 1 {
-		parts = nil // what was begun before is void
+		l.table.parts = nil // what was begun before is void
 	}
+	parts := l.table.parts
 	if uint64(len(parts))+1 != s.Part {
 		return fmt.Errorf("part %d of %d of a snapshot follows part %d", s.Part, s.Of, len(parts))
 	}
@@ -50,7 +50,7 @@ func (l *ledger) snapshot(s *record.Snapshot) error {
 			return fmt.Errorf("part %d of a snapshot belongs to another one", s.Part)
 		}
 	}
-	l.table.parts = append(parts, s)
+	l.table.parts = append(l.table.parts, s)
 	if s.Part < s.Of {
 		return nil
 	}

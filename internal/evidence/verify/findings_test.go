@@ -1,0 +1,184 @@
+package verify
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+func codes(r *Result) []string {
+	var list []string
+	for _, f := range r.Findings {
+		list = append(list, f.Code)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func TestFindings(t *testing.T) {
+	exception := func(b *book) record.Object {
+		return record.Object{GVK: "meshvakt.io/v1alpha1/GuardException", Namespace: "payments", Name: b.pseudonyms.Object("e", "payments", "e"), UID: "e", Generation: 1}
+	}
+	until := epoch().Add(time.Hour)
+	for name, c := range map[string]struct {
+		happens func(b *book)
+		want    []string
+	}{
+		"nothing": {func(*book) {}, nil},
+		"a change that a request explains": {func(b *book) {
+			b.decide(seconds(1), "payments", 2)
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, nil},
+		"a change past the webhook": {func(b *book) { b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2)) }, []string{FindingUnexplained}},
+		"a change that another request was for": {func(b *book) {
+			b.decide(seconds(1), "payments", 3)
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, []string{FindingUnexplained}},
+		"a policy that is gone": {func(b *book) {
+			row := b.row("payments", "STRICT", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+		}, []string{FindingUnexplained}},
+		"who asks approves": {func(b *book) {
+			who := b.pseudonyms.Subject("ola")
+			b.add(seconds(1), &record.ExceptionRequested{Object: exception(b), By: who, Selector: b.pseudonyms.Digest(nil), Approval: "TwoPerson", Reason: "r", Reference: "t", Until: until})
+			b.add(seconds(2), &record.ExceptionGranted{Object: exception(b), By: who, For: who, Until: until})
+		}, []string{FindingSelfApproved}},
+		"nobody has asked": {func(b *book) {
+			b.add(seconds(2), &record.ExceptionGranted{Object: exception(b), By: b.pseudonyms.Subject("kari"), For: b.pseudonyms.Subject("ola"), Until: until})
+		}, []string{FindingNoPrevious}},
+		"more was counted than is here": {func(b *book) { b.counts.In, b.counts.Written = 1, 1 }, []string{FindingCounters}},
+		"nobody asks the webhook":       {func(b *book) { b.beat(seconds(3), func(x *record.Beat) { x.Enforcing = false }) }, []string{FindingNotAsked}},
+		"the webhook configuration is gone": {func(b *book) {
+			b.beat(seconds(3), func(x *record.Beat) { x.Hooks = nil })
+		}, []string{FindingHook}},
+		"the webhook configuration is another": {func(b *book) {
+			b.beat(seconds(3), func(x *record.Beat) {
+				x.Hooks[0].Digest, x.Hooks[0].ResourceVersion = b.pseudonyms.Digest([]byte("other")), "2"
+			})
+		}, []string{FindingHook}},
+		"the control is weakened": {func(b *book) {
+			b.add(seconds(3), &record.ConfigChanged{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: "default", UID: "g", ResourceVersion: "3", What: "changed", Weaker: true, By: record.Subject{Kind: record.Unknown}})
+		}, []string{FindingWeakened}},
+		"the clock is set": {func(b *book) { b.wall = 30 * time.Second }, []string{FindingClock}},
+		"break-glass": {func(b *book) {
+			b.counts.In++
+			b.counts.Written++
+			b.add(seconds(3), &record.Decision{Request: "r", Operation: "UPDATE", Object: b.policy("payments", 9), By: b.pseudonyms.Subject("ola"), Guards: b.pseudonyms.Digest(nil), Verdict: "allow", BreakGlass: true})
+		}, []string{FindingBreakGlass}},
+		"a replica that has no log": {func(b *book) { b.ready = []record.Replica{{Pod: "meshvakt-7"}} }, []string{FindingMissingLog}},
+	} {
+		b := quiet("meshvakt-0", 0)
+		c.happens(b)
+		b.beat(seconds(60))
+		r := verifyAll(t, Options{}, b.sources()...)
+		got := codes(r)
+		if len(r.Problems) > 0 || !slices.Equal(got, c.want) {
+			t.Errorf("%s: findings %v, problems %v; must be %v", name, r.Findings, r.Problems, c.want)
+		}
+	}
+}
+
+func TestAClaimAcrossAHole(t *testing.T) {
+	for name, c := range map[string]struct {
+		version uint64
+		want    Verdict
+	}{"nothing changed": {1, Holds}, "a policy changed": {2, NotProvable}} {
+		b := quiet("meshvakt-0", 2)
+		b.rows["payments"] = b.row("payments", "STRICT", 0, c.version)
+		b.start(seconds(300))
+		b.snapshot(seconds(300), "boot", seconds(300))
+		for m := range 3 {
+			b.beat(seconds(300 + 60*m))
+		}
+		claim := claimOf(t, "mtls=STRICT,namespace=payments", 10, 400)
+		claim.AcceptInferred = true
+		strict := claimOf(t, "mtls=STRICT,namespace=payments", 10, 400)
+		r := verifyAll(t, Options{Claims: []Claim{claim, strict}}, b.sources()...)
+		if r.Claims[0].Verdict != c.want || r.Claims[1].Verdict != NotProvable || r.ExitCode() != 2 {
+			t.Errorf("%s: %s with --accept-inferred, %s without; must be %s", name, r.Claims[0].Verdict, r.Claims[1].Verdict, c.want)
+		}
+	}
+}
+
+func TestClaims(t *testing.T) {
+	b := newBook("meshvakt-0", 1)
+	b.rows["payments"] = b.row("payments", "STRICT", 0, 1)
+	b.rows["legacy"] = b.row("legacy", "PERMISSIVE", 0, 1)
+	b.start(0)
+	b.snapshot(0, "boot", 0)
+	for m := range 5 {
+		b.beat(seconds(60 * m))
+	}
+	for text, want := range map[string]Verdict{
+		"mtls=STRICT,namespace=payments":                              Holds,
+		"mtls=STRICT,namespace=legacy":                                IsViolated,
+		"mtls=STRICT,namespace=*":                                     IsViolated,
+		"mtls=STRICT,namespace=payments,namespace=legacy":             IsViolated,
+		"mtls=STRICT,namespace=elsewhere":                             NotProvable,
+		"mtls=STRICT,namespace=payments,cluster=" + testCluster:       Holds,
+		"mtls=STRICT,namespace=payments,cluster=another":              NotProvable,
+		"mtls=STRICT,namespace=payments,namespace=elsewhere,cluster=": "",
+	} {
+		c, err := ParseClaim(text, epoch(), epoch().Add(seconds(240)), false)
+		if (err != nil) != (want == "") {
+			t.Errorf("%s: %v", text, err)
+		}
+		if err != nil {
+			continue
+		}
+		if r := verifyAll(t, Options{Claims: []Claim{c}}, b.sources()...); r.Claims[0].Verdict != want {
+			t.Errorf("%s: %s; must be %s", text, r.Claims[0].Verdict, want)
+		}
+	}
+	c := claimOf(t, "mtls=STRICT,namespace=payments", 0, 240)
+	if r := verifyAll(t, Options{Trust: must(NewTrust(nil, nil, false)), Claims: []Claim{c}}, b.sources()...); r.Claims[0].Verdict != NotProvable || !strings.Contains(r.Claims[0].Why, "--trust-log-key") {
+		t.Errorf("by the log's own key: %+v; must not be provable without --trust-log-key", r.Claims[0])
+	}
+	c = claimOf(t, "mtls=STRICT,namespace=payments", 0, 241)
+	if r := verifyAll(t, Options{Claims: []Claim{c}}, b.sources()...); r.Claims[0].Verdict != NotProvable {
+		t.Errorf("a second longer than the log: %s; must not be provable", r.Claims[0].Verdict)
+	}
+}
+
+// The same logs give the same bytes, however they are given.
+func TestTheResultDoesNotDependOnTheOrderOfTheLogs(t *testing.T) {
+	books := pair()
+	o := pairOptions(t, books)
+	var want []byte
+	for i := range 4 {
+		sources := allSources(books)
+		sources[0], sources[i] = sources[i], sources[0]
+		got := must(json.Marshal(verifyAll(t, o, sources...)))
+		if want == nil {
+			want = got
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("another result with log %d first", i)
+		}
+	}
+	if bytes.Contains(want, []byte(":null")) {
+		t.Errorf("a list is null: %s", want)
+	}
+}
+
+func TestTextOfPeopleMovesNoCursor(t *testing.T) {
+	for in, want := range map[string]string{
+		"payments":           "payments",
+		"":                   `""`,
+		"a b":                `"a b"`,
+		"\x1b[2Jx":           `"\x1b[2Jx"`,
+		"a\u202eb":           `"a\u202eb"`,
+		"p\u00e5 gr\u00f8nn": "\"p\u00e5 gr\u00f8nn\"",
+		"\u009bx":            `"\u009bx"`,
+	} {
+		if got := Safe(in); got != want {
+			t.Errorf("%q is shown as %s; must be %s", in, got, want)
+		}
+	}
+}

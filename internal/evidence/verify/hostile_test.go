@@ -1,0 +1,110 @@
+package verify
+
+import (
+	"archive/zip"
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Bundles come from whoever hands them over.
+func TestHostileBundles(t *testing.T) {
+	b := quiet("meshvakt-0", 3)
+	s := b.shards[0]
+	entriesPath := torchwood.TilePath(tlog.Tile{H: torchwood.TileHeight, L: -1, W: len(s.lines)})
+	for name, change := range map[string]func(fstest.MapFS){
+		"a checkpoint that does not end": func(f fstest.MapFS) { f["checkpoint"] = &fstest.MapFile{Data: make([]byte, 8<<20)} },
+		"entries that do not end":        func(f fstest.MapFS) { f[entriesPath] = &fstest.MapFile{Data: make([]byte, 64<<20)} },
+		"an entry longer than the rest": func(f fstest.MapFS) {
+			f[entriesPath] = &fstest.MapFile{Data: append([]byte{0xff, 0xff}, f[entriesPath].Data...)}
+		},
+		"a log of more records than there can be": func(f fstest.MapFS) {
+			c := torchwood.Checkpoint{Origin: s.origin, Tree: tlog.Tree{N: 1 << 60}}
+			f["checkpoint"] = &fstest.MapFile{Data: sign(c, s.key)}
+		},
+		"an empty log": func(f fstest.MapFS) {
+			f["checkpoint"] = &fstest.MapFile{Data: sign(torchwood.Checkpoint{Origin: s.origin}, s.key)}
+		},
+		"a manifest that leads out": func(f fstest.MapFS) {
+			f["manifest.json"].Data = bytes.Replace(f["manifest.json"].Data, []byte(`"checkpoint"`), []byte(`"../../etc/passwd"`), 1)
+		},
+		"a manifest of another log": func(f fstest.MapFS) {
+			f["manifest.json"].Data = bytes.Replace(f["manifest.json"].Data, []byte(`"size":`), []byte(`"size":9`), 1)
+		},
+		"a manifest that is none": func(f fstest.MapFS) { f["manifest.json"].Data = []byte("{") },
+	} {
+		files := withManifest(logFiles(s.origin, s.key, s.lines), s.origin, "meshvakt-0", s.name, s.lines)
+		change(files)
+		path := filepath.Join(t.TempDir(), "bundle.zip")
+		deflated(t, path, files)
+		sources, err := Open(path, nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if code := verifyAll(t, Options{}, sources...).ExitCode(); code != 3 {
+			t.Errorf("%s: exit %d; must be 3", name, code)
+		}
+		if err := sources[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A link in the directory of a log leads nowhere but into it.
+func TestLinksOutOfALog(t *testing.T) {
+	b := quiet("meshvakt-0", 3)
+	s := b.shards[0]
+	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "checkpoint")
+	files := logFiles(s.origin, s.key, s.lines)
+	for name, f := range files {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if name == "checkpoint" {
+			path = outside
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, f.Data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	sources, err := Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := sources[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if code := verifyAll(t, Options{}, sources...).ExitCode(); code != 3 {
+		t.Errorf("exit %d; must be 3", code)
+	}
+}
+
+// deflated packs zeros so that they take next to nothing.
+func deflated(t *testing.T, path string, files fstest.MapFS) {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for _, name := range sortedNames(files) {
+		if _, err := must(z.Create(name)).Write(files[name].Data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
