@@ -24,6 +24,9 @@ type opened struct {
 	before     record.Hash // of the last record of the shard before, as the genesis has it
 }
 
+// errEmpty says that a log has no records yet. The sealer signs that too.
+var errEmpty = errors.New("the log has no records yet")
+
 // open reads the checkpoint and the first record, which say where the log belongs.
 func open(ctx context.Context, s *Source) (*opened, error) {
 	signed, err := s.files.read(ctx, "checkpoint", maxCheckpoint)
@@ -37,7 +40,7 @@ func open(ctx context.Context, s *Source) (*opened, error) {
 	}
 	o := &opened{source: s, checkpoint: signed, claimed: claimed}
 	if claimed.N < 1 {
-		return o, errors.New("the checkpoint is of a log without records")
+		return o, errEmpty
 	}
 	bundle, err := tile(ctx, s.files, tlog.Tile{H: torchwood.TileHeight, L: -1, W: int(min(claimed.N, torchwood.TileWidth))}, maxBundle)
 	if err != nil {

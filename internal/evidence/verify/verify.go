@@ -3,6 +3,7 @@ package verify
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,24 +25,7 @@ type Options struct {
 // done; what is wrong with the logs is in the result.
 func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) {
 	r := &reading{trust: o.Trust, announce: map[string][]string{}, trusted: map[string]string{}}
-	var list []*opened
-	for _, s := range sources {
-		l, err := open(ctx, s)
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err != nil:
-			name := s.Name
-			if l != nil {
-				name = l.claimed.Origin
-			}
-			r.unreadable(name, err)
-		default:
-			list = append(list, l)
-		}
-	}
-	arrange(list)
-	list, err := r.once(ctx, list)
+	list, err := r.openAll(ctx, sources)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +41,33 @@ func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) 
 		list = list[n:]
 	}
 	return f.result(), nil
+}
+
+// openAll opens what can be opened, in order, and each log once. A log without records is left
+// out: that it should have some is what the logs around it say.
+func (r *reading) openAll(ctx context.Context, sources []*Source) ([]*opened, error) {
+	var list []*opened
+	for _, s := range sources {
+		l, err := open(ctx, s)
+		name := s.Name
+		if l != nil {
+			name = l.claimed.Origin
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.Is(err, errEmpty):
+		case err != nil:
+			r.unreadable(name, err)
+		default:
+			list = append(list, l)
+		}
+	}
+	if len(list) == 0 && len(r.problems) == 0 && len(r.newer) == 0 {
+		r.problem("", -1, "no log that is given has records")
+	}
+	arrange(list)
+	return r.once(ctx, list)
 }
 
 func (r *reading) unreadable(name string, err error) {

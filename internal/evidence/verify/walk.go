@@ -11,20 +11,7 @@ import (
 // log with a problem nothing that was told may be believed.
 func Walk(ctx context.Context, sources []*Source, trust *Trust, each func(origin, pseudonyms string, r record.Record) error) (*Result, error) {
 	r := &reading{trust: trust, announce: map[string][]string{}, trusted: map[string]string{}}
-	var list []*opened
-	for _, s := range sources {
-		o, err := open(ctx, s)
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err != nil:
-			r.unreadable(s.Name, err)
-		default:
-			list = append(list, o)
-		}
-	}
-	arrange(list)
-	list, err := r.once(ctx, list)
+	list, err := r.openAll(ctx, sources)
 	if err != nil {
 		return nil, err
 	}
