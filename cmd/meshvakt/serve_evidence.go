@@ -151,7 +151,8 @@ func (p *process) newObserver(context.Context) error {
 		podUID = ""
 	}
 	p.observer, err = observe.New(observe.Config{
-		Log: p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
+		FailsOpen: controller.FailsOpen,
+		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
 		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
 	})

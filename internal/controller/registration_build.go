@@ -19,6 +19,19 @@ import (
 // WebhookName is the name of the ValidatingWebhookConfiguration.
 const WebhookName = "meshvakt"
 
+// The entries that let pass what nobody answers, each for the reason that its function gives.
+const (
+	controlPlaneEntryName = "control-plane.mesh.meshvakt.io"
+	nodesEntryName        = "nodes.meshvakt.io"
+	everywhereEntryName   = "everywhere.mesh.meshvakt.io"
+)
+
+// FailsOpen reports whether an entry of one of the webhook configurations lets pass what nobody
+// answers because it is meant to.
+func FailsOpen(configuration, entry string) bool {
+	return configuration == MutatingName || slices.Contains([]string{controlPlaneEntryName, nodesEntryName, everywhereEntryName}, entry)
+}
+
 // namespaceNameLabel is set on every namespace by the API server.
 const namespaceNameLabel = "kubernetes.io/metadata.name"
 
@@ -128,7 +141,7 @@ func (r *Registration) rootEntry() *acadmission.ValidatingWebhookApplyConfigurat
 // controlPlaneEntry asks about the mesh's own pods, and fails open: istiod and gateways
 // must be able to start while Meshvakt does not.
 func (r *Registration) controlPlaneEntry() *acadmission.ValidatingWebhookApplyConfiguration {
-	return r.entry("control-plane.mesh.meshvakt.io", r.matches(policies.ScopeGuardedAndControlPlane), admissionregistrationv1.NamespacedScope).
+	return r.entry(controlPlaneEntryName, r.matches(policies.ScopeGuardedAndControlPlane), admissionregistrationv1.NamespacedScope).
 		WithFailurePolicy(admissionregistrationv1.Ignore).
 		WithNamespaceSelector(r.roots())
 }
@@ -156,7 +169,7 @@ const nodesTimeoutSeconds = 1
 // nodesEntry asks about nodes and what is tied to them. It fails open: these are
 // remarked on, and nothing about a node may wait for us.
 func (r *Registration) nodesEntry(matches []policies.Match) *acadmission.ValidatingWebhookApplyConfiguration {
-	return r.entry("nodes.meshvakt.io", matches, admissionregistrationv1.ClusterScope).
+	return r.entry(nodesEntryName, matches, admissionregistrationv1.ClusterScope).
 		WithFailurePolicy(admissionregistrationv1.Ignore).
 		WithTimeoutSeconds(nodesTimeoutSeconds).
 		WithNamespaceSelector(acmeta.LabelSelector())
@@ -184,7 +197,7 @@ func (r *Registration) settingsEntry(matches []policies.Match) *acadmission.Vali
 // keeps namespaces that no guard selects independent of us.
 func (r *Registration) everywhereEntry() *acadmission.ValidatingWebhookApplyConfiguration {
 	unguardable := fmt.Sprintf("!(request.namespace in %s)", celList(append(slices.Clone(r.Unguardable), r.RootNamespaces...)))
-	return r.entry("everywhere.mesh.meshvakt.io", r.matches(policies.ScopeGuardedAndRoot), admissionregistrationv1.NamespacedScope).
+	return r.entry(everywhereEntryName, r.matches(policies.ScopeGuardedAndRoot), admissionregistrationv1.NamespacedScope).
 		WithFailurePolicy(admissionregistrationv1.Ignore).
 		WithNamespaceSelector(acmeta.LabelSelector()).
 		WithMatchConditions(acadmission.MatchCondition().WithName("guardable").WithExpression(unguardable))

@@ -473,3 +473,27 @@ func TestCELString(t *testing.T) {
 		t.Errorf("empty list: %s", got)
 	}
 }
+
+// The evidence tells of an entry that lets pass what nobody answers, unless it is meant to.
+func TestFailsOpenIsWhatIsBuilt(t *testing.T) {
+	guard := guardWith("a", guardedSelector(), v1alpha1.OnMissingReject)
+	guard.Spec.NodePools = &v1alpha1.NodePools{ValidationActions: []v1alpha1.ValidationAction{v1alpha1.Deny}, ControlPlane: v1alpha1.ControlPlaneGuard}
+	v1alpha1.SetDefaults(guard)
+	list := built(t, registrationOf(guard))
+	open := 0
+	for i := range list {
+		is := *list[i].FailurePolicy == admissionregistrationv1.Ignore
+		if FailsOpen(WebhookName, list[i].Name) != is {
+			t.Errorf("entry %s fails open: %v; FailsOpen says otherwise", list[i].Name, is)
+		}
+		if is {
+			open++
+		}
+	}
+	if open != 3 {
+		t.Errorf("%d of %q fail open; must be those for the control plane, nodes and everywhere", open, names(list))
+	}
+	if !FailsOpen(MutatingName, "a.guard.meshvakt.io") {
+		t.Error("an entry that only changes fails closed")
+	}
+}

@@ -60,7 +60,7 @@ func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfiguration
 			}
 		}
 	}
-	entry("control-plane.mesh.meshvakt.io", controlPlane, r.roots())
+	entry(controlPlaneEntryName, controlPlane, r.roots())
 	return config
 }
 

@@ -1,11 +1,16 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -233,11 +238,11 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 	must(t, r.client.Get(t.Context(), client.ObjectKey{Namespace: ownNamespace, Name: "meshvakt"}, &s))
 	kubeconfig, err := r.plane.ServiceAccountKubeconfig(t.Context(), ownNamespace, "meshvakt")
 	must(t, err)
-	address := freeAddress(t)
+	address, evidence := freeAddress(t), t.TempDir()
 	args := slices.Concat(s.Spec.Template.Spec.Containers[0].Args[1:], []string{
 		"--kubeconfig", kubeconfig, "--listen", address, "--webhook-url", "https://" + address,
 		"--operations-listen", "127.0.0.1:0", "--drain-delay", "100ms",
-		"--evidence-dir", t.TempDir(), "--evidence-replica", "meshvakt-0",
+		"--evidence-dir", evidence, "--evidence-replica", "meshvakt-0",
 	})
 	replica := startReplica(t, args...).ready(t.Context())
 	eventually(t, 30*time.Second, func() error {
@@ -246,6 +251,10 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 		}
 		return nil
 	})
+	sealsBesides(t, s.Spec.Template.Spec.Containers[1].Args, evidence)
+	if lease := r.kubectl("", "-n", ownNamespace, "get", "lease", "meshvakt-evidence-meshvakt-0", "-o", "jsonpath={.spec.holderIdentity}"); lease == "" {
+		t.Error("no Lease says which start of the replica is running")
+	}
 	replica.mu.Lock()
 	defer replica.mu.Unlock()
 	for _, line := range replica.log {
@@ -295,5 +304,39 @@ func evidenceUninstalls(t *testing.T, r *release) {
 	}
 	if left := r.registered(); len(left) > 0 {
 		t.Errorf("left, and nobody serves them: %q", left)
+	}
+}
+
+// sealsBesides runs the sealer by the arguments of its container until it has sealed a beat, which
+// lists the replicas behind the Service, and ends it as a kubelet does.
+func sealsBesides(t *testing.T, args []string, dir string) {
+	t.Helper()
+	cmd := exec.Command(binary, append(slices.Clone(args), "--dir="+dir, "--checkpoint-interval=1s")...)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(t, cmd.Start())
+	eventually(t, 90*time.Second, func() error {
+		checkpoints, err := filepath.Glob(filepath.Join(dir, "logs", "*", "checkpoint"))
+		if err != nil {
+			return err
+		}
+		if len(checkpoints) != 1 {
+			return fmt.Errorf("%d checkpoints; must be one", len(checkpoints))
+		}
+		entries, err := filepath.Glob(filepath.Join(dir, "logs", "*", "tile", "entries", "*", "*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range entries {
+			text, err := os.ReadFile(name)
+			if err == nil && bytes.Contains(text, []byte(`"kind":"beat"`)) && bytes.Contains(text, []byte(`"ready":[{"pod":"meshvakt-0"`)) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no beat with replicas is sealed in %q", entries)
+	})
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the sealer's container ended: %v\n%s", err, log.String())
 	}
 }

@@ -91,6 +91,7 @@ type openShard struct {
 	origin     string
 	name       string
 	period     volume.Period
+	key        string // ID of the key of pseudonyms
 	pseudonyms record.Pseudonymiser
 	before     uint64 // lines in the spool before its first
 }

@@ -37,6 +37,8 @@ type keeper struct {
 	calls int
 	// failAt is the number of the call that fails, 0 for none.
 	failAt int
+	// lost makes other keys than before.
+	lost bool
 }
 
 func (k *keeper) ask() error {
@@ -52,7 +54,13 @@ func (k *keeper) ask() error {
 func (k *keeper) Cluster(context.Context) (string, error) { return "cluster-uid", k.ask() }
 
 func (k *keeper) Key(_ context.Context, p volume.Period) (record.Key, error) {
-	return record.Key(record.HashOf([]byte(p))), k.ask()
+	err := k.ask()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lost {
+		p += " anew"
+	}
+	return record.Key(record.HashOf([]byte(p))), err
 }
 
 func (k *keeper) User(context.Context) (string, error) {
@@ -409,6 +417,37 @@ func TestAVolumeOfAnotherNameGoesOnInAShardOfItsOwn(t *testing.T) {
 	g, c := all[*record.Genesis](r.records(t)), all[*record.Close](r.records(t))
 	if len(g) != 2 || len(c) != 1 || c[0].Why != "moved" || g[1].Origin != "other.example.org/cluster-uid/meshvakt-0/2026q4-2" || g[1].PrevOrigin != g[0].Origin {
 		t.Errorf("shards are %+v, closed by %+v", g, c)
+	}
+}
+
+// A spool that is gone, while its logs are still there, is not begun again under the same name.
+func TestALostSpoolGoesOnInAnotherShard(t *testing.T) {
+	r := newReplica(t, t.TempDir())
+	r.stop(t, r.opened(t))
+	if err := os.Mkdir(r.dir.Log("2026q4"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(r.dir.Spool()); err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t, r.opened(t))
+	if g := all[*record.Genesis](r.records(t)); len(g) != 1 || g[0].Shard != "2026q4-2" || g[0].PrevSize != 0 {
+		t.Errorf("shards are %+v; must be 2026q4-2, with none before it", g)
+	}
+}
+
+// A shard has one key of pseudonyms, also where somebody has deleted the Secret.
+func TestAnotherKeyBeginsAnotherShard(t *testing.T) {
+	r := newReplica(t, t.TempDir())
+	r.stop(t, r.opened(t))
+	r.keeper.lost = true
+	j := r.opened(t)
+	r.stop(t, j)
+	j = r.opened(t)
+	r.stop(t, j)
+	g, c := all[*record.Genesis](r.records(t)), all[*record.Close](r.records(t))
+	if len(g) != 2 || len(c) != 1 || c[0].Why != "key" || g[1].Shard != "2026q4-2" || g[0].Pseudonyms == g[1].Pseudonyms {
+		t.Errorf("shards are %+v, closed by %+v; must be two, by their keys", g, c)
 	}
 }
 

@@ -135,7 +135,7 @@ func readTail(dir volume.Dir, recovered spool.Recovery) (t tail, err error) {
 		// A genesis that is still here is later than what the file says, or the same.
 		if genesis, err := record.Parse(line.Text); err == nil && genesis.Body.Kind() == record.KindGenesis {
 			body := genesis.Body.(*record.Genesis)
-			t.shard = volume.Current{Shard: body.Shard, Origin: body.Origin}
+			t.shard = volume.Current{Shard: body.Shard, Origin: body.Origin, Pseudonyms: body.Pseudonyms}
 		}
 	}
 	if seq != recovered.LastSeq {

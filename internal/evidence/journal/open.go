@@ -112,6 +112,10 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 	if l.spool.Recovery().LastSeq == 0 {
 		return j.begin(ctx, l, at, cluster, volume.PeriodAt(now))
 	}
+	// Before anything is added: once it is, the sealer may let go of the genesis.
+	if err := j.config.Dir.WriteCurrent(at.shard); err != nil {
+		return err
+	}
 	_, genesis := at.last.(*record.Genesis)
 	if !at.chain.Closed() && (genesis || at.boot != j.boot) {
 		if at.chain, err = j.reboot(ctx, l, at, genesis); err != nil {
@@ -127,7 +131,16 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 	case at.chain.Closed():
 		return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
 	case at.shard.Origin == expected && period >= volume.PeriodAt(now) && at.chain.Size() < j.config.MaxRecords:
-		return j.adopt(ctx, l, at.shard, period, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
+		key, err := j.config.Keeper.Key(ctx, period)
+		if err != nil {
+			return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+		}
+		if key.ID() != at.shard.Pseudonyms {
+			// Somebody has taken the key away. Who is who in one shard must not depend on when it was written.
+			j.config.Log.Error("evidence: the key of pseudonyms is another than the one the shard was begun with, so another shard begins", "shard", at.shard.Shard, "was", at.shard.Pseudonyms, "is", key.ID())
+			break
+		}
+		return j.adopt(l, at.shard, period, key, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
 	}
 	if at.chain, err = j.end(ctx, l, at.shard, cluster, max(period, volume.PeriodAt(now))); err != nil {
 		return err
@@ -168,7 +181,7 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.open = nil
-	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin}}
+	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin, Pseudonyms: was.key}}
 	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, period); err == nil {
 		err = j.beginLocked(ctx, was.log, at, cluster, period)
 	}
@@ -179,10 +192,16 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// following names the shard after one.
-func following(shard string, period volume.Period) (string, error) {
+// following names the shard after one, or the first. Where there are logs and no spool that they
+// came from, the first is the next that is free: another log cannot go on in the place of one.
+func (j *Journal) following(shard string, period volume.Period) (string, error) {
 	if shard == "" {
-		return volume.Shard(period, 1), nil
+		for number := 1; ; number++ {
+			name := volume.Shard(period, number)
+			if there, err := j.config.Dir.Has(name); !there || err != nil {
+				return name, err
+			}
+		}
 	}
 	p, number, err := volume.ParseShard(shard)
 	if err != nil {
@@ -196,7 +215,7 @@ func following(shard string, period volume.Period) (string, error) {
 
 // end closes a shard, after the key that will sign the next one has been announced in it.
 func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, cluster string, period volume.Period) (record.Chain, error) {
-	name, err := following(shard.Shard, period)
+	name, err := j.following(shard.Shard, period)
 	if err != nil {
 		return record.Chain{}, err
 	}
@@ -214,6 +233,8 @@ func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, clu
 	}
 	if volume.Origin(j.config.Name, cluster, j.config.Replica, shard.Shard) != shard.Origin {
 		why = "moved"
+	} else if key, err := j.config.Keeper.Key(ctx, period); err == nil && why == "size" && key.ID() != shard.Pseudonyms {
+		why = "key"
 	}
 	_, chain, err := l.add(ctx, &record.Close{Why: why, Next: origin}, false)
 	return chain, err
@@ -235,7 +256,7 @@ func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, clus
 	if err != nil {
 		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
 	}
-	name, err := following(before.shard.Shard, period)
+	name, err := j.following(before.shard.Shard, period)
 	if err != nil {
 		return err
 	}
@@ -255,32 +276,28 @@ func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, clus
 		boot.Why = record.BootStart
 	}
 	start := j.size.Load()
-	for _, body := range []record.Body{genesis, &boot, &record.KeyCreated{For: "pseudonyms", ID: pseudonyms.ID()}} {
+	for i, body := range []record.Body{genesis, &boot, &record.KeyCreated{For: "pseudonyms", ID: pseudonyms.ID()}} {
 		if _, err := l.store(ctx, body, false); err != nil {
+			return err
+		}
+		if i > 0 {
+			continue
+		}
+		if err := j.config.Dir.WriteCurrent(volume.Current{Shard: name, Origin: origin, Pseudonyms: pseudonyms.ID()}); err != nil {
 			return err
 		}
 	}
 	l.booted = true
-	if err := j.config.Dir.WriteCurrent(origin); err != nil {
-		return err
-	}
-	j.open = &openShard{log: l, origin: origin, name: name, period: period, pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
+	j.open = &openShard{log: l, origin: origin, name: name, period: period, key: pseudonyms.ID(), pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
 	j.cause = nil
 	return nil
 }
 
 // adopt goes on with a shard that an earlier start of the process has begun.
-func (j *Journal) adopt(ctx context.Context, l *logbook, shard volume.Current, period volume.Period, before uint64) error {
-	key, err := j.config.Keeper.Key(ctx, period)
-	if err != nil {
-		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
-	}
-	if err := j.config.Dir.WriteCurrent(shard.Origin); err != nil {
-		return err
-	}
+func (j *Journal) adopt(l *logbook, shard volume.Current, period volume.Period, key record.Key, before uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.open = &openShard{log: l, origin: shard.Origin, name: shard.Shard, period: period, pseudonyms: record.NewPseudonymiser(key), before: before}
+	j.open = &openShard{log: l, origin: shard.Origin, name: shard.Shard, period: period, key: key.ID(), pseudonyms: record.NewPseudonymiser(key), before: before}
 	j.cause = nil
 	return nil
 }

@@ -86,7 +86,8 @@ func large(b *testing.B, n int) (*Observer, *drain) {
 	d := &drain{shard: "2026q4"}
 	begun := time.Now()
 	o, err := New(Config{
-		Log: d, Source: source, Cache: s.sources, Client: s.client, Canary: &canary{}, Pod: "meshvakt-0", Boot: "0123456789abcdef0123456789abcdef",
+		FailsOpen: func(_, entry string) bool { return entry == "everywhere.mesh.meshvakt.io" },
+		Log:       d, Source: source, Cache: s.sources, Client: s.client, Canary: &canary{}, Pod: "meshvakt-0", Boot: "0123456789abcdef0123456789abcdef",
 		Logger: log, Now: func() time.Time { return time.Now().UTC() }, Since: func() time.Duration { return time.Since(begun) },
 	})
 	if err != nil {

@@ -322,7 +322,8 @@ func newSetting(t *testing.T, stored ...client.Object) *setting {
 	}
 	begun := time.Now()
 	s.observer, err = New(Config{
-		Log: s.log, Source: source, Cache: s.sources, Client: s.client, Canary: s.canary,
+		FailsOpen: func(_, entry string) bool { return entry == "everywhere.mesh.meshvakt.io" },
+		Log:       s.log, Source: source, Cache: s.sources, Client: s.client, Canary: s.canary,
 		Namespace: "meshvakt-system", Service: "meshvakt", Pod: "meshvakt-0", Boot: s.log.boot, Logger: log,
 		Own:   []OwnObject{{rbacv1.SchemeGroupVersion.WithKind("ClusterRole"), "meshvakt"}},
 		Now:   func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())).UTC() },

@@ -37,6 +37,9 @@ type Config struct {
 	Cache  cache.Cache
 	Client client.WithWatch
 	Canary Canary
+	// FailsOpen reports whether an entry of a webhook configuration lets pass what nobody answers because it is
+	// meant to.
+	FailsOpen func(configuration, entry string) bool
 	// Namespace is that of Meshvakt, Service the name of its Service there, Pod that of this replica. PodUID may be
 	// empty; with it, the Lease goes with the pod.
 	Namespace, Service, Pod, PodUID string
@@ -108,8 +111,8 @@ type loss struct {
 
 // New makes an Observer.
 func New(c Config) (*Observer, error) {
-	if c.Log == nil || c.Source == nil || c.Cache == nil || c.Client == nil || c.Canary == nil || c.Pod == "" || c.Boot == "" || c.Logger == nil || c.Now == nil || c.Since == nil {
-		return nil, errors.New("evidence observer: log, source, cache, client, canary, pod, boot ID, logger and clocks must be set")
+	if c.Log == nil || c.Source == nil || c.Cache == nil || c.Client == nil || c.Canary == nil || c.FailsOpen == nil || c.Pod == "" || c.Boot == "" || c.Logger == nil || c.Now == nil || c.Since == nil {
+		return nil, errors.New("evidence observer: log, source, cache, client, canary, entries that fail open, pod, boot ID, logger and clocks must be set")
 	}
 	if c.Beat == 0 {
 		c.Beat = time.Minute

@@ -389,10 +389,14 @@ func TestRoster(t *testing.T) {
 
 // TestOwnObjects: the hooks of a beat, and what is changed behind the back of whoever would be asked.
 func TestOwnObjects(t *testing.T) {
+	open := admissionregistrationv1.Ignore
 	config := func(policy admissionregistrationv1.FailurePolicyType) *admissionregistrationv1.ValidatingWebhookConfiguration {
 		return &admissionregistrationv1.ValidatingWebhookConfiguration{
 			ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u-hook"},
-			Webhooks:   []admissionregistrationv1.ValidatingWebhook{{Name: "pods.meshvakt.io", FailurePolicy: &policy}},
+			Webhooks: []admissionregistrationv1.ValidatingWebhook{
+				{Name: "pods.meshvakt.io", FailurePolicy: &policy},
+				{Name: "everywhere.mesh.meshvakt.io", FailurePolicy: &open}, // is meant to
+			},
 		}
 	}
 	inCluster(t, func(t *testing.T, s *setting) {

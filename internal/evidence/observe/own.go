@@ -38,10 +38,11 @@ const (
 // What is seen first is told by the hooks of the next beat, and not as a change: a change while nobody was there shows
 // in the digests of the beats before and after.
 type own struct {
-	rouse  func()
-	log    *slog.Logger
-	kinds  []*follower
-	guards toolscache.ResourceEventHandlerRegistration
+	rouse     func()
+	failsOpen func(configuration, entry string) bool
+	log       *slog.Logger
+	kinds     []*follower
+	guards    toolscache.ResourceEventHandlerRegistration
 
 	mu    sync.Mutex
 	seen  map[ownKey]*ownObject // guarded by mu
@@ -77,7 +78,7 @@ type OwnObject struct {
 
 func newOwn(c *Config, rouse func()) *own {
 	w := &own{
-		rouse: rouse, log: c.Logger, seen: map[ownKey]*ownObject{}, dirty: map[ownKey]bool{}, met: map[ownKey]bool{},
+		rouse: rouse, failsOpen: c.FailsOpen, log: c.Logger, seen: map[ownKey]*ownObject{}, dirty: map[ownKey]bool{}, met: map[ownKey]bool{},
 		begun: map[*follower]bool{}, fresh: map[ownKey]bool{}, told: map[ownKey]*ownObject{},
 	}
 	hook := func(kind string, list func() client.ObjectList, fields fields.Selector) {
@@ -197,7 +198,7 @@ func (w *own) set(gvk string, o client.Object) {
 	}
 	key := ownKey{gvk, o.GetName()}
 	seen := &ownObject{key: key, uid: string(o.GetUID()), version: o.GetResourceVersion(), form: form}
-	seen.describe(o)
+	seen.describe(o, w.failsOpen)
 	w.mu.Lock()
 	w.met[key] = true
 	w.seen[key] = seen
@@ -207,19 +208,17 @@ func (w *own) set(gvk string, o client.Object) {
 }
 
 // describe reads what tells whether less is enforced.
-func (s *ownObject) describe(o client.Object) {
+func (s *ownObject) describe(o client.Object, failsOpen func(configuration, entry string) bool) {
 	switch o := o.(type) {
 	case *admissionregistrationv1.ValidatingWebhookConfiguration:
 		s.hook, s.entries = true, len(o.Webhooks)
 		for i := range o.Webhooks {
-			p := o.Webhooks[i].FailurePolicy
-			s.ignores = s.ignores || p != nil && *p == admissionregistrationv1.Ignore
+			s.entry(o.Name, o.Webhooks[i].Name, o.Webhooks[i].FailurePolicy, failsOpen)
 		}
 	case *admissionregistrationv1.MutatingWebhookConfiguration:
 		s.hook, s.entries = true, len(o.Webhooks)
 		for i := range o.Webhooks {
-			p := o.Webhooks[i].FailurePolicy
-			s.ignores = s.ignores || p != nil && *p == admissionregistrationv1.Ignore
+			s.entry(o.Name, o.Webhooks[i].Name, o.Webhooks[i].FailurePolicy, failsOpen)
 		}
 	case *admissionregistrationv1.ValidatingAdmissionPolicyBinding:
 		s.hook, s.entries = true, 1
@@ -227,6 +226,11 @@ func (s *ownObject) describe(o client.Object) {
 	case *v1alpha1.MeshGuard:
 		s.guard = o
 	}
+}
+
+// entry notes one that lets pass what nobody answers, and is not meant to.
+func (s *ownObject) entry(configuration, name string, p *admissionregistrationv1.FailurePolicyType, failsOpen func(configuration, entry string) bool) {
+	s.ignores = s.ignores || p != nil && *p == admissionregistrationv1.Ignore && !failsOpen(configuration, name)
 }
 
 func (w *own) remove(key ownKey) {

@@ -16,7 +16,8 @@ type Beat struct {
 	// server, at most 8, sorted. One that is missing here is not there.
 	Hooks []Hook
 	// CanaryMillis is how long ago the API server was last seen to ask this installation. Enforcing: that was within
-	// a minute. A webhook configuration that looks right proves nothing while the API server does not reach it.
+	// a minute. A webhook configuration that looks right proves nothing while the API server does not reach it. A
+	// replica that does not know, as any but the leader, says false and 0.
 	Enforcing    bool
 	CanaryMillis uint64
 	// Ready are the replicas that the Service leads to, at most 32; ReadyN counts all. Each of them must have a log.
@@ -48,7 +49,8 @@ type Hook struct {
 	UID             string
 	ResourceVersion string
 	Digest          string
-	// Failure is the weakest failure policy in it.
+	// Failure is Ignore where it lets pass what nobody answers and is not meant to: entries that fail open by design
+	// do not count.
 	Failure string
 }
 

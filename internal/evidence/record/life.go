@@ -173,7 +173,7 @@ func (g *Gap) fields(c *codec) {
 // before was sealed and removed from its disk, and could not stand by any other.
 type Close struct {
 	// Why is period where its time was over, size where it had grown too large, moved where cluster, replica or the name
-	// of the evidence is another now, or end where evidence is no longer kept.
+	// of the evidence is another now, key where that of pseudonyms is, or end where evidence is no longer kept.
 	Why string
 	// Next is the origin of the shard that follows; empty at the end.
 	Next string
@@ -183,7 +183,7 @@ type Close struct {
 func (*Close) Kind() Kind { return KindClose }
 
 func (cl *Close) fields(c *codec) {
-	c.text("why", &cl.Why, oneOf("period", "size", "moved", "end"))
+	c.text("why", &cl.Why, oneOf("period", "size", "moved", "key", "end"))
 	c.text("next", &cl.Next, path(255).orEmpty())
 	c.require((cl.Next == "") == (cl.Why == "end"), "next", "be empty at the end, and then alone")
 }

@@ -120,7 +120,7 @@ func (v view) scope() []fact {
 	l := v.l
 	asked := l.text("all")
 	if len(v.Namespaces) > 0 {
-		asked = strings.Join(v.Namespaces, ", ")
+		asked = shown(strings.Join(v.Namespaces, ", "), 4000)
 	}
 	facts := []fact{
 		{l.text("scope.period"), l.instant(v.From) + " – " + l.instant(v.To) + " (UTC)", ""},
@@ -129,8 +129,8 @@ func (v view) scope() []fact {
 	for _, uid := range v.clusters {
 		var replicas []string
 		for _, log := range v.logs {
-			if log.Cluster == uid && (len(replicas) == 0 || replicas[len(replicas)-1] != log.Replica) {
-				replicas = append(replicas, log.Replica)
+			if log.Cluster == uid && (len(replicas) == 0 || replicas[len(replicas)-1] != shown(log.Replica, 253)) {
+				replicas = append(replicas, shown(log.Replica, 253))
 			}
 		}
 		names := 0

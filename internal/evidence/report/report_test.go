@@ -145,6 +145,9 @@ func usedKeys(t *testing.T) func(string) bool {
 				return true
 			}
 		}
+		if strings.HasPrefix(key, "said.") {
+			return true // see TestTheVerifierSaysSo
+		}
 		group, word, is := strings.Cut(key, ".")
 		if !is {
 			return false
@@ -157,6 +160,80 @@ func usedKeys(t *testing.T) func(string) bool {
 			return strings.Contains(text, `"`+word+`"`)
 		}
 		return slices.ContainsFunc(groups, func(m []string) bool { return m[1] == group })
+	}
+}
+
+// TestTheVerifierSaysSo: the sentences that are translated are those of the verifier, as they are.
+func TestTheVerifierSaysSo(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "verify", "intervals.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nb, err := newLanguage("nb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key := range nb {
+		if sentence, is := strings.CutPrefix(key, "said."); is && !strings.Contains(string(text), `"`+sentence) {
+			t.Errorf("the verifier does not say %q", sentence)
+		}
+	}
+	sentences := regexp.MustCompile(`Why(?:: |\s=\s|,\s=\s|\s\+=\s)(?:[^"\n]*, )?"([^"]+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(sentences) < 6 {
+		t.Errorf("found only %q in the verifier", sentences)
+	}
+	for _, m := range sentences {
+		if _, is := nb["said."+m[1]]; !is {
+			t.Errorf("the verifier says %q, which is not translated", m[1])
+		}
+	}
+	r, err := narrow(rich())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := view{r, nb}
+	for text, want := range map[string]string{
+		"a port takes PERMISSIVE; pods run outside of the mesh":              "en port tar imot PERMISSIVE; poder kjører utenfor nettet (mesh)",
+		"a port takes DISABLE (nobody saw it; the same before and after)":    "en port tar imot DISABLE (ingen så det; det samme før og etter)",
+		"nobody saw it, and not all was the same before and after":           "ingen så det, og ikke alt var det samme før og etter",
+		"something that a newer verifier says; pods run outside of the mesh": "something that a newer verifier says; poder kjører utenfor nettet (mesh)",
+	} {
+		if got := v.why(text); got != want {
+			t.Errorf("%q is shown as %q; want %q", text, got, want)
+		}
+	}
+}
+
+// TestEveryFindingHasAName in the catalogues.
+func TestEveryFindingHasAName(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "verify", "result.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	en, err := newLanguage("en")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`Finding[A-Z]\w+ += "([a-z-]+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(codes) < 13 {
+		t.Fatalf("found only %q in the verifier", codes)
+	}
+	for _, m := range codes {
+		if _, is := en["finding."+m[1]]; !is {
+			t.Errorf("%q has no name", m[1])
+		}
+	}
+}
+
+// TestALogThatCannotBeRead leaves nothing to report on but that.
+func TestALogThatCannotBeRead(t *testing.T) {
+	in := empty()
+	in.Result.Problems = []verify.Problem{{Log: "x.zip", Seq: -1, What: "zip: not a valid zip file"}}
+	text := html(t, in, "en")
+	for _, want := range []string{"v-broken", "<b>broken</b>", "not a valid zip file", "x.zip"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
+		}
 	}
 }
 
@@ -204,6 +281,8 @@ func TestSharesNeverRoundUp(t *testing.T) {
 // TestNothingIsLeftOut of a period: what no log tells of is unknown.
 func TestNothingIsLeftOut(t *testing.T) {
 	in := rich()
+	// The logs of one end early.
+	in.Result.Namespaces[1].Intervals[0].To = at("2026-09-30T23:59:58Z")
 	r, err := narrow(in)
 	if err != nil {
 		t.Fatal(err)
@@ -283,6 +362,10 @@ func TestTheAnswerIsTheWorst(t *testing.T) {
 		if !strings.Contains(html(t, c.in, "en"), "v-"+c.want) {
 			t.Errorf("%s: the page does not say so", name)
 		}
+		// Nor does a namespace hold on the word of a log alone; that another is missing does not touch it.
+		if of := r.namespaces; name == "own key" && of[0].verdict != verify.NotProvable || name == "another is missing" && of[0].verdict != verify.Holds {
+			t.Errorf("%s: the answer for the namespace is %q", name, of[0].verdict)
+		}
 	}
 }
 
@@ -324,9 +407,11 @@ func TestPeopleCannotWriteThePage(t *testing.T) {
 	in.Result.Namespaces[0].Intervals[1].Why = hostile
 	in.Result.Keys[1].Why = hostile
 	in.Result.Logs[0].Checkpoint = hostile
+	in.Result.Changes[1].Name, in.Result.Runs[0].Version, in.Result.Refusals.List[0].Name, in.Result.Namespaces[2].Namespace = hostile, hostile, hostile, hostile
+	in.Result.Problems = []verify.Problem{{Log: hostile, Seq: 1, What: hostile}}
 	for _, tag := range Languages() {
 		text := html(t, in, tag)
-		for _, bad := range []string{"<script", "\u202e", "\u2066", "\x1b", "\x00", strings.Repeat("a", 1000)} {
+		for _, bad := range []string{"<script", "\u202e", "\u2066", "\x1b", "\x00", strings.Repeat("a", 1100)} {
 			if strings.Contains(text, bad) {
 				t.Errorf("%s: the page has %q", tag, bad)
 			}

@@ -96,12 +96,31 @@ func (v view) where(cluster, namespace string) cell {
 	return parts(part{namespace, "name"}, part{v.cluster(cluster), "quiet"})
 }
 
-// why is the reason of an interval. The verifier's own is English.
+// why is the reason of an interval: the verifier's own sentence, in the language of the page where that has it.
 func (v view) why(text string) string {
 	if text == uncovered {
 		return v.l.text("uncovered")
 	}
-	return v.l.prose(text)
+	if known, is := v.l["said."+text]; is {
+		return known
+	}
+	const seenAround = " (nobody saw it; the same before and after)"
+	if before, is := strings.CutSuffix(text, seenAround); is {
+		return v.why(before) + v.l["said."+seenAround]
+	}
+	said := strings.Split(text, "; ")
+	for i, sentence := range said {
+		known, is := v.l["said."+sentence]
+		for _, begin := range []string{"a port takes ", "replicas saw what cannot both be: "} {
+			if rest, begins := strings.CutPrefix(sentence, begin); begins {
+				known, is = v.l["said."+begin]+rest, true
+			}
+		}
+		if is {
+			said[i] = known
+		}
+	}
+	return v.l.prose(strings.Join(said, "; "))
 }
 
 // kind is the last part of group/version/Kind.
@@ -148,15 +167,16 @@ func (v view) finish(t table) table {
 	return t
 }
 
-// found are the problems, the records that are newer than the verifier, and the findings.
+// foundTable has the problems first, then the records that are newer than the verifier, then the findings.
 func (v view) foundTable() table {
+	problem := func(word string) func(verify.Problem) []cell {
+		return func(p verify.Problem) []cell {
+			return []cell{parts(part{v.l.text(word), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))}
+		}
+	}
 	t := v.table("findings", "code", "where", "time", "text", "record")
-	for _, p := range v.Result.Problems {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("problem"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
-	}
-	for _, p := range v.Result.Newer {
-		t.Rows = append(t.Rows, []cell{parts(part{v.l.text("newer"), "flag"}), text(""), text(""), text(v.l.prose(p.What)), record(v.ref(p.Log, p.Seq))})
-	}
+	t = fill(v, t, v.Result.Problems, problem("problem"))
+	t = fill(v, t, v.Result.Newer, problem("newer"))
 	return fill(v, t, v.findings, func(f verify.Finding) []cell {
 		return []cell{parts(part{v.l.word("finding", f.Code), ""}, part{f.Code, "quiet code"}), v.where(f.Cluster, f.Namespace), v.span(f.From, f.To), text(v.l.prose(f.What)), record(v.ref(f.Log, f.Seq))}
 	})
@@ -195,9 +215,6 @@ func (v view) unobserved() table {
 	}
 	return fill(v, t, lines, func(in line) []cell {
 		why := []part{{v.why(in.Why), ""}}
-		if in.Outside {
-			why = append(why, part{v.l.text("outside"), ""})
-		}
 		for _, e := range in.Exceptions {
 			why = append(why, part{shown(e, 64), "quiet code"})
 		}

@@ -112,7 +112,7 @@ func (v view) charts() []chart {
 			sum := n.sums(v.From, v.To)
 			c.Lanes = append(c.Lanes, lane{
 				Name: shown(n.name, 64), Share: v.l.percent(share(sum.seen(), sum.whole())), Verdict: verdictClass(n.verdict), Word: v.l.word("answer", verdictClass(n.verdict)),
-				Label: v.l.text("timeline.bar", n.name, v.l.duration(sum.seen(), down), v.l.duration(sum.whole()-sum.seen(), up)), Bars: s.bars(v.l, n.intervals),
+				Label: v.l.text("timeline.bar", shown(n.name, 64), v.l.duration(sum.seen(), down), v.l.duration(sum.whole()-sum.seen(), up)), Bars: s.bars(v.l, n.intervals),
 			})
 		}
 		if len(c.Lanes) > 0 {
@@ -154,10 +154,10 @@ func (v view) figures() []figure {
 	}
 	answers := l.text("figure.answers.detail", l.int(t.verdicts[verify.Holds]), l.int(len(v.namespaces)-t.verdicts[verify.Holds]-t.verdicts[verify.IsViolated]), l.int(t.verdicts[verify.IsViolated]))
 	integrity, lowest := l.text("figure.integrity.ok"), l.percent(t.lowest)
-	if len(v.Result.Problems) > 0 {
+	switch {
+	case len(v.Result.Problems) > 0:
 		integrity = l.text("figure.integrity.bad")
-	}
-	if len(v.logs) == 0 {
+	case len(v.logs) == 0:
 		integrity = "–"
 	}
 	if len(v.namespaces) == 0 {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -73,4 +74,39 @@ func BenchmarkBacklog(b *testing.B) {
 		b.ReportMetric(float64(s.Stats().Records)/took.Seconds(), "records/s")
 		b.StartTimer()
 	}
+}
+
+// How long a record, of 100 in a second, waits until a checkpoint has it.
+func BenchmarkLag(b *testing.B) {
+	const interval, n = time.Second, 400
+	w := newWriter(b)
+	s := openSealer(b, Config{Dir: w.dir, Interval: interval, Now: time.Now, Random: rand.Reader, Log: quiet()})
+	ctx, stop := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	var lags []time.Duration
+	acked := map[uint64]time.Time{}
+	next := uint64(3)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for b.Loop() {
+		for len(lags) < n {
+			<-tick.C
+			seq, _, err := w.add(gapOf())
+			if err != nil {
+				b.Fatal(err)
+			}
+			acked[seq] = time.Now()
+			for ; next <= s.Stats().Sealed; next++ {
+				lags = append(lags, time.Since(acked[next]))
+			}
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	slices.Sort(lags)
+	b.ReportMetric(float64(lags[len(lags)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(float64(lags[len(lags)*99/100].Milliseconds()), "p99-ms")
 }

@@ -45,7 +45,9 @@ type Config struct {
 	// Retention is how long a closed shard is kept after the end of its period; 0: for ever.
 	Retention time.Duration
 	// Hold reports whether nothing may be removed now, and why; nil: never.
-	Hold   func() (reason string, err error)
+	Hold func() (reason string, err error)
+	// Mirror may be nil.
+	Mirror *Mirror
 	Now    func() time.Time
 	Random io.Reader
 	Log    *slog.Logger
@@ -136,6 +138,9 @@ func (s *Sealer) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keepOn(ctx) })
+	if s.config.Mirror != nil {
+		group.Go(func() error { return s.mirrorOn(ctx) })
+	}
 	group.Go(func() error {
 		ticker := time.NewTicker(s.config.Interval)
 		defer ticker.Stop()

@@ -102,13 +102,13 @@ func TestHealthAndMetrics(t *testing.T) {
 	c.Now = func() time.Time { return now }
 	s := openSealer(t, c)
 	server := startServer(t, s)
-	if _, body := get(t, server, "/metrics"); !strings.Contains(body, "\nmeshvakt_evidence_sealed_line 0\n") {
+	if _, body := get(t, server, "/metrics"); !strings.Contains(body, "\nmeshvakt_sealer_sealed_line 0\n") {
 		t.Errorf("before the first pass:\n%s", body)
 	}
 	mustPass(t, s)
 	b.fill(t, 3)
 	now = now.Add(30 * time.Second)
-	if _, body := get(t, server, "/metrics"); !strings.Contains(body, "\nmeshvakt_evidence_sealed_line 2\n") || !strings.Contains(body, "\nmeshvakt_evidence_unsealed_seconds 30\n") {
+	if _, body := get(t, server, "/metrics"); !strings.Contains(body, "\nmeshvakt_sealer_sealed_line 2\n") || !strings.Contains(body, "\nmeshvakt_sealer_unsealed_seconds 30\n") {
 		t.Errorf("30 s after the first pass:\n%s", body)
 	}
 	if resp, body := get(t, server, "/healthz"); resp.StatusCode != http.StatusOK {

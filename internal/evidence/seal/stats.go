@@ -17,14 +17,15 @@ type stats struct {
 	allSealed time.Time // when all lines were sealed last; zero before
 	signed    time.Time // when sealed grew last
 
-	records, failures, witnessFailures uint64
+	records, failures, witnessFailures, mirrorFailures uint64
+	mirrored                                           time.Time // when the mirror had all last
 }
 
 // Stats is what there is to know of a Sealer.
 type Stats struct {
-	Sealed, Witnessed, Last            uint64
-	Records, Failures, WitnessFailures uint64
-	Started, Pass, AllSealed, Signed   time.Time
+	Sealed, Witnessed, Last                            uint64
+	Records, Failures, WitnessFailures, MirrorFailures uint64
+	Started, Pass, AllSealed, Signed, Mirrored         time.Time
 }
 
 // Stats may be asked at any time.
@@ -34,8 +35,8 @@ func (s *Sealer) Stats() Stats {
 	defer t.mu.Unlock()
 	return Stats{
 		Sealed: t.sealed, Witnessed: t.witnessed, Last: t.last,
-		Records: t.records, Failures: t.failures, WitnessFailures: t.witnessFailures,
-		Started: t.started, Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed,
+		Records: t.records, Failures: t.failures, WitnessFailures: t.witnessFailures, MirrorFailures: t.mirrorFailures,
+		Started: t.started, Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed, Mirrored: t.mirrored,
 	}
 }
 
@@ -61,6 +62,16 @@ func (t *stats) unwitnessed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.witnessFailures++
+}
+
+func (t *stats) mirror(now time.Time, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		t.mirrorFailures++
+		return
+	}
+	t.mirrored = now
 }
 
 // covered reports whether file sealed is to be written: where more is sealed, or all is. A time

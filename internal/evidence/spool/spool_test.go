@@ -387,3 +387,47 @@ func TestTheLastLineIsNotReleased(t *testing.T) {
 		}
 	})
 }
+
+func TestExtent(t *testing.T) {
+	dir := t.TempDir()
+	r, err := OpenReader(dir, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	extent := func() Extent {
+		t.Helper()
+		e, err := r.Extent()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	if e := extent(); e != (Extent{First: 1}) {
+		t.Errorf("without a log: %+v", e)
+	}
+	s, err := Open(dir, Options{SegmentSize: headerSize + 200, ReserveSize: 1 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newTold()
+	for _, id := range []string{"a", "b", "c", "d", "e"} {
+		l.append(t, s, id)
+	}
+	if e := extent(); e != (Extent{First: 1, Last: 5}) {
+		t.Errorf("of five lines: %+v", e)
+	}
+	if err := r.Release(3); err != nil {
+		t.Fatal(err)
+	}
+	e := extent()
+	if e.First < 2 || e.First > 4 || e.Last != 5 {
+		t.Fatalf("with lines up to 3 released: %+v", e)
+	}
+	for _, at := range l.acked {
+		if at.seq == e.First-1 && at.hash != e.Before {
+			t.Errorf("the line before %d has hash %x; the extent says %x", e.First, at.hash, e.Before)
+		}
+	}
+	mustClose(t, s)
+}

@@ -39,8 +39,10 @@ func Run(ctx context.Context, c Config) error {
 	for {
 		started := c.Now()
 		ended := how(once(ctx, &c))
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		if c.Now().Sub(started) >= c.Steady {
 			pause = c.First

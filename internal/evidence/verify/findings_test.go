@@ -53,7 +53,17 @@ func TestFindings(t *testing.T) {
 			b.add(seconds(2), &record.ExceptionGranted{Object: exception(b), By: b.pseudonyms.Subject("kari"), For: b.pseudonyms.Subject("ola"), Until: until})
 		}, []string{FindingNoPrevious}},
 		"more was counted than is here": {func(b *book) { b.counts.In, b.counts.Written = 1, 1 }, []string{FindingCounters}},
-		"nobody asks the webhook":       {func(b *book) { b.beat(seconds(3), func(x *record.Beat) { x.Enforcing = false }) }, []string{FindingNotAsked}},
+		"nobody asks the webhook": {func(b *book) {
+			b.beat(seconds(3), func(x *record.Beat) { x.Enforcing, x.CanaryMillis = false, 61_000 })
+		}, []string{FindingNotAsked}},
+		"a replica that does not lead knows nothing of that": {func(b *book) {
+			b.beat(seconds(3), func(x *record.Beat) { x.Enforcing = false })
+		}, nil},
+		"nobody knows whether anybody asks": {func(b *book) {
+			for m := range 10 {
+				b.beat(seconds(60*m), func(x *record.Beat) { x.Enforcing = false })
+			}
+		}, []string{FindingNotAsked}},
 		"the webhook configuration is gone": {func(b *book) {
 			b.beat(seconds(3), func(x *record.Beat) { x.Hooks = nil })
 		}, []string{FindingHook}},
@@ -75,7 +85,7 @@ func TestFindings(t *testing.T) {
 	} {
 		b := quiet("meshvakt-0", 0)
 		c.happens(b)
-		b.beat(seconds(60))
+		b.beat(max(seconds(60), b.at+seconds(1)))
 		r := verifyAll(t, Options{}, b.sources()...)
 		got := codes(r)
 		if len(r.Problems) > 0 || !slices.Equal(got, c.want) {

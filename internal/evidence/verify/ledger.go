@@ -59,6 +59,9 @@ type ledger struct {
 	midway   bool // the beginning of the run is in a shard that is not here
 	hooks    map[string]record.Hook
 	silent   *span
+	silences []span // when the API server did not ask, for all that this replica tried
+	asked    []span // when it did
+	beats    span   // from the first to the last
 }
 
 // told is a step in the history of a namespace, at its place in the log.
@@ -271,7 +274,7 @@ func (l *ledger) close() {
 // finish ends the ledger, after the last record of the last shard.
 func (l *ledger) finish() {
 	if l.silent != nil {
-		l.notAsked()
+		l.endSilence(l.silent.to)
 	}
 	l.order++
 	l.close()

@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -113,22 +114,70 @@ func (l *ledger) count(b *record.Beat) {
 	if b.Counts.In < b.Counts.Written+b.Counts.Admitted+b.Counts.Unlogged {
 		l.finding(FindingCounters, "", l.head.Time, l.head.Time, "more requests were answered than came")
 	}
-	if at := instant(l.head.Time); !b.Enforcing {
+	l.askedBy(b)
+	l.hook(b.Hooks)
+}
+
+// enforcing is how long ago the API server may have asked for a beat to say that it does.
+const enforcing = int64(time.Minute)
+
+// askedBy keeps when the API server was seen to ask, and when a replica that tried saw that it
+// did not. A replica that does not lead does not try, and its beats say neither.
+func (l *ledger) askedBy(b *record.Beat) {
+	at := instant(l.head.Time)
+	if l.beats.from == 0 {
+		l.beats.from = at
+	}
+	l.beats.to = max(l.beats.to, at)
+	switch {
+	case b.Enforcing:
+		s := span{at - enforcing, at + int64(l.patience())}
+		if n := len(l.asked); n > 0 && l.asked[n-1].to >= s.from {
+			l.asked[n-1].to = max(l.asked[n-1].to, s.to)
+		} else {
+			l.asked = append(l.asked, s)
+		}
+	case b.CanaryMillis > 0:
 		if l.silent == nil {
 			l.silent = &span{at, at}
 		}
 		l.silent.to = max(l.silent.to, at)
-	} else if l.silent != nil {
-		l.silent.to = max(l.silent.to, at)
-		l.notAsked()
+		return
 	}
-	l.hook(b.Hooks)
+	l.endSilence(at)
 }
 
-func (l *ledger) notAsked() {
-	from, to := timeOf(l.silent.from), timeOf(l.silent.to)
+func (l *ledger) endSilence(at int64) {
+	if l.silent == nil {
+		return
+	}
+	l.silences = append(l.silences, span{l.silent.from, max(l.silent.to, at)})
 	l.silent = nil
-	l.finding(FindingNotAsked, "", from, to, "the API server was not seen to ask the webhook")
+}
+
+// notAsked finds when the API server did not ask, by any of the replicas, and when none of them knew.
+func (c *cluster) notAsked() {
+	var known, asked []span
+	watched := span{math.MaxInt64, math.MinInt64}
+	for _, l := range c.ledgers {
+		known, asked = append(known, l.silences...), append(asked, l.asked...)
+		if l.beats.from < l.beats.to {
+			watched.from, watched.to = min(watched.from, l.beats.from), max(watched.to, l.beats.to)
+		}
+	}
+	for i := range known {
+		known[i].to = max(known[i].to, known[i].from+1)
+	}
+	known = union(known)
+	find := func(list []span, what string) {
+		for _, s := range list {
+			c.findings = append(c.findings, Finding{Code: FindingNotAsked, Cluster: c.uid, Seq: -1, From: timeOf(s.from), To: timeOf(s.to), What: what})
+		}
+	}
+	find(known, "the API server was not seen to ask the webhook")
+	if watched.from < watched.to {
+		find(watched.without(union(append(asked, known...))), "no replica says whether the API server asked the webhook")
+	}
 }
 
 // hook compares the webhook configurations with those of the last beat. What has changed must

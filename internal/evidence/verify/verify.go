@@ -190,6 +190,7 @@ func arrangeResult(out *Result) {
 func (c *cluster) tell(out *Result) {
 	absences := c.absences()
 	c.findings = append(c.findings, c.unexplained()...)
+	c.notAsked()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
 		c.judge(e)

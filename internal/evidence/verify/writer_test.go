@@ -170,6 +170,7 @@ type book struct {
 	ready      []record.Replica
 	clock      record.Clock
 	wall       time.Duration // how far the wall clock is off
+	at         time.Duration // of the last record
 }
 
 func newBook(replica string, seed byte) *book {
@@ -190,7 +191,7 @@ func (b *book) add(at time.Duration, body record.Body) uint64 {
 	if err != nil {
 		panic(fmt.Sprintf("%s at %s: %v", body.Kind(), at, err))
 	}
-	b.chain = next
+	b.chain, b.at = next, at
 	b.now().lines = append(b.now().lines, link.Line)
 	return link.Seq
 }

@@ -56,6 +56,18 @@ func (d Dir) Tombstone(shard string) string { return filepath.Join(d.Tombstones(
 // LogKeyFile is where the key of a shard's log is.
 func (d Dir) LogKeyFile(shard string) string { return filepath.Join(d.Keys(), shard+".key") }
 
+// Has reports whether there is, or was, a log of that shard.
+func (d Dir) Has(shard string) (bool, error) {
+	for _, path := range []string{d.Log(shard), d.Bundle(shard), d.Tombstone(shard)} {
+		if _, err := os.Lstat(path); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("look for shard %s: %w", shard, err)
+		}
+	}
+	return false, nil
+}
+
 // Create makes what is not there yet. The directory itself must be.
 func (d Dir) Create() error {
 	for _, sub := range []string{d.Spool(), d.Keys(), d.Logs(), d.Bundles(), d.Tombstones()} {
@@ -192,6 +204,8 @@ func syncDir(path string) error {
 type Current struct {
 	Shard  string
 	Origin string
+	// Pseudonyms is the ID of the key of its pseudonyms.
+	Pseudonyms string
 }
 
 // ReadCurrent returns the zero Current where nothing was ever written.
@@ -203,19 +217,20 @@ func (d Dir) ReadCurrent() (Current, error) {
 	if err != nil {
 		return Current{}, fmt.Errorf("read the current shard: %w", err)
 	}
-	origin := strings.TrimSuffix(string(text), "\n")
+	origin, rest, _ := strings.Cut(string(text), "\n")
+	pseudonyms, _, _ := strings.Cut(rest, "\n")
 	_, _, _, shard, err := SplitOrigin(origin)
 	if err != nil {
 		return Current{}, fmt.Errorf("read the current shard: %w", err)
 	}
-	return Current{Shard: shard, Origin: origin}, nil
+	return Current{Shard: shard, Origin: origin, Pseudonyms: pseudonyms}, nil
 }
 
 // WriteCurrent is for the webhook, and durable: once the genesis of the shard has been sealed and
 // released from the spool, nothing else there says which shard it is.
-func (d Dir) WriteCurrent(origin string) error {
+func (d Dir) WriteCurrent(c Current) error {
 	path := filepath.Join(string(d), "current")
-	temporary, err := writeTemporary(path, origin+"\n")
+	temporary, err := writeTemporary(path, c.Origin+"\n"+c.Pseudonyms+"\n")
 	if err != nil {
 		return fmt.Errorf("write the current shard: %w", err)
 	}

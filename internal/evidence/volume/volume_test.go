@@ -137,8 +137,8 @@ func TestCurrentIsWhatWasWritten(t *testing.T) {
 	if c, err := d.ReadCurrent(); c != (Current{}) || err != nil {
 		t.Errorf("before anything was written: %+v, %v", c, err)
 	}
-	want := Current{Shard: "2026q4-2", Origin: Origin("evidence.example.org", "c", "meshvakt-0", "2026q4-2")}
-	if err := d.WriteCurrent(want.Origin); err != nil {
+	want := Current{Shard: "2026q4-2", Origin: Origin("evidence.example.org", "c", "meshvakt-0", "2026q4-2"), Pseudonyms: "k:1"}
+	if err := d.WriteCurrent(want); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := d.ReadCurrent(); c != want || err != nil {

@@ -17,7 +17,10 @@ import (
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
-const ownNamespace = "meshvakt-system"
+const (
+	ownNamespace   = "meshvakt-system"
+	evidenceValues = "evidence.enabled=true,evidence.name=evidence.example.org,evidence.retention=9504h"
+)
 
 // process is the running Meshvakt.
 type process struct {
@@ -25,6 +28,9 @@ type process struct {
 	cmd    *exec.Cmd
 	exited chan error
 	log    *os.File
+
+	evidence string // directory of its evidence
+	sealer   *exec.Cmd
 }
 
 // root is the directory of the project, found from this file's place in it.
@@ -55,10 +61,11 @@ func install(ctx context.Context, plane *controlplane.ControlPlane) (*process, e
 	}
 	helm := []string{"go", "tool", "-modfile=test/tools/helm/go.mod", "helm"}
 	env := []string{"KUBECONFIG=" + plane.Kubeconfig(controlplane.Admin)}
-	if err := command(ctx, dir, env, append(helm, "install", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--create-namespace")...); err != nil {
+	if err := command(ctx, dir, env, append(helm, "install", "meshvakt", "charts/meshvakt", "--namespace", ownNamespace, "--create-namespace",
+		"--set", evidenceValues)...); err != nil {
 		return nil, err
 	}
-	fmt.Println("   $ helm install meshvakt charts/meshvakt --namespace meshvakt-system --create-namespace")
+	fmt.Println("   $ helm install meshvakt charts/meshvakt --namespace meshvakt-system --create-namespace \\\n       --set " + evidenceValues)
 	kubeconfig, err := plane.ServiceAccountKubeconfig(ctx, ownNamespace, "meshvakt")
 	if err != nil {
 		return nil, err
@@ -71,12 +78,17 @@ func (p *process) start(ctx context.Context, plane *controlplane.ControlPlane, k
 	if err != nil {
 		return err
 	}
+	p.evidence = filepath.Join(plane.Dir, "evidence")
+	if err := os.Mkdir(p.evidence, 0o700); err != nil {
+		return err
+	}
 	logPath := filepath.Join(plane.Dir, "meshvakt.log")
 	if p.log, err = os.Create(logPath); err != nil {
 		return err
 	}
 	p.cmd = exec.Command(p.binary, "serve", "--kubeconfig", kubeconfig, "--namespace", ownNamespace, //nolint:noctx // ends by SIGTERM, see stop
-		"--listen", webhook, "--webhook-url", "https://"+webhook, "--operations-listen", operations, "--drain-delay", "200ms", "--log-format", "text")
+		"--listen", webhook, "--webhook-url", "https://"+webhook, "--operations-listen", operations, "--drain-delay", "200ms", "--log-format", "text",
+		"--evidence-dir", p.evidence, "--evidence-name", "evidence.example.org", "--evidence-replica", "meshvakt-0", "--evidence-beat", "5s")
 	p.cmd.Stderr = p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -85,6 +97,9 @@ func (p *process) start(ctx context.Context, plane *controlplane.ControlPlane, k
 	go func() { p.exited <- p.cmd.Wait() }()
 	fmt.Printf("   meshvakt serve runs as process %d, log in %s\n", p.cmd.Process.Pid, logPath)
 	if err := p.await(ctx, "http://"+operations+"/readyz"); err != nil {
+		return errors.Join(err, p.stop())
+	}
+	if err := p.seal(plane.Dir); err != nil {
 		return errors.Join(err, p.stop())
 	}
 	_, stderr, err := plane.Kubectl(ctx, controlplane.Admin, "", "wait", "--for=condition=Enforcing", "meshguard/default", "--timeout=60s")
@@ -127,6 +142,10 @@ func (p *process) stop() error {
 	case <-p.exited:
 	case <-time.After(30 * time.Second):
 		_ = p.cmd.Process.Kill()
+	}
+	if p.sealer != nil {
+		_ = p.sealer.Process.Signal(syscall.SIGTERM)
+		_ = p.sealer.Wait() // it seals what the other has left, and how it ends is in its log
 	}
 	return p.log.Close()
 }

@@ -54,6 +54,9 @@ func run(ctx context.Context, keep bool) error {
 	if err := s.play(); err != nil {
 		return err
 	}
+	if err := s.evidence(meshvakt.evidence); err != nil {
+		return err
+	}
 	if !keep {
 		return s.cleanUp()
 	}
