@@ -156,6 +156,34 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// One call, two clusters, each with a namespace of the same name.
+func TestClaimsAboutManyClusters(t *testing.T) {
+	const other = "11111111-1bb9-4f4c-9a3e-0f4c4b1d2e3f"
+	var sources []*Source
+	for cluster, least := range map[string]string{testCluster: "STRICT", other: "PERMISSIVE"} {
+		b := newBook("meshvakt-0", 1)
+		b.cluster = cluster
+		b.rows["payments"] = b.row("payments", least, 0, 1)
+		b.start(0)
+		b.snapshot(0, "boot", 0)
+		for m := range 5 {
+			b.beat(seconds(60 * m))
+		}
+		sources = append(sources, b.sources()...)
+	}
+	claims := []Claim{
+		claimOf(t, "mtls=STRICT,namespace=payments", 0, 240),
+		claimOf(t, "mtls=STRICT,namespace=payments,cluster="+testCluster, 0, 240),
+		claimOf(t, "mtls=STRICT,namespace=payments,cluster="+other, 0, 240),
+	}
+	r := verifyAll(t, Options{Claims: claims}, sources...)
+	for i, want := range []Verdict{IsViolated, Holds, IsViolated} {
+		if r.Claims[i].Verdict != want || len(r.Claims[i].Namespaces) != []int{2, 1, 1}[i] {
+			t.Errorf("%s: %+v; must be %s", claims[i].Text, r.Claims[i], want)
+		}
+	}
+}
+
 // The same logs give the same bytes, however they are given.
 func TestTheResultDoesNotDependOnTheOrderOfTheLogs(t *testing.T) {
 	books := pair()

@@ -51,10 +51,6 @@ func newSigner(name string, seed byte) signer {
 	return signer{secret, public}
 }
 
-func originOf(replica, shard string) string {
-	return volume.Origin(testName, testCluster, replica, shard)
-}
-
 // hashes are the stored hashes of a tree, in memory.
 type hashes []tlog.Hash
 
@@ -159,6 +155,7 @@ type shard struct {
 
 // book writes what a replica would: into one shard after the other.
 type book struct {
+	cluster    string
 	replica    string
 	pseudonyms record.Pseudonymiser
 	keyID      string
@@ -178,9 +175,13 @@ type book struct {
 
 func newBook(replica string, seed byte) *book {
 	key := must(record.NewKey(bytes.NewReader(bytes.Repeat([]byte("k"), 32))))
-	b := &book{replica: replica, pseudonyms: record.NewPseudonymiser(key), keyID: key.ID(), random: rand.NewChaCha8([32]byte{seed}), rows: map[string]record.Row{}, epochs: 1}
+	b := &book{cluster: testCluster, replica: replica, pseudonyms: record.NewPseudonymiser(key), keyID: key.ID(), random: rand.NewChaCha8([32]byte{seed}), rows: map[string]record.Row{}, epochs: 1}
 	b.clock = record.Clock{MaxErrorMicros: 0}
 	return b
+}
+
+func (b *book) origin(shard string) string {
+	return volume.Origin(testName, b.cluster, b.replica, shard)
 }
 
 func (b *book) now() *shard { return b.shards[len(b.shards)-1] }
@@ -210,9 +211,9 @@ func (b *book) bootRecord(why string) *record.Boot {
 }
 
 func (b *book) openShard(at time.Duration, name string, before *shard) {
-	origin := originOf(b.replica, name)
+	origin := b.origin(name)
 	s := &shard{origin: origin, name: name, key: newSigner(origin, byte(len(b.shards)))}
-	g := &record.Genesis{Origin: origin, Cluster: testCluster, Replica: b.replica, Shard: name, Keys: []string{s.key.public}, Pseudonyms: b.keyID}
+	g := &record.Genesis{Origin: origin, Cluster: b.cluster, Replica: b.replica, Shard: name, Keys: []string{s.key.public}, Pseudonyms: b.keyID}
 	last := record.Hash{}
 	if before != nil {
 		g.PrevOrigin, g.PrevSize, last = before.origin, uint64(len(before.lines)), b.chain.Last()
@@ -225,9 +226,9 @@ func (b *book) openShard(at time.Duration, name string, before *shard) {
 // turn closes the shard and goes on in the next.
 func (b *book) turn(at time.Duration, name string) {
 	before := b.now()
-	next := newSigner(originOf(b.replica, name), byte(len(b.shards)))
+	next := newSigner(b.origin(name), byte(len(b.shards)))
 	b.add(at, &record.KeyCreated{For: "log", VerifierKey: next.public})
-	b.add(at, &record.Close{Why: "period", Next: originOf(b.replica, name)})
+	b.add(at, &record.Close{Why: "period", Next: b.origin(name)})
 	b.openShard(at, name, before)
 	b.add(at, b.bootRecord(record.BootShard))
 	b.snapshot(at, "shard", at)
