@@ -126,7 +126,7 @@ func (j *Journal) tellGap(ctx context.Context, log *logbook) error {
 		j.gap.putBack(body, uncertain(err))
 		return err
 	}
-	j.config.Log.Warn("evidence: answers went unrecorded, which is told in the log now",
+	j.config.Log.WarnContext(ctx, "evidence: answers went unrecorded, which is told in the log now",
 		"cause", body.Cause, "from", body.From, "to", body.To, "exact", body.Exact)
 	return nil
 }

@@ -105,7 +105,7 @@ type replica struct {
 	edit   func(*Config)
 }
 
-func newReplica(t *testing.T, dir string) *replica {
+func newReplica(dir string) *replica {
 	r := &replica{dir: volume.Dir(dir), keeper: &keeper{}, clock: &clock{}, log: &bytes.Buffer{}}
 	r.clock.set("2026-11-26T12:00:00Z")
 	r.start = r.clock.Now()
@@ -272,7 +272,7 @@ func excepted() policies.Decision {
 }
 
 func TestALife(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	j := r.opened(t)
 	receipt, err := j.Decided(t.Context(), peerAuthentication("default", "platform"), deny(), 3*time.Millisecond)
 	if err != nil {
@@ -313,7 +313,7 @@ func TestALife(t *testing.T) {
 }
 
 func TestAfterACrash(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	j := r.opened(t)
 	if _, err := j.Decided(t.Context(), peerAuthentication("a"), deny(), 0); err != nil {
 		t.Fatal(err)
@@ -332,7 +332,7 @@ func TestAfterACrash(t *testing.T) {
 }
 
 func TestShardsFollowTheClockAndTheirSize(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	r.edit = func(c *Config) { c.MaxRecords = 12 }
 	r.clock.set("2026-12-31T23:59:59Z")
 	j := r.opened(t)
@@ -382,7 +382,7 @@ func TestShardsFollowTheClockAndTheirSize(t *testing.T) {
 // However far an attempt to open or to change the shard has come, the next one goes on from there.
 func TestOpeningGoesOnWhereItStopped(t *testing.T) {
 	for failAt := 1; ; failAt++ {
-		r := newReplica(t, t.TempDir())
+		r := newReplica(t.TempDir())
 		j := r.opened(t)
 		if _, err := j.Decided(t.Context(), peerAuthentication("a"), deny(), 0); err != nil {
 			t.Fatal(err)
@@ -410,7 +410,7 @@ func TestOpeningGoesOnWhereItStopped(t *testing.T) {
 }
 
 func TestAVolumeOfAnotherNameGoesOnInAShardOfItsOwn(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	r.stop(t, r.opened(t))
 	r.edit = func(c *Config) { c.Name = "other.example.org" }
 	r.stop(t, r.opened(t))
@@ -422,7 +422,7 @@ func TestAVolumeOfAnotherNameGoesOnInAShardOfItsOwn(t *testing.T) {
 
 // A spool that is gone, while its logs are still there, is not begun again under the same name.
 func TestALostSpoolGoesOnInAnotherShard(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	r.stop(t, r.opened(t))
 	if err := os.Mkdir(r.dir.Log("2026q4"), 0o700); err != nil {
 		t.Fatal(err)
@@ -438,7 +438,7 @@ func TestALostSpoolGoesOnInAnotherShard(t *testing.T) {
 
 // A shard has one key of pseudonyms, also where somebody has deleted the Secret.
 func TestAnotherKeyBeginsAnotherShard(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	r.stop(t, r.opened(t))
 	r.keeper.lost = true
 	j := r.opened(t)
@@ -453,7 +453,7 @@ func TestAnotherKeyBeginsAnotherShard(t *testing.T) {
 
 // The spool may have released all but its end when the process starts again.
 func TestResumesWhatHasBeenSealedAndReleased(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	j := r.opened(t)
 	for i := range 300 {
 		if _, err := j.Decided(t.Context(), peerAuthentication(fmt.Sprint(i)), deny(), 0); err != nil {
@@ -516,7 +516,7 @@ func TestWhatNoGuardSelectsLeavesNothing(t *testing.T) {
 		{"an exception", in("sandbox", review(schema.GroupVersionKind{Group: v1alpha1.Group, Version: "v1alpha1", Kind: "GuardException"}, "legacy")), allow(), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newReplica(t, t.TempDir())
+			r := newReplica(t.TempDir())
 			c.review.Cluster.Namespaces["istio-system"] = &facts.Namespace{Name: "istio-system"}
 			j := r.opened(t)
 			receipt, err := j.Decided(t.Context(), c.review, c.outcome, 0)
@@ -533,7 +533,7 @@ func TestWhatNoGuardSelectsLeavesNothing(t *testing.T) {
 
 // A change that is seen afterwards is found again by the digest of what was asked for.
 func TestTheObjectOfADecision(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	j := r.opened(t)
 	q := peerAuthentication("default")
 	policy := &mesh.PeerAuthentication{Namespace: "payments", Name: "default", UID: "policy-uid", Generation: 7, Mode: mesh.ModeStrict}

@@ -137,7 +137,7 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 		}
 		if key.ID() != at.shard.Pseudonyms {
 			// Somebody has taken the key away. Who is who in one shard must not depend on when it was written.
-			j.config.Log.Error("evidence: the key of pseudonyms is another than the one the shard was begun with, so another shard begins", "shard", at.shard.Shard, "was", at.shard.Pseudonyms, "is", key.ID())
+			j.config.Log.ErrorContext(ctx, "evidence: the key of pseudonyms is another than the one the shard was begun with, so another shard begins", "shard", at.shard.Shard, "was", at.shard.Pseudonyms, "is", key.ID())
 			break
 		}
 		return j.adopt(l, at.shard, period, key, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))

@@ -189,7 +189,7 @@ func TestTheTableWhileNoRecordCanBeWritten(t *testing.T) {
 	for _, required := range []bool{false, true} {
 		mode := fmt.Sprintf("required=%v", required)
 		t.Run("not open/"+mode, func(t *testing.T) {
-			r := newReplica(t, t.TempDir())
+			r := newReplica(t.TempDir())
 			r.edit = func(c *Config) { c.Required = required }
 			r.keeper.err = errors.New("connection refused")
 			j := r.journal(t)
@@ -201,7 +201,7 @@ func TestTheTableWhileNoRecordCanBeWritten(t *testing.T) {
 		t.Run("read-only/"+mode, func(t *testing.T) {
 			dir := mount(t, "tmpfs")
 			remount(t, dir, unix.MS_RDONLY)
-			r := newReplica(t, dir)
+			r := newReplica(dir)
 			r.edit = func(c *Config) { c.Required = required }
 			j := r.journal(t)
 			j.Tend(t.Context())
@@ -212,7 +212,7 @@ func TestTheTableWhileNoRecordCanBeWritten(t *testing.T) {
 		for _, f := range faults() {
 			t.Run(f.name+"/"+mode, func(t *testing.T) {
 				dir := mount(t, f.fs)
-				r := newReplica(t, dir)
+				r := newReplica(dir)
 				r.edit = func(c *Config) { c.Required = required }
 				j := r.opened(t)
 				f.breaks(t, dir)
@@ -319,7 +319,7 @@ func checkGap(t *testing.T, r *replica, j *Journal, why string, required bool) {
 
 // Many at once while the disk comes back: nobody makes a second gap by not waiting for the first.
 func TestOneGapForAllWhoWait(t *testing.T) {
-	r := newReplica(t, t.TempDir())
+	r := newReplica(t.TempDir())
 	j := r.opened(t)
 	now := r.clock.Now()
 	j.gap.note("allow", "v1/Pod", "slow", true, 3, now, now)

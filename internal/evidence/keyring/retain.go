@@ -53,15 +53,15 @@ func (r *Retainer) Start(ctx context.Context) error {
 func (r *Retainer) Retain(ctx context.Context) {
 	gone, err := r.Keys.Expire(ctx, r.Now(), r.Retention)
 	if err != nil {
-		r.Logger.Error("evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
+		r.Logger.ErrorContext(ctx, "evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
 	}
 	for _, d := range gone {
-		r.Logger.Info("evidence: a key of pseudonyms was destroyed at the end of retention", "period", d.Period, "id", d.ID)
+		r.Logger.InfoContext(ctx, "evidence: a key of pseudonyms was destroyed at the end of retention", "period", d.Period, "id", d.ID)
 	}
 	r.untold = append(r.untold, gone...)
 	for len(r.untold) > 0 {
 		if err := r.tell(ctx, r.untold[0]); err != nil {
-			r.Logger.Error("evidence: the destruction of a key could not be recorded yet", "period", r.untold[0].Period, "err", err.Error())
+			r.Logger.ErrorContext(ctx, "evidence: the destruction of a key could not be recorded yet", "period", r.untold[0].Period, "err", err.Error())
 			return
 		}
 		r.untold = r.untold[1:]
