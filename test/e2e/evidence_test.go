@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,8 +273,9 @@ func weakPolicy(namespace, name string) *objects.PeerAuthentication {
 // kills is how often TestEvidenceKilled kills the replica.
 const kills = 50
 
-// TestEvidenceKilled kills the webhook again and again while it answers. What the API server was
-// told of, by its own audit log, is in the log of the replica.
+// TestEvidenceKilled kills webhook and sealer again and again while there is much to answer. What the
+// API server was told of, by its own audit log, is in the log that the sealer has signed, which a
+// verifier finds whole.
 func TestEvidenceKilled(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := t.TempDir()
@@ -300,6 +303,7 @@ func TestEvidenceKilled(t *testing.T) {
 			}
 		})
 	}
+	sealer := sealing(t, dir)
 	for range kills {
 		n := r.metric(t.Context(), `meshvakt_evidence_answers_total{record="own"}`)
 		eventually(t, 30*time.Second, func() error {
@@ -308,24 +312,59 @@ func TestEvidenceKilled(t *testing.T) {
 			}
 			return nil
 		})
+		must(t, sealer.Process.Kill())
 		r.kill()
+		_ = sealer.Wait()
 		r = startReplica(t, args...).ready(t.Context())
+		sealer = sealing(t, dir)
 	}
 	cancel()
 	group.Wait()
 	r.stop()
 	unregister(t)
-	log := spooled(t, dir)
-	list, _ := receipts(t, since)
-	boots := 0
-	for _, rec := range log {
-		if rec.Body.Kind() == record.KindBoot {
-			boots++
-		}
+	must(t, sealer.Process.Signal(syscall.SIGTERM)) // it seals the rest
+	if err := sealer.Wait(); err != nil {
+		t.Errorf("the sealer ended with %v", err)
 	}
+	out, err := exec.CommandContext(t.Context(), binary, "evidence", "verify", dir, "--trust-log-key").CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Errorf("the log is not whole: %v", err)
+	}
+	log := sealed(t, dir)
+	list, _ := receipts(t, since)
+	boots := countOf[*record.Boot](log)
 	t.Logf("%d kills, %d records, %d receipts in the audit log", kills, len(log), len(list))
 	if boots != kills+1 || len(list) < 20*kills {
 		t.Errorf("%d boots and %d receipts; must be %d, and at least %d", boots, len(list), kills+1, 20*kills)
 	}
 	inLog(t, list, log)
+}
+
+// sealing starts a sealer.
+func sealing(t testing.TB, dir string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(binary, "evidence", "seal", "--dir", dir, "--checkpoint-interval", "200ms", "--log-level", "warn")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd
+}
+
+// sealed reads the records of a log that is signed, whose chain must hold.
+func sealed(t testing.TB, dir string) []record.Record {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, "evidence", "inspect", dir, "-o", "json")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	must(t, err)
+	var list []record.Record
+	chain := record.Begin(record.Hash{})
+	for line := range bytes.Lines(out) {
+		r, next, err := chain.Follow(bytes.TrimSuffix(line, []byte("\n")))
+		must(t, err)
+		list, chain = append(list, r), next
+	}
+	return list
 }
