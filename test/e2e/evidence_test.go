@@ -344,7 +344,7 @@ func TestEvidenceKilled(t *testing.T) {
 // sealing starts a sealer.
 func sealing(t testing.TB, dir string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(binary, "evidence", "seal", "--dir", dir, "--checkpoint-interval", "200ms", "--log-level", "warn")
+	cmd := exec.Command(binary, "evidence", "seal", "--dir", dir, "--checkpoint-interval", "1s", "--log-level", "warn")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())

@@ -1,0 +1,199 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/evidence/verify"
+	"github.com/meshvakt/meshvakt/test/controlplane"
+)
+
+// truth is what the test did: from when on a namespace stood otherwise.
+type truth struct {
+	from, to time.Time // when it began at the earliest, and at the latest
+	grade    verify.Grade
+}
+
+// TestEvidenceOracle lives through what happens in a cluster: an exception that is used, a change
+// past the webhook, a crash in which nobody looks. Then the verifier, from the signed log alone, must
+// say of each second what the test knows, but for seconds so near to an event that the clock of
+// the machine, by its kernel's own word, could be wrong about them.
+func TestEvidenceOracle(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	must(t, plane.Apply(t.Context(), []byte(writings)))
+	dir := t.TempDir()
+	address := freeAddress(t)
+	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--evidence-beat", "2s"}, evidenceOf(dir)...)
+	r := startReplica(t, args...).ready(t.Context())
+	enforcing(t, "default")
+	sealer := sealing(t, dir)
+	dev, platform, admin := clientFor(t, controlplane.Developer), clientFor(t, controlplane.Platform), clientFor(t, controlplane.Admin)
+	quiet, excepted, violated := unique("quiet"), unique("excepted"), unique("violated")
+	know := map[string][]truth{}
+	since := func(namespace string, began time.Time, grade verify.Grade) {
+		know[namespace] = append(know[namespace], truth{began, time.Now(), grade})
+	}
+	for _, ns := range []string{quiet, excepted, violated} {
+		create(t, dev, namespace(ns, false), policy(ns, "default", "STRICT"))
+		began := time.Now()
+		must(t, relabel(t.Context(), dev, namespace(ns, false), v1alpha1.GuardedLabel, "true"))
+		since(ns, began, verify.Observed)
+	}
+	margin := clockError()
+	pass := func() { waitUntil(t, time.Now().Add(2*margin+8*time.Second)) }
+	pass()
+
+	g := &governed{namespace: excepted}
+	e := g.legacy("legacy", time.Now().Add(time.Hour))
+	must(t, dev.Create(t.Context(), e))
+	must(t, approve(t.Context(), platform, e))
+	began := time.Now()
+	eventually(t, 10*time.Second, func() error {
+		return client.IgnoreAlreadyExists(dev.Create(t.Context(), weakPolicy(excepted, "legacy")))
+	})
+	since(excepted, began, verify.Excepted)
+	setMode := func(mode string) {
+		t.Helper()
+		began := time.Now()
+		eventually(t, 20*time.Second, func() error {
+			return admin.Patch(t.Context(), policy(violated, "default", mode), client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"mtls":{"mode":%q}}}`, mode)))
+		})
+		since(violated, began, map[string]verify.Grade{"STRICT": verify.Observed, "PERMISSIVE": verify.Violated}[mode])
+	}
+	giveBack := withoutRight(t, admin)
+	must(t, admin.Delete(t.Context(), registered(t, admin)))
+	setMode("PERMISSIVE")
+	giveBack()
+	enforcing(t, "default")
+	pass()
+
+	setMode("STRICT")
+	began = time.Now()
+	must(t, dev.Delete(t.Context(), weakPolicy(excepted, "legacy")))
+	since(excepted, began, verify.Observed)
+	pass()
+
+	began = time.Now()
+	r.kill()
+	for ns := range know {
+		since(ns, began, verify.Inferred)
+	}
+	pass()
+	began = time.Now()
+	r = startReplica(t, args...).ready(t.Context())
+	waitUntil(t, time.Now().Add(6*time.Second)) // its first beat
+	for ns := range know {
+		since(ns, began, verify.Observed)
+	}
+	pass()
+	end := time.Now()
+	pass()
+	r.stop()
+	unregister(t)
+	must(t, sealer.Process.Signal(syscall.SIGTERM))
+	must(t, sealer.Wait())
+
+	result := verified(t, dir, end)
+	for _, ns := range []string{quiet, excepted, violated} {
+		agree(t, result, ns, know[ns], end, margin)
+	}
+	unexplained := 0
+	for _, f := range result.Findings {
+		t.Logf("finding %s %s %s to %s: %s", f.Code, f.Namespace, f.From.Format(time.TimeOnly), f.To.Format(time.TimeOnly), f.What)
+		if f.Code == verify.FindingUnexplained {
+			unexplained++
+			if f.Namespace != violated {
+				t.Errorf("a change of namespace %s is called unexplained", f.Namespace)
+			}
+		} else if !slices.Contains([]string{verify.FindingWeakened, verify.FindingHook, verify.FindingNotAsked}, f.Code) {
+			t.Errorf("finding %s", f.Code)
+		}
+	}
+	if unexplained != 1 {
+		t.Errorf("%d changes are unexplained; must be the one past the webhook", unexplained)
+	}
+	if len(result.Exceptions) != 1 || result.Exceptions[0].Reference != "SEC-1234" {
+		t.Errorf("the register of exceptions is %+v", result.Exceptions)
+	}
+}
+
+// clockError is how wrong the kernel says that the clock may be.
+func clockError() time.Duration {
+	var x unix.Timex
+	if _, err := unix.Adjtimex(&x); err != nil || x.Status&unix.STA_UNSYNC != 0 {
+		return 16 * time.Second // as the verifier takes it
+	}
+	return time.Duration(x.Maxerror)*time.Microsecond + time.Second
+}
+
+// verified is what the command makes of the log.
+func verified(t testing.TB, dir string, end time.Time) *verify.Result {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, "evidence", "verify", dir, "--trust-log-key", "--max-clock-error", "20s", "-o", "json",
+		"--claim", "mtls=STRICT,namespace=*", "--from", end.Add(-time.Minute).UTC().Format(time.RFC3339), "--to", end.UTC().Format(time.RFC3339))
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 2) {
+		t.Fatalf("verify: %v\n%s", err, out)
+	}
+	var result verify.Result
+	must(t, json.Unmarshal(out, &result))
+	if len(result.Problems) > 0 {
+		t.Fatalf("the log is not whole: %+v", result.Problems)
+	}
+	return &result
+}
+
+// agree holds what the verifier says of a namespace against what is known, second by second.
+func agree(t testing.TB, result *verify.Result, namespace string, known []truth, end time.Time, margin time.Duration) {
+	t.Helper()
+	at := slices.IndexFunc(result.Namespaces, func(l verify.Timeline) bool { return l.Namespace == namespace })
+	if at < 0 {
+		t.Errorf("nothing is said of namespace %s", namespace)
+		return
+	}
+	slack := margin + 3*time.Second
+	seen := map[verify.Grade]int{}
+	for second := known[0].to.Add(slack); second.Before(end.Add(-slack)); second = second.Add(time.Second) {
+		want := verify.Grade("")
+		for i, k := range known {
+			next := end.Add(slack)
+			if i+1 < len(known) {
+				next = known[i+1].from
+			}
+			if second.After(k.to.Add(slack)) && second.Before(next.Add(-slack)) {
+				want = k.grade
+			}
+		}
+		if want == "" {
+			continue
+		}
+		got := verify.Grade("nothing")
+		for _, in := range result.Namespaces[at].Intervals {
+			if !second.Before(in.From) && second.Before(in.To) {
+				got = in.Grade
+			}
+		}
+		if got != want {
+			t.Errorf("namespace %s at %s is called %s; was %s: %+v", namespace, second.Format(time.TimeOnly), got, want, result.Namespaces[at].Intervals)
+			return
+		}
+		seen[want]++
+	}
+	t.Logf("namespace %s: %v seconds agree", namespace, seen)
+	for _, k := range known {
+		if seen[k.grade] == 0 {
+			t.Errorf("namespace %s: no second that is %s was compared", namespace, k.grade)
+		}
+	}
+}
