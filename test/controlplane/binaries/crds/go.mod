@@ -4,3 +4,8 @@
 module github.com/meshvakt/meshvakt/test/controlplane/binaries/crds
 
 go 1.26.0
+
+require (
+	github.com/cert-manager/cert-manager v1.21.2
+	istio.io/api v1.31.1
+)
