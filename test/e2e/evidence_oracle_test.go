@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"syscall"
@@ -29,6 +30,9 @@ type truth struct {
 // say of each second what the test knows, but for seconds so near to an event that the clock of
 // the machine, by its kernel's own word, could be wrong about them.
 func TestEvidenceOracle(t *testing.T) {
+	if os.Getenv("E2E_ORACLE") == "" {
+		t.Skip("takes five minutes, most of it the error of a clock that nothing disciplines; E2E_ORACLE=1 runs it")
+	}
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	must(t, plane.Apply(t.Context(), []byte(writings)))
 	dir := t.TempDir()
@@ -50,7 +54,7 @@ func TestEvidenceOracle(t *testing.T) {
 		since(ns, began, verify.Observed)
 	}
 	margin := clockError()
-	pass := func() { waitUntil(t, time.Now().Add(2*margin+8*time.Second)) }
+	pass := func() { waitUntil(t, time.Now().Add(2*margin+20*time.Second)) }
 	pass()
 
 	g := &governed{namespace: excepted}
@@ -108,7 +112,11 @@ func TestEvidenceOracle(t *testing.T) {
 		agree(t, result, ns, know[ns], end, margin)
 	}
 	unexplained := 0
+	ours := []string{"", quiet, excepted, violated} // namespaces of other tests may be going away still
 	for _, f := range result.Findings {
+		if !slices.Contains(ours, f.Namespace) {
+			continue
+		}
 		t.Logf("finding %s %s %s to %s: %s", f.Code, f.Namespace, f.From.Format(time.TimeOnly), f.To.Format(time.TimeOnly), f.What)
 		if f.Code == verify.FindingUnexplained {
 			unexplained++
@@ -122,8 +130,9 @@ func TestEvidenceOracle(t *testing.T) {
 	if unexplained != 1 {
 		t.Errorf("%d changes are unexplained; must be the one past the webhook", unexplained)
 	}
-	if len(result.Exceptions) != 1 || result.Exceptions[0].Reference != "SEC-1234" {
-		t.Errorf("the register of exceptions is %+v", result.Exceptions)
+	register := slices.DeleteFunc(result.Exceptions, func(e verify.Exception) bool { return e.Namespace != excepted })
+	if len(register) != 1 || register[0].Reference != "SEC-1234" {
+		t.Errorf("the register of exceptions is %+v", register)
 	}
 }
 
@@ -162,7 +171,7 @@ func agree(t testing.TB, result *verify.Result, namespace string, known []truth,
 		t.Errorf("nothing is said of namespace %s", namespace)
 		return
 	}
-	slack := margin + 3*time.Second
+	slack := margin + 8*time.Second
 	seen := map[verify.Grade]int{}
 	for second := known[0].to.Add(slack); second.Before(end.Add(-slack)); second = second.Add(time.Second) {
 		want := verify.Grade("")
