@@ -94,6 +94,8 @@ func (k *Keyring) Key(ctx context.Context, p volume.Period) (record.Key, error) 
 	for range attempts {
 		key, err := k.readOrMake(ctx, p)
 		if err == nil {
+			// An older one must not outlive its end in the memory of a process that runs for long.
+			maps.DeleteFunc(k.keys, func(q volume.Period, _ record.Key) bool { return q < p })
 			k.keys[p] = key
 			return key, nil
 		}

@@ -91,6 +91,9 @@ func TestKeysEndWithRetention(t *testing.T) {
 	if _, err := k.Key(t.Context(), "2026q4"); err != nil {
 		t.Fatal(err)
 	}
+	if _, kept := k.keys["2026q3"]; kept || len(k.keys) != 1 {
+		t.Errorf("%d keys are in memory; must be that of the newest period alone", len(k.keys))
+	}
 	now := time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 13, 0)
 	l := &log{err: errors.New("full")}
 	r := &Retainer{
