@@ -82,7 +82,7 @@ type Journal struct {
 	opened   chan struct{}          // closed once opening has been tried for the first time
 	once     sync.Once              // for opened
 
-	announced bool // that records can be written; of the goroutine of Start
+	announced *bool // whether records can be written, as was told last; of the goroutine of Start
 }
 
 // openShard is what records go to.

@@ -436,6 +436,23 @@ func TestALostSpoolGoesOnInAnotherShard(t *testing.T) {
 	}
 }
 
+// People are told that there is no log, also when there never was one.
+func TestEventsOfTheLog(t *testing.T) {
+	r := newReplica(t.TempDir())
+	var told []string
+	r.edit = func(c *Config) { c.Event = func(_ bool, reason, _ string) { told = append(told, reason) } }
+	r.keeper.err = errors.New("connection refused")
+	j := r.journal(t)
+	j.Tend(t.Context())
+	j.Tend(t.Context())
+	r.keeper.err = nil
+	j.Tend(t.Context())
+	r.stop(t, j)
+	if want := []string{"EvidenceUnavailable", "EvidenceAvailable"}; !slices.Equal(told, want) {
+		t.Errorf("told %q; must be %q", told, want)
+	}
+}
+
 // A shard has one key of pseudonyms, also where somebody has deleted the Secret.
 func TestAnotherKeyBeginsAnotherShard(t *testing.T) {
 	r := newReplica(t.TempDir())

@@ -56,11 +56,12 @@ func (j *Journal) Tend(ctx context.Context) {
 // announce tells, once for each, that the log has become unavailable and that it is back.
 func (j *Journal) announce() {
 	err := j.health()
-	if was := j.announced; (err == nil) == was {
+	available := err == nil
+	if j.announced != nil && *j.announced == available {
 		return
 	}
-	j.announced = err == nil
-	if err == nil {
+	j.announced = &available
+	if available {
 		j.config.Log.Info("evidence: records can be written", "shard", j.Shard())
 		j.config.Event(false, "EvidenceAvailable", "Records are written to the evidence log of this replica.")
 		return
