@@ -16,6 +16,8 @@ const (
 	explainBefore = 5 * time.Minute
 	// explainAfter is how far the clocks of two nodes may be apart for it.
 	explainAfter = time.Minute
+	// goneWithin is how long the end of a namespace may take. What is in it goes first, and the webhook is not asked.
+	goneWithin = 15 * time.Minute
 )
 
 // cluster is what the logs of all replicas of one cluster tell.
@@ -40,6 +42,8 @@ type cluster struct {
 	// allowed is in pieces, each sorted once it is full: one list of millions would be copied again and again.
 	allowed [][]allowed
 	inputs  map[inputChange]inputSeen
+	// gone are the times at which a namespace was seen to be no more.
+	gone map[string][]int64
 }
 
 // exception is one in the making.
@@ -74,7 +78,7 @@ type inputSeen struct {
 }
 
 func newCluster(uid string) *cluster {
-	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{}, inputs: map[inputChange]inputSeen{}}
+	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{}, inputs: map[inputChange]inputSeen{}, gone: map[string][]int64{}}
 }
 
 func (c *cluster) spread(t time.Time) {
@@ -199,7 +203,7 @@ func (c *cluster) unexplained() []Finding {
 	}
 	var list []Finding
 	for key, seen := range c.inputs {
-		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) {
+		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) || c.endedWith(&key, &seen) {
 			continue
 		}
 		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
@@ -220,6 +224,13 @@ func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
 		}
 	}
 	return false
+}
+
+// endedWith reports whether an object went because its namespace did.
+func (c *cluster) endedWith(key *inputChange, seen *inputSeen) bool {
+	return key.digest == digestKey("", true) && slices.ContainsFunc(c.gone[key.namespace], func(at int64) bool {
+		return seen.from <= at && at <= seen.to+int64(goneWithin)
+	})
 }
 
 // pieceOf is how many allowed requests are kept in one piece.

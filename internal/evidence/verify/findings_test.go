@@ -44,6 +44,31 @@ func TestFindings(t *testing.T) {
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
 			b.state(seconds(2), seconds(1), row)
 		}, []string{FindingUnexplained}},
+		"a policy that goes with its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, nil},
+		"a policy that goes before its namespace is guarded no more": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.leave(seconds(40), seconds(39), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that goes long before its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			for m := range 15 {
+				b.beat(seconds(60*m + 3))
+			}
+			b.leave(seconds(903), seconds(902), "gone", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that changes before its namespace goes": {func(b *book) {
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, []string{FindingUnexplained}},
 		"who asks approves": {func(b *book) {
 			who := b.pseudonyms.Subject("ola")
 			b.add(seconds(1), &record.ExceptionRequested{Object: exception(b), By: who, Selector: b.pseudonyms.Digest(nil), Approval: "TwoPerson", Reason: "r", Reference: "t", Until: until})

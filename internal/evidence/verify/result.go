@@ -140,7 +140,18 @@ type Timeline struct {
 	Cluster   string     `json:"cluster"`
 	Namespace string     `json:"namespace"`
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 	KPI       KPI        `json:"kpi"`
+}
+
+// Moment is that the namespace was violated between two times, both of which are Unknown, for that long at least. It
+// is not known when in between.
+type Moment struct {
+	From    time.Time     `json:"from"`
+	To      time.Time     `json:"to"`
+	AtLeast time.Duration `json:"atLeastNs"`
+	// Why is as that of a Violated interval.
+	Why string `json:"why"`
 }
 
 // Interval is a time, its end not in it, of one grade.
@@ -378,6 +389,8 @@ type NamespaceAnswer struct {
 	Namespace string          `json:"namespace"`
 	Verdict   Verdict         `json:"verdict"`
 	Durations []GradeDuration `json:"durations"`
-	// Intervals are those that speak against the claim.
+	// Intervals are those that speak against the claim, and Moments too. A moment that may lie outside of the claimed
+	// time is none of them.
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 }

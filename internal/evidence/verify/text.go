@@ -21,6 +21,7 @@ func (r *Result) WriteText(w io.Writer) error {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
 			p.intervals(t.Intervals, false)
+			p.moments(t.Moments)
 		}
 	}
 	p.logs(r)
@@ -65,6 +66,7 @@ func (p *printer) claim(a *Answer) {
 		n := &a.Namespaces[i]
 		p.line("  namespace %s, cluster %s: %s: %s", n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
 		p.intervals(n.Intervals, true)
+		p.moments(n.Moments)
 	}
 }
 
@@ -86,6 +88,16 @@ func (p *printer) intervals(list []Interval, all bool) {
 	}
 	if n > maxListed {
 		p.line("    ... and %d more; -o json has all", n-maxListed)
+	}
+}
+
+func (p *printer) moments(list []Moment) {
+	for i, m := range list {
+		if i == maxListed {
+			p.line("    ... and %d more; -o json has all", len(list)-maxListed)
+			return
+		}
+		p.line("    %s for at least %s, some time between %s and %s: %s", Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
 	}
 }
 

@@ -249,6 +249,13 @@ func (b *book) state(at, after time.Duration, row record.Row) {
 	b.add(at, &record.State{What: "set", After: epoch().Add(after + b.wall), Row: row})
 }
 
+// leave takes the row of a namespace out of the table.
+func (b *book) leave(at, after time.Duration, what, ns string) {
+	row := b.rows[ns]
+	delete(b.rows, ns)
+	b.add(at, &record.State{What: what, After: epoch().Add(after + b.wall), Row: row})
+}
+
 func (b *book) beat(at time.Duration, change ...func(*record.Beat)) {
 	var hashes []record.Hash
 	var names []string
