@@ -54,7 +54,7 @@ func (s *Source) WatchStates() []WatchState {
 // anew, shows nowhere else.
 func (s *Source) NewInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	if kind := kindWatched(example); kind != "" {
-		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches}
+		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches, s.cfg.Now}
 	}
 	return toolscache.NewSharedIndexInformer(lw, example, resync, indexers)
 }
@@ -79,6 +79,7 @@ type hearing struct {
 	under   toolscache.ListerWatcher
 	kind    string
 	watches *watches
+	now     func() time.Time
 }
 
 // List and Watch are those of the old interface, which informers do not call any more.
@@ -102,7 +103,7 @@ func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 	}
 	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
 	if err == nil {
-		h.watches.note(h.kind, func(k *watch) { k.heard = time.Now() })
+		h.watches.note(h.kind, func(k *watch) { k.heard = h.now() })
 	}
 	return list, err
 }
@@ -120,10 +121,10 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 	if err != nil {
 		return nil, err
 	}
-	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = time.Now() })
+	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = h.now() })
 	return newHeardWatch(w, func(e apiwatch.Event) {
 		h.watches.note(h.kind, func(k *watch) {
-			k.heard = time.Now()
+			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
 				k.open = true
 				time.AfterFunc(WordEvery, w.Stop) // it may take any time until here, and no longer than others from here on

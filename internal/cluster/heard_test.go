@@ -39,7 +39,7 @@ func (a *asked) IsWatchListSemanticsUnSupported() bool { return true }
 func TestHearing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, server := New(Config{}), &asked{}
-		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches}
+		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches, time.Now}
 		if !watchlist.DoesClientNotSupportWatchListSemantics(h) {
 			t.Error("it says that it can do what the client behind it cannot")
 		}
