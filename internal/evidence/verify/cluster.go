@@ -71,7 +71,7 @@ type inputChange struct {
 type inputSeen struct {
 	span
 	name [12]byte // the object for a request that could not know its UID yet
-	gvk  string
+	what string   // for people
 	log  string
 	seq  int64
 	keys bool // the digests before and behind were made with different keys
@@ -165,10 +165,8 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key}
 	note := func(o *record.Object, deleted bool) {
 		key := inputChange{objectKey(o), digestKey(o.Digest, deleted), o.Namespace}
-		seen.gvk, seen.name = o.GVK, nameKey(o)
-		if old, is := l.cluster.inputs[key]; !is || seen.to < old.to {
-			l.cluster.inputs[key] = seen
-		}
+		seen.what, seen.name = "a "+o.GVK+" changed", nameKey(o)
+		l.cluster.changed(key, seen)
 	}
 	for i := range now.inputs {
 		o := &now.inputs[i].Object
@@ -196,6 +194,25 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	}
 }
 
+// changed notes what must have a request, as the replica tells that has seen it first.
+func (c *cluster) changed(key inputChange, seen inputSeen) {
+	if old, is := c.inputs[key]; !is || seen.to < old.to {
+		c.inputs[key] = seen
+	}
+}
+
+// A namespace that is guarded no longer has been changed, or some MeshGuard has.
+func unguards() [12]byte { return short("unguarded") }
+func anyGuard() [12]byte { return short("guards") }
+
+// unguarded notes that no guard selects a namespace any more.
+func (l *ledger) unguarded(r *record.Row, after time.Time) {
+	e := int64(l.errors)
+	l.cluster.changed(inputChange{short("uid", r.UID), unguards(), r.Namespace}, inputSeen{
+		span: span{instant(after) - e, instant(l.head.Time) + e}, name: anyGuard(), what: "the namespace is guarded no longer", log: l.log.Origin, seq: int64(l.head.Seq),
+	})
+}
+
 // unexplained are changes that no allowed request accounts for: they went past the webhook.
 func (c *cluster) unexplained() []Finding {
 	if n := len(c.allowed); n > 0 {
@@ -207,7 +224,7 @@ func (c *cluster) unexplained() []Finding {
 			continue
 		}
 		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
-			From: timeOf(seen.from), To: timeOf(seen.to), What: "a " + seen.gvk + " changed, and no request that was allowed accounts for it"})
+			From: timeOf(seen.from), To: timeOf(seen.to), What: seen.what + ", and no request that was allowed accounts for it"})
 	}
 	return list
 }

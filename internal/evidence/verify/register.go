@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -48,8 +49,14 @@ func (l *ledger) decision(d *record.Decision) {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}
 	if d.Verdict == "allow" {
-		if judged(d.Object.GVK) {
-			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
+		at := instant(l.head.Time)
+		switch {
+		case judged(d.Object.GVK):
+			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), at})
+		case d.Object.GVK == "v1/Namespace":
+			c.allow(allowed{objectKey(&d.Object), unguards(), at})
+		case strings.HasSuffix(d.Object.GVK, "/MeshGuard"):
+			c.allow(allowed{anyGuard(), unguards(), at})
 		}
 		return
 	}

@@ -111,6 +111,8 @@ func (l *ledger) state(s *record.State) error {
 		}
 		if s.What == "gone" {
 			l.cluster.gone[ns] = append(l.cluster.gone[ns], instant(l.head.Time))
+		} else {
+			l.unguarded(&s.Row, s.After)
 		}
 		l.step(ns, s.After, standing{})
 		delete(l.table.rows, ns)
