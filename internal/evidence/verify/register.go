@@ -51,6 +51,7 @@ func (l *ledger) decision(d *record.Decision) {
 		if judged(d.Object.GVK) {
 			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
 		}
+		l.relies(d)
 		return
 	}
 	r := Refusal{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, Operation: d.Operation, GVK: d.Object.GVK,
@@ -223,13 +224,13 @@ func (l *ledger) exception(body record.Body) {
 			e.log, e.seq, e.requester = l.log.Origin, int64(l.head.Seq), b.For.ID
 			e.sure = instant(at) + int64(l.errors)
 		}
+		if at.After(e.regranted) {
+			e.regranted = at
+		}
 		e.until(b.Until)
 	case *record.ExceptionUsed:
-		e := l.cluster.exception(&b.Object)
-		if b.How == "standing" {
-			e.Standing = max(e.Standing, b.N)
-		} else {
-			e.Used += b.N
+		if b.How == "standing" { // what was admitted is counted by decisions
+			l.cluster.exception(&b.Object).stands(b)
 		}
 	case *record.ExceptionRevoked:
 		e := l.cluster.exception(&b.Object)
