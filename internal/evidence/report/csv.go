@@ -204,9 +204,21 @@ func (r *report) momentRegister() register {
 }
 
 func (r *report) exceptionRegister() register {
-	return register{"exceptions", []string{"cluster", "namespace", "uid", "name", "requester", "approver", "samePerson", "approval", "rules", "rulesN", "ticket", "reason", "requested", "granted", "until", "end", "ended", "endedBy", "used", "standing"},
+	return register{"exceptions", []string{"cluster", "namespace", "uid", "name", "requester", "approver", "samePerson", "approval", "rules", "rulesN", "ticket", "reason", "requested", "granted", "until", "end", "ended", "endedBy", "used", "firstUsed", "lastUsed", "usedBy", "standing", "standingFrom", "standingTo"},
 		rows(r.exceptions, func(e verify.Exception) []string {
 			return []string{e.Cluster, e.Namespace, e.UID, e.Name, e.By, e.Approver, strconv.FormatBool(selfApproved(e)), e.Approval, strings.Join(e.Rules, " "), count(e.RulesN),
-				e.Reference, e.Reason, stamp(e.Requested), stamp(e.Granted), stamp(e.Until), stamp(e.End), e.Ended, e.EndedBy, count(e.Used), count(e.Standing)}
+				e.Reference, e.Reason, stamp(e.Requested), stamp(e.Granted), stamp(e.Until), stamp(e.End), e.Ended, e.EndedBy, count(e.Used), stamp(e.FirstUsed), stamp(e.LastUsed), usedBy(e), count(e.Standing), stamp(e.StandingFrom), stamp(e.StandingTo)}
 		})}
+}
+
+// usedBy lists who has used an exception, for which kind and how often.
+func usedBy(e verify.Exception) string {
+	list := make([]string, 0, len(e.Uses))
+	for _, u := range e.Uses {
+		list = append(list, u.By+" "+u.GVK+" "+count(u.N))
+	}
+	if more := e.UsesN - len(e.Uses); more > 0 {
+		list = append(list, "+"+strconv.Itoa(more))
+	}
+	return strings.Join(list, "; ")
 }

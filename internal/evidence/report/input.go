@@ -87,7 +87,7 @@ func narrow(in Input) (*report, error) {
 		if to.IsZero() {
 			to = e.Until
 		}
-		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested))
+		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested) || e.Used > 0 && r.touches(e.FirstUsed, e.LastUsed))
 	})
 	r.refusals = keep(res.Refusals.List, func(d verify.Refusal) bool { return r.asked(d.Namespace) && r.within(d.At) })
 	r.findings = keep(res.Findings, func(f verify.Finding) bool {

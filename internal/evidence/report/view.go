@@ -292,9 +292,29 @@ func (v view) exceptionTable() table {
 		return []cell{parts(part{e.Namespace, "name"}, part{v.cluster(e.Cluster), "quiet"}, part{shown(e.UID, 64), "quiet code"}),
 			parts(part{v.l.subject(e.By), "code"}, part{approver, "code"}, part{same, "flag"}, part{v.l.word("approval", e.Approval), "quiet"}),
 			parts(rules...), parts(part{v.l.prose(e.Reference), "said name"}, part{v.l.prose(e.Reason), "said"}),
-			parts(part{granted, ""}, part{v.l.instant(e.Until), ""}), ended,
-			parts(part{v.l.text("used", v.l.number(e.Used)), ""}, part{v.l.text("standing", v.l.number(e.Standing)), "quiet"})}
+			parts(part{granted, ""}, part{v.l.instant(e.Until), ""}), ended, v.usesOf(e)}
 	})
+}
+
+// usesOf says whether an exception was used, when first and last, by whom and for what.
+func (v view) usesOf(e verify.Exception) cell {
+	if e.Used == 0 && e.Standing == 0 {
+		return parts(part{v.l.text("unused"), ""})
+	}
+	list := []part{{v.l.text("used", v.l.number(e.Used)), ""}}
+	if e.Used > 0 {
+		list = append(list, part{v.l.text("fromTo", v.l.instant(e.FirstUsed), v.l.instant(e.LastUsed)), "quiet"})
+	}
+	for _, u := range e.Uses {
+		list = append(list, part{v.l.number(u.N) + " × " + kind(u.GVK), ""}, part{v.l.subject(u.By), "quiet code"})
+	}
+	if more := e.UsesN - len(e.Uses); more > 0 {
+		list = append(list, part{"+ " + v.l.int(more), ""})
+	}
+	if e.Standing > 0 {
+		list = append(list, part{v.l.text("standing", v.l.number(e.Standing)), ""}, part{v.l.text("fromTo", v.l.instant(e.StandingFrom), v.l.instant(e.StandingTo)), "quiet"})
+	}
+	return parts(list...)
 }
 
 // refusalCounts has a column for each month, where there are few enough and all refusals are listed.

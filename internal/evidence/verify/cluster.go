@@ -54,6 +54,8 @@ type exception struct {
 	requester string
 	log       string
 	seq       int64
+	uses      map[useKey][]used
+	regranted time.Time // when it was told last that it was granted
 }
 
 // allowed is a request that was: of which object, to what, and when.
@@ -101,8 +103,11 @@ func compareRefusals(a, b Refusal) int {
 func (c *cluster) exception(o *record.Object) *exception {
 	e := c.exceptions[o.UID]
 	if e == nil {
-		e = &exception{Exception: Exception{Cluster: c.uid, UID: o.UID, Namespace: o.Namespace, Name: o.Name, Rules: []string{}}}
+		e = &exception{Exception: Exception{Cluster: c.uid, UID: o.UID, Namespace: o.Namespace, Rules: []string{}, Uses: []Use{}}, uses: map[useKey][]used{}}
 		c.exceptions[o.UID] = e
+	}
+	if e.Name == "" { // one that was met in a decision has none yet
+		e.Name = o.Name
 	}
 	return e
 }

@@ -58,6 +58,7 @@ func (l *ledger) decision(d *record.Decision) {
 		case strings.HasSuffix(d.Object.GVK, "/MeshGuard"):
 			c.allow(allowed{anyGuard(), unguards(), at})
 		}
+		l.relies(d)
 		return
 	}
 	r := Refusal{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, Operation: d.Operation, GVK: d.Object.GVK,
@@ -230,13 +231,13 @@ func (l *ledger) exception(body record.Body) {
 			e.log, e.seq, e.requester = l.log.Origin, int64(l.head.Seq), b.For.ID
 			e.sure = instant(at) + int64(l.errors)
 		}
+		if at.After(e.regranted) {
+			e.regranted = at
+		}
 		e.until(b.Until)
 	case *record.ExceptionUsed:
-		e := l.cluster.exception(&b.Object)
-		if b.How == "standing" {
-			e.Standing = max(e.Standing, b.N)
-		} else {
-			e.Used += b.N
+		if b.How == "standing" { // what was admitted is counted by decisions
+			l.cluster.exception(&b.Object).stands(b)
 		}
 	case *record.ExceptionRevoked:
 		e := l.cluster.exception(&b.Object)

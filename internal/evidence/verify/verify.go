@@ -193,6 +193,7 @@ func (c *cluster) tell(out *Result) {
 	c.notAsked()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
+		c.sumUses(e)
 		c.judge(e)
 		out.Exceptions = append(out.Exceptions, e.Exception)
 		if !e.Granted.IsZero() {
