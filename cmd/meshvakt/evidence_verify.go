@@ -77,6 +77,7 @@ func closeEvidence(list []*verify.Source) error {
 
 type evidenceVerifyFlags struct {
 	trust         trustFlags
+	audit         auditFlags
 	claims        []string
 	from, to      string
 	inferred      bool
@@ -110,6 +111,11 @@ applied and no pod ran outside of the mesh. Time that nobody saw is INFERRED
 where all objects that count were the same before and after, and counts only
 with --accept-inferred. Time under an exception proves no claim.
 
+With --audit-log, each record that an API server was told of must be in the logs as
+it was told, or the status is 3. If the audit log also has the decisions of the
+logs, time that nobody saw is OBSERVED-BY-AUDIT where it tells that nothing came
+which could have weakened the namespace and gone again.
+
 With --proof, a record that was handed over with its proof (see meshvakt evidence
 prove) is verified instead, by --policy or --key.
 
@@ -122,6 +128,7 @@ cannot be read.`,
 	}
 	flags := cmd.Flags()
 	f.trust.add(flags)
+	f.audit.add(flags)
 	flags.StringArrayVar(&f.claims, "claim", nil, "what the logs are to prove, as in mtls=STRICT,namespace=payments; repeatable")
 	flags.StringVar(&f.from, "from", "", "when the claims begin, as 2026-10-01T00:00:00Z or 2026-10-01")
 	flags.StringVar(&f.to, "to", "", "when the claims end")
@@ -156,6 +163,9 @@ func (f *evidenceVerifyFlags) run(cmd *cobra.Command, inputs []string) (err erro
 	}
 	o := verify.Options{Trust: trust, MaxClockError: f.maxClockError}
 	if o.Claims, err = f.parseClaims(); err != nil {
+		return err
+	}
+	if o.Audit, err = f.audit.read(); err != nil {
 		return err
 	}
 	r, err := verifyEvidence(cmd.Context(), inputs, o)

@@ -36,6 +36,7 @@ type Told struct {
 	Keys          []string
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
+	AuditLog      bool   // an audit log of API servers
 }
 
 // report is an Input, narrowed to its period and namespaces.

@@ -125,7 +125,7 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 	all := c.Namespaces[0] == "*"
 	for _, in := range within {
 		switch {
-		case in.Grade == Observed, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
+		case in.Grade == Observed, in.Grade == ObservedByAudit, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
 			continue
 		case in.Grade == Violated:
 			n.Verdict = IsViolated

@@ -25,6 +25,7 @@ type cluster struct {
 	uid     string
 	span    span
 	ledgers []*ledger
+	audit   *Audit // nil without one
 
 	findings      []Finding
 	gaps          []Gap

@@ -45,6 +45,9 @@ func (l *ledger) key(k Key) {
 func (l *ledger) decision(d *record.Decision) {
 	l.decided++
 	c := l.cluster
+	if c.audit != nil && d.Verdict != "error" { // which is no answer that the API server could note
+		c.audit.decided(l.log.Origin, l.head.Seq, l.head.Time)
+	}
 	if d.BreakGlass {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}

@@ -22,6 +22,25 @@ type Result struct {
 	Runs         []Run         `json:"runs"`
 	Keys         []Key         `json:"keys"`
 	Claims       []Answer      `json:"claims"`
+	// Audit is how logs and the audit log of the API server agree, nil where none was given.
+	Audit *AuditLog `json:"audit,omitempty"`
+}
+
+// AuditLog is an audit log that logs were held against.
+type AuditLog struct {
+	// Cluster is the UID of the one that its receipts are of, empty without any.
+	Cluster string    `json:"cluster"`
+	Events  uint64    `json:"events"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	// Receipts are the records that the API server was told of. Those that are not as it was told are Problems.
+	Receipts uint64 `json:"receipts"`
+	// Decisions are those in the logs that fall into its time, and Untold those of them that it does not have.
+	Decisions uint64 `json:"decisions"`
+	Untold    uint64 `json:"untold"`
+	// Used: it is complete enough to tell of times that no replica saw. Why says what it lacks.
+	Used bool   `json:"used"`
+	Why  string `json:"why"`
 }
 
 // Log is one verified log: a shard of one replica.
@@ -101,6 +120,7 @@ type Finding struct {
 
 // The codes of findings.
 const (
+	FindingTail         = "unsealed-receipts"      // the API server was told of records that the log does not have yet, or not any more
 	FindingUnexplained  = "unexplained-change"     // a change without a request that was allowed
 	FindingSelfApproved = "self-approved"          // who asked for an exception has approved it
 	FindingMissingLog   = "missing-log"            // a replica that others have seen and whose log is not here
@@ -123,7 +143,7 @@ type Grade string
 // The grades, best first.
 const (
 	Observed        Grade = "OBSERVED"
-	ObservedByAudit Grade = "OBSERVED-BY-AUDIT" // reserved
+	ObservedByAudit Grade = "OBSERVED-BY-AUDIT"
 	Inferred        Grade = "INFERRED"
 	Excepted        Grade = "EXCEPTED"
 	Unknown         Grade = "UNKNOWN"

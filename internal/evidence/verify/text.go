@@ -27,6 +27,12 @@ func (r *Result) WriteText(w io.Writer) error {
 	}
 	p.logs(r)
 	p.exceptions(r.Exceptions)
+	if a := r.Audit; a != nil {
+		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
+		if !a.Used {
+			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+		}
+	}
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
