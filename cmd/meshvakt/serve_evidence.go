@@ -26,6 +26,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -106,8 +107,6 @@ func (p *process) newEvidence(context.Context) error {
 		Labels: map[string]string{"app.kubernetes.io/managed-by": "meshvakt"},
 		Random: rand.Reader,
 	})
-	started := time.Now()
-	p.since = func() time.Duration { return time.Since(started) }
 	events := p.manager.GetEventRecorder("meshvakt")
 	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.replica, UID: types.UID(o.podUID)}
 	p.journal, err = journal.New(journal.Config{
@@ -118,8 +117,9 @@ func (p *process) newEvidence(context.Context) error {
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),
-		Now:        time.Now,
-		Since:      p.since,
+		Now:        p.clock.now,
+		Since:      p.clock.since,
+		Ticker:     p.clock.ticker,
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -154,7 +154,8 @@ func (p *process) newObserver(context.Context) error {
 		FailsOpen: controller.FailsOpen,
 		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
+		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: p.clock.now, Since: p.clock.since, Ticker: p.clock.ticker, Clock: p.clock.quality,
+		Own: p.ownWatched(),
 	})
 	if err != nil {
 		return err
@@ -203,6 +204,17 @@ func (p *process) remedies() controller.RemedyLog {
 	return remedies{p.observer}
 }
 
+// relied records what the scan has found standing by exceptions.
+func (p *process) relied(namespace string, now *scan.Standing) {
+	switch {
+	case p.observer == nil:
+	case now == nil:
+		p.observer.Relied(namespace, time.Time{}, nil)
+	default:
+		p.observer.Relied(namespace, now.Began, now.Relied)
+	}
+}
+
 // addRetainer lets the leader destroy keys at the end of retention.
 func (p *process) addRetainer() error {
 	o := &p.options.evidence
@@ -218,7 +230,8 @@ func (p *process) addRetainer() error {
 		},
 		Retention: o.retention,
 		Logger:    p.log,
-		Now:       time.Now,
+		Now:       p.clock.now,
+		Ticker:    p.clock.ticker,
 	})
 }
 

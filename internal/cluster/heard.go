@@ -28,9 +28,14 @@ type WatchState struct {
 	Epoch uint64
 	// Open: there is a watch, and all that was there when it began is known.
 	Open bool
-	// Heard is when the API server last said something on it, if only how far it is: about once a minute.
+	// Heard is when the API server last said something on it, if only how far it is: at least each WordEvery.
 	Heard time.Time
 }
+
+// WordEvery is how long a watch is that NewInformer and others ask for. The API server says how far it is once a
+// minute, and some two seconds before the end of a watch: short ones are how to hear it more often. Each goes on where
+// the one before it ended.
+const WordEvery = 20 * time.Second
 
 // WatchStates are those of all kinds that namespaces stand by, sorted by kind. They say nothing of epochs unless
 // NewInformer was given to the cache.
@@ -49,7 +54,7 @@ func (s *Source) WatchStates() []WatchState {
 // anew, shows nowhere else.
 func (s *Source) NewInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	if kind := kindWatched(example); kind != "" {
-		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches}
+		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches, s.cfg.Now}
 	}
 	return toolscache.NewSharedIndexInformer(lw, example, resync, indexers)
 }
@@ -74,6 +79,7 @@ type hearing struct {
 	under   toolscache.ListerWatcher
 	kind    string
 	watches *watches
+	now     func() time.Time
 }
 
 // List and Watch are those of the old interface, which informers do not call any more.
@@ -97,7 +103,7 @@ func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 	}
 	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
 	if err == nil {
-		h.watches.note(h.kind, func(k *watch) { k.heard = time.Now() })
+		h.watches.note(h.kind, func(k *watch) { k.heard = h.now() })
 	}
 	return list, err
 }
@@ -108,17 +114,20 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if initial {
 		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+	} else {
+		o.TimeoutSeconds = new(int64(WordEvery / time.Second))
 	}
 	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = time.Now() })
+	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = h.now() })
 	return newHeardWatch(w, func(e apiwatch.Event) {
 		h.watches.note(h.kind, func(k *watch) {
-			k.heard = time.Now()
+			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
 				k.open = true
+				time.AfterFunc(WordEvery, w.Stop) // it may take any time until here, and no longer than others from here on
 			}
 		})
 	}, func() { h.watches.note(h.kind, func(k *watch) { k.open = false }) }), nil

@@ -22,14 +22,15 @@ import (
 type asked struct {
 	fail  error
 	watch *apiwatch.FakeWatcher
+	how   metav1.ListOptions
 }
 
 func (a *asked) List(metav1.ListOptions) (runtime.Object, error) {
 	return &objects.PeerAuthenticationList{}, a.fail
 }
 
-func (a *asked) Watch(metav1.ListOptions) (apiwatch.Interface, error) {
-	a.watch = apiwatch.NewFake()
+func (a *asked) Watch(o metav1.ListOptions) (apiwatch.Interface, error) {
+	a.watch, a.how = apiwatch.NewFake(), o
 	return a.watch, a.fail
 }
 
@@ -38,7 +39,7 @@ func (a *asked) IsWatchListSemanticsUnSupported() bool { return true }
 func TestHearing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, server := New(Config{}), &asked{}
-		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches}
+		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches, time.Now}
 		if !watchlist.DoesClientNotSupportWatchListSemantics(h) {
 			t.Error("it says that it can do what the client behind it cannot")
 		}
@@ -86,6 +87,9 @@ func TestHearing(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect("while it watches again", 1, true, time.Now())
+		if got := server.how.TimeoutSeconds; got == nil || *got != 20 {
+			t.Errorf("a watch is asked for with a timeout of %v seconds; want 20", got)
+		}
 		server.watch.Add(&objects.PeerAuthentication{}) // which nobody takes
 		w.Stop()
 		w.Stop()
@@ -101,11 +105,19 @@ func TestHearing(t *testing.T) {
 			}
 		}()
 		expect("while all comes anew", 2, false, time.Now())
+		if got := server.how.TimeoutSeconds; got != nil {
+			t.Errorf("a list of all, which takes the time that it takes, is asked for with a timeout of %d seconds", *got)
+		}
 		server.watch.Add(&objects.PeerAuthentication{})
 		server.watch.Action(apiwatch.Bookmark, &objects.PeerAuthentication{})
 		expect("before all has come", 2, false, time.Now())
 		server.watch.Action(apiwatch.Bookmark, &objects.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}})
 		expect("when all has come", 2, true, time.Now())
+		// It lasts no longer than others from then on, for only the end of a watch makes the API server say how far it is.
+		time.Sleep(WordEvery - time.Second)
+		expect("shortly before its time is up", 2, true, time.Now().Add(time.Second-WordEvery))
+		time.Sleep(time.Second)
+		expect("when its time is up", 2, false, time.Now().Add(-WordEvery))
 		w.Stop()
 
 		server.fail = errors.New("connection refused")

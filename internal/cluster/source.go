@@ -50,6 +50,9 @@ var ErrNotSynced = errors.New("caches are not filled yet")
 
 // New returns a Source that knows nothing before Start.
 func New(cfg Config) *Source {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Source{cfg: cfg, index: newIndex(), watches: newWatches(), heavy: make(chan struct{}, heavyReads), nodes: newNodeIndex(cfg.Catalogue)}
 }
 
