@@ -30,20 +30,29 @@ const (
 	scaleLimit = "512MiB"
 )
 
-// ownPlane gives the test a control plane and a plain binary of its own.
+// asShipped has the test run the binary without the race detector.
+func asShipped(t *testing.T) {
+	t.Helper()
+	plain, err := plainBinary()
+	must(t, err)
+	shared := binary
+	binary = plain
+	t.Cleanup(func() { binary = shared })
+}
+
+// ownPlane gives the test a control plane of its own, and the binary as it is shipped.
 func ownPlane(t *testing.T, o controlplane.Options) {
 	t.Helper()
-	sharedPlane, sharedKubeconfig, sharedBinary := plane, serviceAccountKubeconfig, binary
+	asShipped(t)
+	sharedPlane, sharedKubeconfig := plane, serviceAccountKubeconfig
 	var err error
-	binary, err = build(t.Context(), t.TempDir(), false)
-	must(t, err)
 	plane, serviceAccountKubeconfig, err = setUp(t.Context(), o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := plane.Stop(); err != nil {
 			t.Error(err)
 		}
-		plane, serviceAccountKubeconfig, binary = sharedPlane, sharedKubeconfig, sharedBinary
+		plane, serviceAccountKubeconfig = sharedPlane, sharedKubeconfig
 	})
 	if o.Istio {
 		webhookAlone(t)
