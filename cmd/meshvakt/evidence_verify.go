@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -181,8 +182,15 @@ func (f *evidenceVerifyFlags) run(cmd *cobra.Command, inputs []string) (err erro
 	return nil
 }
 
+// verifyGCPercent: of what is read of a log, all but a few bytes a record is garbage at once. Collecting
+// it sooner takes a tenth more of time and leaves more than that of memory to others.
+const verifyGCPercent = 30
+
 // verifyEvidence opens, verifies and closes.
 func verifyEvidence(ctx context.Context, inputs []string, o verify.Options) (r *verify.Result, err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(verifyGCPercent)
+	}
 	sources, err := openEvidence(inputs)
 	defer func() { err = errors.Join(err, closeEvidence(sources)) }()
 	if err != nil {
