@@ -26,6 +26,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
@@ -155,13 +156,19 @@ func (p *process) newObserver(context.Context) error {
 		FailsOpen: controller.FailsOpen,
 		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
+		User: p.keys.User, Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
 	})
 	if err != nil {
 		return err
 	}
-	p.repairs.OnRepair(func(object client.Object, at time.Time) {
-		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
+	p.repairs.OnRepair(func(object client.Object, r keeper.Repair) {
+		outcome := observe.Failed
+		if r.Done {
+			outcome = observe.Done
+		} else if r.GivenUp {
+			outcome = observe.GivenUp
+		}
+		p.observer.Remedied(observe.Remedy{What: observe.Own, Outcome: outcome, Object: object, At: r.At})
 	})
 	return m.Add(p.observer)
 }
@@ -188,12 +195,23 @@ func (p *process) ownWatched() []observe.OwnObject {
 	return list
 }
 
-// remedies records what the leader does about namespaces that have ceased to be STRICT.
+// remedies records what the leader does about namespaces that are not STRICT, or not any more.
 type remedies struct{ observer *observe.Observer }
 
 // Remedied implements controller.RemedyLog.
 func (r remedies) Remedied(m controller.Remedy) {
-	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
+	what, outcome := observe.Restored, observe.Done
+	if m.Provisioned {
+		what = observe.Provisioned
+	}
+	switch m.Outcome {
+	case controller.RemedyFailed:
+		outcome = observe.Failed
+	case controller.RemedyGivenUp:
+		outcome = observe.GivenUp
+	case controller.RemedyDone:
+	}
+	r.observer.Remedied(observe.Remedy{What: what, Outcome: outcome, Object: m.Object, After: m.After, Found: m.Found, At: m.At})
 }
 
 // remedies is nil where no evidence is kept.

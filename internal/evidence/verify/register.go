@@ -20,7 +20,7 @@ func (l *ledger) register(body record.Body) {
 		l.admitted += b.N
 	case *record.Remediation:
 		c.remediations = append(c.remediations, Remediation{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), What: b.What,
-			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: b.After, Found: b.Found, Done: b.Done})
+			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: knownTime(b.After), Found: b.Found, Done: b.Done})
 	case *record.ConfigChanged:
 		l.configChanged(b)
 	case *record.KeyCreated:
@@ -247,4 +247,12 @@ func first(known *time.Time, at time.Time) bool {
 	}
 	*known = at
 	return true
+}
+
+// knownTime is zero for the time by which a record says that it is not known.
+func knownTime(t time.Time) time.Time {
+	if t.Equal(time.Unix(0, 0)) {
+		return time.Time{}
+	}
+	return t
 }

@@ -315,7 +315,7 @@ type Remediation struct {
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"`
 	Tries     uint64    `json:"tries"`
-	After     time.Time `json:"after"`
+	After     time.Time `json:"after"` // zero where it is not known
 	Found     time.Time `json:"found"`
 	Done      time.Time `json:"done"`
 }
