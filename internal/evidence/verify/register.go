@@ -76,9 +76,8 @@ func (l *ledger) decision(d *record.Decision) {
 }
 
 func (l *ledger) configChanged(g *record.ConfigChanged) {
-	c := l.cluster
-	c.changes = append(c.changes, Change{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
-		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason})
+	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
+		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason, Seen: 1})
 	if g.Weaker {
 		l.finding(FindingWeakened, "", l.head.Time, l.head.Time, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
 	}

@@ -288,7 +288,7 @@ type Refusal struct {
 	Verdict   string    `json:"verdict"` // deny or error
 }
 
-// Change is one of the control itself.
+// Change is one of the control itself. Each replica tells of it; Log and Seq are of the first that did.
 type Change struct {
 	Cluster   string    `json:"cluster"`
 	Log       string    `json:"log"`
@@ -302,6 +302,7 @@ type Change struct {
 	By        string    `json:"by"`
 	Request   string    `json:"request"` // empty where it is not known by which it came
 	Reason    string    `json:"reason"`
+	Seen      int       `json:"seen"` // how often it was told
 }
 
 // Remediation is something that Meshvakt has put right, or could not.
