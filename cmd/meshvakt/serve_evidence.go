@@ -135,7 +135,19 @@ func (p *process) newEvidence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
+	return errors.Join(p.manager.Add(p.journal), p.addRetainer(), p.addUses())
+}
+
+// addUses lets the leader record who has used keys of pseudonyms.
+func (p *process) addUses() error {
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: p.manager.GetScheme(), Mapper: p.manager.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client for uses of keys: %w", err)
+	}
+	o := &p.options.evidence
+	return p.manager.Add(&keyring.Uses{
+		Client: watching, Namespace: p.options.namespace, Secret: o.secret, Replica: o.replica, Log: p.journal, Logger: p.log, Now: time.Now,
+	})
 }
 
 // newObserver lets this replica record what it sees of the cluster.

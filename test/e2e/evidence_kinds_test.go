@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -9,10 +11,12 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/spool"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/test/controlplane"
@@ -21,7 +25,16 @@ import (
 // sealAll has all that is in a directory sealed.
 func sealAll(t testing.TB, dir string) {
 	t.Helper()
-	lines := uint64(len(spooled(t, dir)))
+	before, err := volume.Dir(dir).ReadSealed()
+	must(t, err)
+	lines := before.Line
+	reader, err := spool.OpenReader(volume.Dir(dir).Spool(), lines+1)
+	must(t, err)
+	for line, err := range reader.Lines() {
+		must(t, err)
+		lines = line.Seq
+	}
+	must(t, reader.Close())
 	sealer := sealing(t, dir)
 	eventually(t, 30*time.Second, func() error {
 		at, err := volume.Dir(dir).ReadSealed()
@@ -146,6 +159,62 @@ func TestEvidenceOfExceptions(t *testing.T) {
 		}
 		if f.Code == verify.FindingHook && strings.Contains(f.What, "no record tells") {
 			t.Errorf("finding %+v", f)
+		}
+	}
+}
+
+// TestEvidenceSubject looks up what is held about a person, which is told only once it is recorded.
+func TestEvidenceSubject(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	dir := t.TempDir()
+	r := start(t, append(evidenceOf(dir), "--evidence-beat", "2s")...)
+	enforcing(t, "default")
+	dev := clientFor(t, controlplane.Developer)
+	ns := unique("subject")
+	create(t, dev, namespace(ns, false), policy(ns, "default", "STRICT"))
+	must(t, relabel(t.Context(), dev, namespace(ns, false), v1alpha1.GuardedLabel, "true"))
+	if err := dev.Create(t.Context(), weakPolicy(ns, "weak")); !apierrors.IsForbidden(err) {
+		t.Fatalf("a weak policy: %v", err)
+	}
+	sealAll(t, dir)
+	subject := func(user controlplane.User, args ...string) (string, string, error) {
+		t.Helper()
+		var out, errs bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), binary, append([]string{"evidence", "subject", dir, "--trust-log-key", "--name", string(controlplane.Developer),
+			"--from-cluster", "--reason", "Access request 2026-14", "--meshvakt-namespace", ownNamespace, "--kubeconfig", plane.Kubeconfig(user), "--timeout", "10s"}, args...)...)
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		err := cmd.Run()
+		return out.String(), errs.String(), err
+	}
+	if out, errs, err := subject(controlplane.Auditor); err == nil || out != "" || !strings.Contains(errs, "meshvakt-evidence") {
+		t.Errorf("who may not read the keys is told %q, %q, %v", out, errs, err)
+	}
+	out, errs, err := subject(controlplane.Admin)
+	if err != nil || strings.Count(out, "MV102")+strings.Count(out, "MV103") == 0 || !strings.Contains(errs, "recorded by meshvakt-0/") {
+		t.Errorf("told %q, %q, %v", out, errs, err)
+	}
+	r.stop()
+	if out, errs, err := subject(controlplane.Admin); err == nil || out != "" || !strings.Contains(errs, "no replica has recorded") {
+		t.Errorf("while nobody can record it: %q, %q, %v", out, errs, err)
+	}
+	unregister(t)
+
+	sealAll(t, dir)
+	var used []verify.Key
+	for _, k := range verified(t, dir, time.Now()).Keys {
+		if k.What == "used" {
+			used = append(used, k)
+		}
+	}
+	lines := uint64(strings.Count(out, "\n"))
+	log := sealed(t, dir)
+	genesis := log[0].Body.(*record.Genesis)
+	if len(used) != 1 || used[0].ID != genesis.Pseudonyms || used[0].Origin != genesis.Origin || used[0].Why != "Access request 2026-14" || used[0].N == 0 || used[0].N > lines || !strings.HasPrefix(used[0].By, "p1:") {
+		t.Errorf("recorded %+v; %d lines were told", used, lines)
+	}
+	for _, d := range bodies[*record.Decision](log) {
+		if d.Verdict == "deny" && d.By.ID == used[0].By {
+			t.Error("the use is told of the person that was looked up, and not of who looked")
 		}
 	}
 }
