@@ -47,6 +47,8 @@ type Config struct {
 	// Own are further objects that Meshvakt is made of, of which changes are told. There must be the right to list and
 	// watch each of them.
 	Own []OwnObject
+	// User is who Meshvakt itself is to the API server; nil where nobody knows.
+	User func(context.Context) (string, error)
 	// Boot is the ID of this start of the process.
 	Boot string
 	// Beat is the time from one beat to the next; a minute by default.

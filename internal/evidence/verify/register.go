@@ -21,7 +21,7 @@ func (l *ledger) register(body record.Body) {
 		l.admitted += b.N
 	case *record.Remediation:
 		c.remediations = append(c.remediations, Remediation{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), What: b.What,
-			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: b.After, Found: b.Found, Done: b.Done})
+			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: knownTime(b.After), Found: b.Found, Done: b.Done})
 	case *record.ConfigChanged:
 		l.configChanged(b)
 	case *record.KeyCreated:
@@ -86,9 +86,8 @@ func (l *ledger) decision(d *record.Decision) {
 }
 
 func (l *ledger) configChanged(g *record.ConfigChanged) {
-	c := l.cluster
-	c.changes = append(c.changes, Change{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
-		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason})
+	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
+		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason, Seen: 1})
 	if g.Weaker {
 		l.finding(FindingWeakened, "", l.head.Time, l.head.Time, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
 	}
@@ -257,4 +256,12 @@ func first(known *time.Time, at time.Time) bool {
 	}
 	*known = at
 	return true
+}
+
+// knownTime is zero for the time by which a record says that it is not known.
+func knownTime(t time.Time) time.Time {
+	if t.Equal(time.Unix(0, 0)) {
+		return time.Time{}
+	}
+	return t
 }

@@ -319,7 +319,7 @@ type Refusal struct {
 	Verdict   string    `json:"verdict"` // deny or error
 }
 
-// Change is one of the control itself.
+// Change is one of the control itself. Each replica tells of it; Log and Seq are of the first that did.
 type Change struct {
 	Cluster   string    `json:"cluster"`
 	Log       string    `json:"log"`
@@ -333,6 +333,7 @@ type Change struct {
 	By        string    `json:"by"`
 	Request   string    `json:"request"` // empty where it is not known by which it came
 	Reason    string    `json:"reason"`
+	Seen      int       `json:"seen"` // how often it was told
 }
 
 // Remediation is something that Meshvakt has put right, or could not.
@@ -346,7 +347,7 @@ type Remediation struct {
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"`
 	Tries     uint64    `json:"tries"`
-	After     time.Time `json:"after"`
+	After     time.Time `json:"after"` // zero where it is not known
 	Found     time.Time `json:"found"`
 	Done      time.Time `json:"done"`
 }

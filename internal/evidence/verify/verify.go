@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -234,7 +235,7 @@ func (c *cluster) tell(out *Result) {
 		count.N = n
 		out.Refusals.Counts = append(out.Refusals.Counts, count)
 	}
-	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), append(out.Changes, c.changes...)
+	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), slices.AppendSeq(out.Changes, maps.Values(c.changes))
 	out.Remediations, out.Runs, out.Keys = append(out.Remediations, c.remediations...), append(out.Runs, c.runs...), append(out.Keys, c.keys...)
 }
 
