@@ -19,6 +19,8 @@ require golang.org/x/sys v0.50.0 // freezes a file system
 
 require github.com/minio/minio-go/v7 v7.4.1 // asks the S3 server what it has, and makes its bucket
 
+require golang.org/x/crypto v0.57.0 // the SSH agent that holds the key of the witness
+
 require (
 	cel.dev/expr v0.25.1 // indirect
 	filippo.io/torchwood v0.9.0 // indirect
@@ -89,7 +91,6 @@ require (
 	go.opentelemetry.io/proto/otlp v1.10.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
-	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/exp v0.0.0-20260410095643-746e56fc9e2f // indirect
 	golang.org/x/mod v0.42.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
