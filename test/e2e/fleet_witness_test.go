@@ -156,7 +156,11 @@ func TestFleetWitness(t *testing.T) {
 		enforcing(t, "default")
 		must(t, relabel(t.Context(), dev, namespace(ns, false), v1alpha1.GuardedLabel, "true"))
 		eventually(t, 20*time.Second, func() error {
-			if err := dev.Create(t.Context(), weakPolicy(ns, "weak")); !apierrors.IsForbidden(err) {
+			err := dev.Create(t.Context(), weakPolicy(ns, "weak"))
+			if err == nil { // nobody is asked yet
+				return errors.Join(errors.New("a weak policy is let in"), dev.Delete(t.Context(), weakPolicy(ns, "weak")))
+			}
+			if !apierrors.IsForbidden(err) {
 				return fmt.Errorf("a weak policy: %w", err)
 			}
 			return nil
