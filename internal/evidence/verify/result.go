@@ -425,8 +425,21 @@ type Answer struct {
 	Claim   Claim   `json:"claim"`
 	Verdict Verdict `json:"verdict"`
 	// Why is the reason where it is not the namespaces'.
-	Why        string            `json:"why"`
+	Why string `json:"why"`
+	// Clusters are all that the claim is about, those of which a log is missing too.
+	Clusters   []ClusterAnswer   `json:"clusters"`
 	Namespaces []NamespaceAnswer `json:"namespaces"`
+}
+
+// ClusterAnswer is the part of an Answer about one cluster.
+type ClusterAnswer struct {
+	Cluster string  `json:"cluster"`
+	Verdict Verdict `json:"verdict"`
+	// Why is the reason where it is not the namespaces'.
+	Why string `json:"why"`
+	// Namespaces are those that the claim is about; for Failed of them it does not hold.
+	Namespaces int `json:"namespaces"`
+	Failed     int `json:"failed"`
 }
 
 // NamespaceAnswer is the part of an Answer about one namespace of one cluster.

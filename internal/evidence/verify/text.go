@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -67,15 +68,72 @@ func (p *printer) line(format string, args ...any) {
 func (p *printer) claim(a *Answer) {
 	c := &a.Claim
 	p.line("claim %s, %s to %s: %s", c.Text, stamp(c.From), stamp(c.To), strings.ToUpper(string(a.Verdict)))
-	if a.Why != "" {
+	if a.Why != "" && !slices.ContainsFunc(a.Clusters, func(c ClusterAnswer) bool { return len(a.Clusters) > 1 && c.Why == a.Why }) {
 		p.line("  %s", a.Why)
 	}
-	for i := range a.Namespaces {
-		n := &a.Namespaces[i]
-		p.line("  namespace %s, cluster %s: %s: %s", n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
-		p.intervals(n.Intervals, true)
-		p.moments(n.Moments)
+	if len(a.Clusters) > 1 {
+		p.fleet(a)
+		return
 	}
+	for i := range a.Namespaces {
+		p.namespace(&a.Namespaces[i], "  ")
+	}
+}
+
+func (p *printer) namespace(n *NamespaceAnswer, indent string) {
+	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
+	p.intervals(n.Intervals, true)
+	p.moments(n.Moments)
+}
+
+// fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
+// namespaces do not.
+func (p *printer) fleet(a *Answer) {
+	counts := map[Verdict]int{}
+	for _, c := range a.Clusters {
+		counts[c.Verdict]++
+	}
+	var told []string
+	order := []Verdict{IsViolated, NotProvable, Holds, NothingToTell}
+	for _, v := range order {
+		if counts[v] > 0 {
+			told = append(told, fmt.Sprintf("%d %s", counts[v], v))
+		}
+	}
+	p.line("  %d clusters: %s", len(a.Clusters), strings.Join(told, ", "))
+	for _, v := range order {
+		for _, c := range a.Clusters {
+			if c.Verdict != v {
+				continue
+			}
+			p.line("  cluster %s: %s%s", c.Cluster, strings.ToUpper(string(c.Verdict)), c.because())
+			listed := 0
+			for i := range a.Namespaces {
+				n := &a.Namespaces[i]
+				if n.Cluster != c.Cluster || n.Verdict == Holds {
+					continue
+				}
+				if listed++; listed <= maxListed {
+					p.namespace(n, "    ")
+				}
+			}
+			if listed > maxListed {
+				p.line("    ... and %d namespaces more; -o json has all", listed-maxListed)
+			}
+		}
+	}
+}
+
+func (c *ClusterAnswer) because() string {
+	switch {
+	case c.Why != "":
+		return ", " + c.Why
+	case c.Failed > 0:
+		return fmt.Sprintf(", %d of %d namespaces", c.Failed, c.Namespaces)
+	case c.Namespaces > 0:
+		return fmt.Sprintf(", %d namespaces", c.Namespaces)
+	}
+	return ""
 }
 
 func (p *printer) intervals(list []Interval, all bool) {

@@ -155,6 +155,7 @@ func (f *fleet) result() *Result {
 	for _, uid := range uids {
 		f.clusters[uid].tell(out)
 	}
+	out.Findings = append(out.Findings, f.notGiven()...)
 	arrangeResult(out)
 	for _, claim := range f.options.Claims {
 		out.Claims = append(out.Claims, f.answer(claim))
