@@ -87,9 +87,9 @@ func setUp(ctx context.Context, o controlplane.Options) (p *controlplane.Control
 func raceBuild() bool { return os.Getenv("E2E_RACE") != "" }
 
 // build compiles the binary under test.
-func build(ctx context.Context, dir string, race bool) (string, error) {
-	out := filepath.Join(dir, "meshvakt")
-	args := []string{"build", "-o", out}
+func build(ctx context.Context, dir string, race bool, tags ...string) (string, error) {
+	out := filepath.Join(dir, strings.Join(append([]string{"meshvakt"}, tags...), "-"))
+	args := []string{"build", "-tags", strings.Join(tags, ","), "-o", out}
 	if race {
 		args = append(args, "-race")
 	}
