@@ -26,6 +26,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -201,6 +202,17 @@ func (p *process) remedies() controller.RemedyLog {
 		return nil
 	}
 	return remedies{p.observer}
+}
+
+// relied records what the scan has found standing by exceptions.
+func (p *process) relied(namespace string, now *scan.Standing) {
+	switch {
+	case p.observer == nil:
+	case now == nil:
+		p.observer.Relied(namespace, time.Time{}, nil)
+	default:
+		p.observer.Relied(namespace, now.Began, now.Relied)
+	}
 }
 
 // addRetainer lets the leader destroy keys at the end of retention.

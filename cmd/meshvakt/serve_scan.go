@@ -40,6 +40,7 @@ func (p *process) addScan(context.Context) error {
 		Tell: func(ctx context.Context, namespace string, now *scan.Standing) {
 			announcer.Tell(namespace, now)
 			reporter.Tell(ctx, namespace, now)
+			p.relied(namespace, now)
 		},
 		Passed: reporter.Sweep,
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/policies/celpack"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // What a replica may take with this many namespaces and as many policies. The time
@@ -110,7 +111,7 @@ func TestScale(t *testing.T) {
 	measure().stop()
 	unregister(t)
 	// With evidence, which has a row of each namespace, and all of them in one snapshot.
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := measure(evidenceOf(dir)...)
 	eventually(t, 60*time.Second, func() error {
 		if table, beats := observedTable(t, spooled(t, dir)); len(table) != scaleNamespaces || beats == 0 {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -81,6 +82,7 @@ type Observer struct {
 	config     Config
 	outside    *outside
 	exceptions *exceptions
+	uses       uses
 	own        *own
 	remedies   remedies
 	wake       chan struct{}
@@ -127,6 +129,7 @@ func New(c Config) (*Observer, error) {
 	}
 	o := &Observer{config: c, wake: make(chan struct{}, 1), dirty: map[string]bool{}, table: newTable(), epochs: map[string]uint64{}}
 	o.remedies.tries = map[string]uint64{}
+	o.uses.found = map[types.UID]*use{}
 	o.outside = newOutside(c.Client, c.Logger, c.Now, o.changed)
 	o.exceptions = newExceptions(o.rouse)
 	o.own = newOwn(&c, o.rouse)
@@ -258,6 +261,9 @@ func (o *Observer) tell(ctx context.Context, now time.Time, mono time.Duration) 
 	if err := o.tellExceptions(ctx, now); err != nil {
 		return err
 	}
+	if err := o.tellUses(ctx); err != nil {
+		return err
+	}
 	if err := o.tellOwn(ctx); err != nil {
 		return err
 	}
@@ -300,6 +306,7 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time, mono time.Durat
 		return err
 	}
 	o.exceptions.again()
+	o.uses.again()
 	if why == "boot" {
 		o.own.settle()
 	}

@@ -64,6 +64,8 @@ type namespace struct {
 	name      string
 	verdict   verify.Verdict
 	intervals []verify.Interval
+	// moments are those that lie in the period for certain.
+	moments []verify.Moment
 }
 
 // uncovered stands for the text, in the language of the page, of time that no log tells of.
@@ -85,7 +87,7 @@ func narrow(in Input) (*report, error) {
 		if to.IsZero() {
 			to = e.Until
 		}
-		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested))
+		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested) || e.Used > 0 && r.touches(e.FirstUsed, e.LastUsed))
 	})
 	r.refusals = keep(res.Refusals.List, func(d verify.Refusal) bool { return r.asked(d.Namespace) && r.within(d.At) })
 	r.findings = keep(res.Findings, func(f verify.Finding) bool {
@@ -100,7 +102,8 @@ func narrow(in Input) (*report, error) {
 	}
 	r.answer = r.findAnswer()
 	for _, t := range res.Namespaces {
-		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals)}
+		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals), nil}
+		n.moments = keep(t.Moments, func(m verify.Moment) bool { return !m.From.Before(r.From) && !m.To.After(r.To) })
 		// One that no guard selected in all of the period is in no scope, unless it was asked for.
 		if len(r.Namespaces) == 0 && n.sums(r.From, r.To).whole() > 0 || len(r.Namespaces) > 0 && r.asked(t.Namespace) {
 			r.namespaces = append(r.namespaces, n)

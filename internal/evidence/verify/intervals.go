@@ -23,6 +23,8 @@ type view struct {
 // it is certain: a watch tells what has changed, and not when.
 type step struct {
 	from, certain int64
+	// error is by how much both are widened already.
+	error int64
 	standing
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -48,9 +49,16 @@ func (l *ledger) decision(d *record.Decision) {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}
 	if d.Verdict == "allow" {
-		if judged(d.Object.GVK) {
-			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
+		at := instant(l.head.Time)
+		switch {
+		case judged(d.Object.GVK):
+			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), at})
+		case d.Object.GVK == "v1/Namespace":
+			c.allow(allowed{objectKey(&d.Object), unguards(), at})
+		case strings.HasSuffix(d.Object.GVK, "/MeshGuard"):
+			c.allow(allowed{anyGuard(), unguards(), at})
 		}
+		l.relies(d)
 		return
 	}
 	r := Refusal{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, Operation: d.Operation, GVK: d.Object.GVK,
@@ -223,13 +231,13 @@ func (l *ledger) exception(body record.Body) {
 			e.log, e.seq, e.requester = l.log.Origin, int64(l.head.Seq), b.For.ID
 			e.sure = instant(at) + int64(l.errors)
 		}
+		if at.After(e.regranted) {
+			e.regranted = at
+		}
 		e.until(b.Until)
 	case *record.ExceptionUsed:
-		e := l.cluster.exception(&b.Object)
-		if b.How == "standing" {
-			e.Standing = max(e.Standing, b.N)
-		} else {
-			e.Used += b.N
+		if b.How == "standing" { // what was admitted is counted by decisions
+			l.cluster.exception(&b.Object).stands(b)
 		}
 	case *record.ExceptionRevoked:
 		e := l.cluster.exception(&b.Object)

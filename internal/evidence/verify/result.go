@@ -101,19 +101,20 @@ type Finding struct {
 
 // The codes of findings.
 const (
-	FindingUnexplained  = "unexplained-change"   // a change without a request that was allowed
-	FindingSelfApproved = "self-approved"        // who asked for an exception has approved it
-	FindingMissingLog   = "missing-log"          // a replica that others have seen and whose log is not here
-	FindingCounters     = "counters"             // more was counted than is in the log, or less
-	FindingNotAsked     = "not-asked"            // the API server did not ask the webhook
-	FindingHook         = "hook"                 // a webhook configuration is missing, or is changed without a record
-	FindingClock        = "clock"                // wall clock and monotonic clock disagree
-	FindingDisagreement = "replicas-disagree"    // two replicas say for certain what cannot both be
-	FindingWeakened     = "control-weakened"     // the control itself was weakened
-	FindingBreakGlass   = "break-glass"          // allowed without a record at the time
-	FindingMissingShard = "missing-shard"        // a log that another says comes before or behind it
-	FindingMemory       = "durability-memory"    // records were answered for before they were stored
-	FindingNoPrevious   = "no-exception-request" // an exception that was granted and not, in these logs, asked for
+	FindingUnexplained  = "unexplained-change"     // a change without a request that was allowed
+	FindingSelfApproved = "self-approved"          // who asked for an exception has approved it
+	FindingMissingLog   = "missing-log"            // a replica that others have seen and whose log is not here
+	FindingCounters     = "counters"               // more was counted than is in the log, or less
+	FindingNotAsked     = "not-asked"              // the API server did not ask the webhook
+	FindingHook         = "hook"                   // a webhook configuration is missing, or is changed without a record
+	FindingClock        = "clock"                  // wall clock and monotonic clock disagree
+	FindingDisagreement = "replicas-disagree"      // two replicas say for certain what cannot both be
+	FindingWeakened     = "control-weakened"       // the control itself was weakened
+	FindingBreakGlass   = "break-glass"            // allowed without a record at the time
+	FindingMissingShard = "missing-shard"          // a log that another says comes before or behind it
+	FindingMemory       = "durability-memory"      // records were answered for before they were stored
+	FindingNoPrevious   = "no-exception-request"   // an exception that was granted and not, in these logs, asked for
+	FindingNotInForce   = "exception-not-in-force" // an exception let something pass when it was not granted, or not any more
 )
 
 // Grade is how well it is known how a namespace stood.
@@ -140,7 +141,18 @@ type Timeline struct {
 	Cluster   string     `json:"cluster"`
 	Namespace string     `json:"namespace"`
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 	KPI       KPI        `json:"kpi"`
+}
+
+// Moment is that the namespace was violated between two times, both of which are Unknown, for that long at least. It
+// is not known when in between.
+type Moment struct {
+	From    time.Time     `json:"from"`
+	To      time.Time     `json:"to"`
+	AtLeast time.Duration `json:"atLeastNs"`
+	// Why is as that of a Violated interval.
+	Why string `json:"why"`
 }
 
 // Interval is a time, its end not in it, of one grade.
@@ -224,8 +236,32 @@ type Exception struct {
 	End       time.Time `json:"end"`
 	Ended     string    `json:"ended"` // expired, revoked, shortened, deleted; empty where it goes on
 	EndedBy   string    `json:"endedBy"`
-	Used      uint64    `json:"used"`     // requests that it let pass
-	Standing  uint64    `json:"standing"` // of what was found standing, the most at once
+	// Used counts the requests that it let pass, FirstUsed and LastUsed are zero where there was none.
+	Used      uint64    `json:"used"`
+	FirstUsed time.Time `json:"firstUsed"`
+	LastUsed  time.Time `json:"lastUsed"`
+	// Uses has the MaxUses most frequent by requester and kind; UsesN counts all there are.
+	Uses  []Use `json:"uses"`
+	UsesN int   `json:"usesN"`
+	// Standing is how many objects were found standing by it, the most at once, in scans from StandingFrom to StandingTo.
+	Standing     uint64    `json:"standing"`
+	StandingFrom time.Time `json:"standingFrom"`
+	StandingTo   time.Time `json:"standingTo"`
+}
+
+// MaxUses is how many uses of an exception are listed one by one.
+const MaxUses = 16
+
+// Use is what one subject did with objects of one kind by an exception.
+type Use struct {
+	By    string    `json:"by"`
+	GVK   string    `json:"gvk"`
+	N     uint64    `json:"n"`
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// Log and Seq are of the record of the first.
+	Log string `json:"log"`
+	Seq int64  `json:"seq"`
 }
 
 // Refusals are the requests that were denied.
@@ -378,6 +414,8 @@ type NamespaceAnswer struct {
 	Namespace string          `json:"namespace"`
 	Verdict   Verdict         `json:"verdict"`
 	Durations []GradeDuration `json:"durations"`
-	// Intervals are those that speak against the claim.
+	// Intervals are those that speak against the claim, and Moments too. A moment that may lie outside of the claimed
+	// time is none of them.
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 }

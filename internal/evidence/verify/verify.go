@@ -193,6 +193,7 @@ func (c *cluster) tell(out *Result) {
 	c.notAsked()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
+		c.sumUses(e)
 		c.judge(e)
 		out.Exceptions = append(out.Exceptions, e.Exception)
 		if !e.Granted.IsZero() {
@@ -209,7 +210,8 @@ func (c *cluster) tell(out *Result) {
 			c.findings = append(c.findings, Finding{Code: FindingDisagreement, Cluster: c.uid, Namespace: ns, Seq: -1, From: timeOf(x.from), To: timeOf(x.to),
 				What: "replicas saw what cannot both be: " + strings.Join(x.logs, ", ")})
 		}
-		out.Namespaces = append(out.Namespaces, Timeline{c.uid, ns, intervals, c.kpi(ns, intervals)})
+		moments := s.moments(intervals)
+		out.Namespaces = append(out.Namespaces, Timeline{c.uid, ns, intervals, moments, c.kpi(ns, intervals, moments)})
 	}
 	c.trimRefusals()
 	out.Refusals.Total += c.refused
@@ -232,8 +234,11 @@ func (c *cluster) namespaces() []string {
 	return slices.Compact(list)
 }
 
-func (c *cluster) kpi(ns string, list []Interval) KPI {
-	k := KPI{Refused: c.refusedIn[ns]}
+func (c *cluster) kpi(ns string, list []Interval, moments []Moment) KPI {
+	k := KPI{Refused: c.refusedIn[ns], Violations: len(moments)}
+	for i := range moments {
+		k.LongestViolation = max(k.LongestViolation, moments[i].AtLeast)
+	}
 	k.Total, k.Durations = sum(list)
 	open := time.Duration(0)
 	for i := range list {
