@@ -27,7 +27,7 @@ import (
 // stands still while something is done and jumps between. Real are the rest of the binary, API server, etcd, watches,
 // requests and users, the disk, the logs and their keys, and the verifier, which is of the ordinary build. By the
 // machine's clock go certificates, the election of the leader, and how often the API server is asked (the canary).
-// Beats are an hour apart and not a minute.
+// Beats are two hours apart and not a minute.
 func TestEvidenceQuarter(t *testing.T) {
 	q := newQuarter(t)
 	for _, scene := range script() {
@@ -47,19 +47,19 @@ type scene struct {
 func script() []scene {
 	return []scene{
 		{0, 0, (*quarter).opens},
-		{2, 3, (*quarter).properChanges},
-		{5, 9, (*quarter).exceptionIsUsed},
+		{2, 4, (*quarter).properChanges},
+		{5, 10, (*quarter).exceptionIsUsed},
 		{9, 14, (*quarter).changePastTheWebhook},
-		{14, 1, (*quarter).replicaIsDown},
-		{20, 11, (*quarter).deletionsRace},
+		{14, 2, (*quarter).replicaIsDown},
+		{20, 12, (*quarter).deletionsRace},
 		{25, 0, (*quarter).sealerIsDown},
 		{30, 22, (*quarter).exceptionIsRevoked},
 		{37, 4, (*quarter).webhookIsOut},
 		{45, 16, (*quarter).restored},
-		{50, 7, (*quarter).clockIsSet},
-		{58, 13, (*quarter).changeWhileNobodyLooks},
+		{50, 8, (*quarter).clockIsSet},
+		{58, 14, (*quarter).changeWhileNobodyLooks},
 		{66, 2, (*quarter).volumesFail},
-		{75, 5, (*quarter).unguardedAgain},
+		{75, 6, (*quarter).unguardedAgain},
 		{91, 22, (*quarter).quarterEnds},
 	}
 }
@@ -161,7 +161,7 @@ func (q *quarter) grant(name string, lasts time.Duration) {
 func (q *quarter) exceptionIsUsed(day, hour int) {
 	q.at(day, hour)
 	q.grant("excepted", 51*time.Hour+17*time.Minute)
-	q.at(day+2, hour+9)
+	q.at(day+2, hour+10)
 	must(q.t, q.dev.Delete(q.t.Context(), weakPolicy(q.names["excepted"], "legacy")))
 	q.observed("excepted", "STRICT")
 	q.deedOf(standsAt, "excepted", "STRICT")
@@ -215,7 +215,7 @@ func (q *quarter) deletionsRace(day, hour int) {
 	q.meet(ns, 0)
 	q.observed("raced", "PERMISSIVE")
 	q.deedOf(standsAt, "raced", "PERMISSIVE")
-	q.at(day+1, hour+5)
+	q.at(day+1, hour+6)
 	must(t, q.dev.Create(t.Context(), policy(ns, "again", "STRICT")))
 	q.observed("raced", "STRICT")
 	q.deedOf(standsAt, "raced", "STRICT")
@@ -228,7 +228,7 @@ func (q *quarter) sealerIsDown(day, hour int) {
 	q.watchers[0].seal()
 }
 
-// exceptionIsRevoked after three days, and what it let in goes three hours later.
+// exceptionIsRevoked after three days, and what it let in goes four hours later.
 func (q *quarter) exceptionIsRevoked(day, hour int) {
 	t, ns := q.t, q.names["revoked"]
 	q.at(day, hour)
@@ -237,7 +237,7 @@ func (q *quarter) exceptionIsRevoked(day, hour int) {
 	e := (&governed{namespace: ns}).legacy("legacy", time.Time{})
 	must(t, q.dev.Patch(t.Context(), e, mergePatch(`{"spec":{"revoked":true}}`)))
 	q.deedOf(ended, "revoked", "")
-	q.at(day+3, hour+3)
+	q.at(day+3, hour+4)
 	must(t, q.dev.Delete(t.Context(), weakPolicy(ns, "legacy")))
 	q.observed("revoked", "STRICT")
 	q.deedOf(standsAt, "revoked", "STRICT")
@@ -291,16 +291,16 @@ func (q *quarter) changeWhileNobodyLooks(day, hour int) {
 	q.advance(time.Duration(24*day+hour+2) * time.Hour)
 	q.unasked(func(ctx context.Context) error { return q.admin.Patch(ctx, weak, setMode("DISABLE")) })
 	q.deedOf(standsAt, "dark", "DISABLE")
-	q.advance(time.Duration(24*day+hour+5) * time.Hour)
+	q.advance(time.Duration(24*day+hour+6) * time.Hour)
 	q.start(0, 1)
 	enforcing(t, "quarter-watched")
-	q.at(day, hour+9)
+	q.at(day, hour+10)
 	must(t, q.dev.Patch(t.Context(), weak, setMode("STRICT")))
 	q.observed("dark", "STRICT")
 	q.deedOf(standsAt, "dark", "STRICT")
 }
 
-// volumesFail: one replica is down, and the volume of the other takes nothing for three hours.
+// volumesFail: one replica is down, and the volume of the other takes nothing for six hours.
 func (q *quarter) volumesFail(day, hour int) {
 	t, ns := q.t, q.names["proper"]
 	q.at(day, hour)
@@ -315,12 +315,13 @@ func (q *quarter) volumesFail(day, hour int) {
 		t.Errorf("a change without a record: %v; must be refused, to be tried again", err)
 	}
 	refused(t, q.dev.Create(t.Context(), weakPolicy(ns, "weak")), "MV103")
-	q.advance(time.Duration(24*day+hour+5) * time.Hour)
+	q.advance(time.Duration(24*day+hour+8) * time.Hour)
 	q.watchers[0].silence(false)
 	q.did(deed{what: sees, replica: 0})
+	q.at(day, hour+10)
 	must(t, q.dev.Create(t.Context(), workloadPolicy(ns, "fourth")))
 	q.deedOf(altered, "proper", "")
-	q.advance(q.now + 2*beatOfQuarter)
+	q.advance(time.Duration(24*day+hour+14) * time.Hour)
 	q.start(1)
 }
 

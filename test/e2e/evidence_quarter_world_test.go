@@ -50,7 +50,7 @@ type quarter struct {
 	barrier map[string]*barrier // guarded by mu; by namespace
 }
 
-const beatOfQuarter = time.Hour
+const beatOfQuarter = 2 * time.Hour
 
 // beginning is half an hour into the quarter, so that its end is between two beats.
 func beginning() time.Time { return time.Date(2024, 7, 1, 0, 30, 0, 0, time.UTC) }
@@ -242,8 +242,8 @@ func (q *quarter) at(day, hour int) {
 		if late == "" {
 			break
 		}
-		q.t.Logf("%s; an hour later then", late)
-		beat += time.Hour
+		q.t.Logf("%s; another beat later then", late)
+		beat += beatOfQuarter
 	}
 	q.advance(beat + doneAfter - 4*time.Second)
 	q.advance(beat + doneAfter)
