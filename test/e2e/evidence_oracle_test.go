@@ -177,7 +177,7 @@ func agree(t testing.TB, result *verify.Result, namespace string, known []truth,
 	}
 	slack := margin + 8*time.Second
 	seen := map[verify.Grade]int{}
-	for second := known[0].to.Add(slack); second.Before(end.Add(-slack-heard)); second = second.Add(time.Second) {
+	for second := known[0].to.Add(slack); second.Before(end.Add(-slack - heard)); second = second.Add(time.Second) {
 		want := verify.Grade("")
 		for i, k := range known {
 			next := end.Add(slack)

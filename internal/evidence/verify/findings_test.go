@@ -244,7 +244,9 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 // A cluster whose logs are named by who verifies, and not given, is not left out of the answer.
 func TestAClusterThatIsMissing(t *testing.T) {
 	b := quiet("meshvakt-0", 4)
-	origin := func(cluster, replica, shard string) string { return strings.Join([]string{testName, cluster, replica, shard}, "/") }
+	origin := func(cluster, replica, shard string) string {
+		return strings.Join([]string{testName, cluster, replica, shard}, "/")
+	}
 	var own []string
 	for _, s := range b.shards {
 		own = append(own, s.key.public)
