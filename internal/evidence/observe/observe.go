@@ -59,6 +59,8 @@ type Config struct {
 	Since func() time.Duration
 	// Clock is what the kernel says about its own; KernelClock by default.
 	Clock func() record.Clock
+	// Declared is what the operator says of it, nil where that is nothing.
+	Declared *record.ClockDeclared
 }
 
 // The pace of the Observer.
@@ -291,7 +293,11 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p
-	if err := o.snapshot(ctx, why); err != nil {
+	err = o.declareClock(ctx)
+	if err == nil {
+		err = o.snapshot(ctx, why)
+	}
+	if err != nil {
 		o.shard, o.pseudonyms = before, was
 		return err
 	}

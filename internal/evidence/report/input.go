@@ -36,6 +36,8 @@ type Told struct {
 	Keys          []string
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
+	// NoDeclaredClock: what operators say of clocks was not believed.
+	NoDeclaredClock bool
 }
 
 // report is an Input, narrowed to its period and namespaces.

@@ -150,18 +150,14 @@ func (l *ledger) beat(b *record.Beat) error {
 		return fmt.Errorf("the states so far do not make the table of the beat: %d rows, %s; the beat says %d rows, %s", len(l.table.rows), l.table.digest(), b.RowsN, b.Table)
 	}
 	here := &lastBeat{time: l.head.Time, mono: l.head.Mono, boot: l.head.Boot, watches: map[string]uint64{}, good: len(b.Watches) > 0}
-	here.err = time.Duration(min(b.Clock.MaxErrorMicros, 1<<40)) * time.Microsecond
-	if b.Clock.Unsynchronised {
-		here.err = max(here.err, unsynchronisedError)
-		l.log.Clock.Unsynchronised++
-	}
+	here.err = l.clockError(b)
 	l.log.Clock.Beats++
 	l.log.Clock.MaxError = max(l.log.Clock.MaxError, here.err)
 	for _, w := range b.Watches {
 		here.watches[w.GVK] = w.Epoch
 		here.good = here.good && w.Healthy
 	}
-	here.good = here.good && here.err <= l.maxError
+	here.good = here.good && here.err <= l.options.MaxClockError
 	l.widen(here)
 	l.see(here)
 	l.names(b)
