@@ -138,8 +138,6 @@ func (p *process) newEvidence(context.Context) error {
 		Labels: map[string]string{"app.kubernetes.io/managed-by": "meshvakt"},
 		Random: rand.Reader,
 	})
-	started := time.Now()
-	p.since = func() time.Duration { return time.Since(started) }
 	events := p.manager.GetEventRecorder("meshvakt")
 	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.replica, UID: types.UID(o.podUID)}
 	p.journal, err = journal.New(journal.Config{
@@ -150,8 +148,9 @@ func (p *process) newEvidence(context.Context) error {
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),
-		Now:        time.Now,
-		Since:      p.since,
+		Now:        p.clock.now,
+		Since:      p.clock.since,
+		Ticker:     p.clock.ticker,
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -176,7 +175,7 @@ func (p *process) addUses() error {
 	}
 	o := &p.options.evidence
 	return p.manager.Add(&keyring.Uses{
-		Client: watching, Namespace: p.options.namespace, Secret: o.secret, Replica: o.replica, Log: p.journal, Logger: p.log, Now: time.Now,
+		Client: watching, Namespace: p.options.namespace, Secret: o.secret, Replica: o.replica, Log: p.journal, Logger: p.log, Now: p.clock.now,
 	})
 }
 
@@ -198,7 +197,8 @@ func (p *process) newObserver(context.Context) error {
 		FailsOpen: controller.FailsOpen,
 		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		User: p.keys.User, Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(), Declared: o.declared(),
+		User: p.keys.User, Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: p.clock.now, Since: p.clock.since, Ticker: p.clock.ticker, Clock: p.clock.quality,
+		Own: p.ownWatched(), Declared: o.declared(),
 	})
 	if err != nil {
 		return err
@@ -290,7 +290,8 @@ func (p *process) addRetainer() error {
 		},
 		Retention: o.retention,
 		Logger:    p.log,
-		Now:       time.Now,
+		Now:       p.clock.now,
+		Ticker:    p.clock.ticker,
 	})
 }
 

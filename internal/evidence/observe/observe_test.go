@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -347,6 +348,26 @@ func TestClockJumps(t *testing.T) {
 			}
 		}, prod()...)
 	}
+}
+
+// A disk that takes its time over the record of a gap is no clock that was set.
+func TestSlowGapIsNoClockJump(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		n := len(s.log.told())
+		s.log.breaks(errors.New("it is full"))
+		s.set(policyOf("prod", "weak", "PERMISSIVE"))
+		s.pass(2 * time.Second)
+		s.log.mu.Lock()
+		s.log.fail, s.log.slow = nil, 3*time.Second
+		s.log.mu.Unlock()
+		s.pass(time.Minute)
+		for _, g := range of[*record.Gap](s.since(n)) {
+			if g.Of == "clock" {
+				t.Errorf("a gap of the clock from %s to %s", g.From, g.To)
+			}
+		}
+	}, prod()...)
 }
 
 func TestRoster(t *testing.T) {

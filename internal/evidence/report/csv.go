@@ -121,6 +121,7 @@ func (r *report) registers() []register {
 		})},
 		r.namespaceRegister(),
 		r.intervalRegister(),
+		r.momentRegister(),
 		{"gaps", []string{"cluster", "log", "seq", "of", "cause", "from", "to", "seconds", "exact", "unlogged"}, rows(r.gaps, func(g verify.Gap) []string {
 			return []string{g.Cluster, g.Log, seq(g.Seq), g.Of, g.Cause, stamp(g.From), stamp(g.To), seconds(g.To.Sub(g.From)), strconv.FormatBool(g.Exact), count(unlogged(g))}
 		})},
@@ -186,6 +187,17 @@ func (r *report) intervalRegister() register {
 				why = "no log tells of this time"
 			}
 			return []string{n.cluster, n.name, stamp(in.From), stamp(in.To), seconds(in.To.Sub(in.From)), string(in.Grade), in.Mode, strconv.FormatBool(in.Outside), why, strings.Join(in.Exceptions, " ")}
+		})...)
+	}
+	return reg
+}
+
+// momentRegister is no part of the intervals, whose seconds are those of the period.
+func (r *report) momentRegister() register {
+	reg := register{name: "moments", columns: []string{"cluster", "namespace", "from", "to", "atLeastSeconds", "grade", "why"}}
+	for _, n := range r.namespaces {
+		reg.rows = append(reg.rows, rows(n.moments, func(m verify.Moment) []string {
+			return []string{n.cluster, n.name, stamp(m.From), stamp(m.To), seconds(m.AtLeast), string(verify.Violated), m.Why}
 		})...)
 	}
 	return reg

@@ -86,10 +86,11 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 		{clusterA, "legacy", verify.NotProvable, []changeAt{observed("2026-07-01T00:00:00Z"),
 			{"2026-08-03T09:00:00Z", verify.Excepted, "PERMISSIVE", "a port takes PERMISSIVE", "8d3d7f0a-0000-4000-8000-00000000e031"}, observed("2026-08-24T15:30:00Z")}},
 		{clusterA, "portal", verify.IsViolated, []changeAt{observed("2026-07-01T00:00:00Z"),
+			{"2026-07-09T10:00:00Z", verify.Unknown, "", "it changed in this time, and nobody saw when", ""}, observed("2026-07-09T10:00:44Z"),
 			{"2026-07-19T22:04:11Z", verify.Unknown, "", "it changed in this time, and nobody saw when", ""}, {"2026-07-19T22:04:13Z", verify.Violated, "PERMISSIVE", "a port takes PERMISSIVE; pods run outside of the mesh", ""}, observed("2026-07-20T06:41:55Z")}},
 		{clusterB, "betaling", verify.NotProvable, []changeAt{{"2026-07-01T00:00:00Z", verify.Unknown, "", "nobody saw it, and nothing that was seen lies on both sides", ""}, observed("2026-07-06T08:00:00Z"),
 			{"2026-08-10T11:00:00Z", verify.Inferred, "STRICT", "nobody saw it; all that it is computed from was the same before and after", ""}, observed("2026-08-10T13:20:00Z"),
-			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
+			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "nobody saw it; the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
 		{clusterB, "klinikk", verify.NotProvable, []changeAt{{"2026-07-20T00:00:00Z", unguarded, "", "no guard selects the namespace, or it is not there", ""}, observed("2026-08-15T12:00:00Z")}},
 	} {
 		line := verify.Timeline{Cluster: n.cluster, Namespace: n.name}
@@ -106,6 +107,9 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 				in.Exceptions = []string{c.exc}
 			}
 			line.Intervals = append(line.Intervals, in)
+		}
+		if n.name == "portal" {
+			line.Moments = []verify.Moment{{From: at("2026-07-09T10:00:00Z"), To: at("2026-07-09T10:00:44Z"), AtLeast: 12 * time.Second, Why: "a port takes PERMISSIVE"}}
 		}
 		r.Namespaces = append(r.Namespaces, line)
 		answer(r, n.cluster, n.name, n.verdict, from, to)

@@ -36,6 +36,7 @@ type Told struct {
 	Keys          []string
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
+	AuditLog      bool   // an audit log of API servers
 	// NoDeclaredClock: what operators say of clocks was not believed.
 	NoDeclaredClock bool
 }
@@ -66,6 +67,8 @@ type namespace struct {
 	name      string
 	verdict   verify.Verdict
 	intervals []verify.Interval
+	// moments are those that lie in the period for certain.
+	moments []verify.Moment
 }
 
 // uncovered stands for the text, in the language of the page, of time that no log tells of.
@@ -104,7 +107,8 @@ func narrow(in Input) (*report, error) {
 	}
 	r.answer = r.findAnswer()
 	for _, t := range res.Namespaces {
-		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals)}
+		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals), nil}
+		n.moments = keep(t.Moments, func(m verify.Moment) bool { return !m.From.Before(r.From) && !m.To.After(r.To) })
 		// One that no guard selected in all of the period is in no scope, unless it was asked for.
 		if len(r.Namespaces) == 0 && n.sums(r.From, r.To).whole() > 0 || len(r.Namespaces) > 0 && r.asked(t.Namespace) {
 			r.namespaces = append(r.namespaces, n)

@@ -195,19 +195,26 @@ func (v view) span(from, to time.Time) cell {
 	return c
 }
 
-// unobserved are all intervals but those observed, of all namespaces.
+// unobserved are all intervals but those observed, of all namespaces, and moments of which it is not known when they
+// were.
 func (v view) unobserved() table {
 	type line struct {
 		namespace
 		verify.Interval
+		atLeast time.Duration
 	}
 	var lines []line
 	for _, n := range v.namespaces {
+		from := len(lines)
 		for _, in := range n.intervals {
 			if in.Grade != verify.Observed {
-				lines = append(lines, line{n, in})
+				lines = append(lines, line{n, in, 0})
 			}
 		}
+		for _, m := range n.moments {
+			lines = append(lines, line{n, verify.Interval{From: m.From, To: m.To, Grade: verify.Violated, Why: m.Why}, m.AtLeast})
+		}
+		slices.SortStableFunc(lines[from:], func(a, b line) int { return a.From.Compare(b.From) })
 	}
 	t := v.table("intervals", "namespace", "grade", "from", "to", "duration", "mode", "why")
 	if len(v.namespaces) == 0 {
@@ -222,8 +229,13 @@ func (v view) unobserved() table {
 		if mode == "" {
 			mode = "–"
 		}
+		length := v.l.duration(in.To.Sub(in.From), up)
+		if in.atLeast > 0 {
+			length = v.l.text("atLeast", v.l.duration(in.atLeast, down))
+			why = append(why, part{v.l.text("sometime"), "quiet"})
+		}
 		return []cell{v.where(in.cluster, in.name), parts(part{v.l.word("grade", string(in.Grade)), "grade k-" + class(in.Grade)}), nowrap(v.l.instant(in.From)), nowrap(v.l.instant(in.To)),
-			number(v.l.duration(in.To.Sub(in.From), up)), text(mode), parts(why...)}
+			number(length), text(mode), parts(why...)}
 	})
 }
 

@@ -44,6 +44,54 @@ func TestFindings(t *testing.T) {
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
 			b.state(seconds(2), seconds(1), row)
 		}, []string{FindingUnexplained}},
+		"a namespace that is guarded no longer past the webhook": {func(b *book) {
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a namespace that a request takes from its guard": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "payments", Name: b.pseudonyms.Object("v1/Namespace", "payments", "payments"), UID: "uid-payments"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, nil},
+		"a request for another namespace": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "journal", Name: b.pseudonyms.Object("v1/Namespace", "journal", "journal"), UID: "uid-journal"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a guard that lets go of a namespace": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: b.pseudonyms.Object("g", "", "default"), UID: "g"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, nil},
+		"a guard that was changed long before": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: b.pseudonyms.Object("g", "", "default"), UID: "g"})
+			for m := range 6 {
+				b.beat(seconds(60*m + 3))
+			}
+			b.leave(seconds(313), seconds(312), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that goes with its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, nil},
+		"a policy that goes before its namespace is guarded no more": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.allow(seconds(39), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "payments", Name: b.pseudonyms.Object("v1/Namespace", "payments", "payments"), UID: "uid-payments"})
+			b.leave(seconds(40), seconds(39), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that goes long before its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			for m := range 15 {
+				b.beat(seconds(60*m + 3))
+			}
+			b.leave(seconds(903), seconds(902), "gone", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that changes before its namespace goes": {func(b *book) {
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, []string{FindingUnexplained}},
 		"who asks approves": {func(b *book) {
 			who := b.pseudonyms.Subject("ola")
 			b.add(seconds(1), &record.ExceptionRequested{Object: exception(b), By: who, Selector: b.pseudonyms.Digest(nil), Approval: "TwoPerson", Reason: "r", Reference: "t", Until: until})
@@ -177,10 +225,57 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 		claimOf(t, "mtls=STRICT,namespace=payments,cluster="+other, 0, 240),
 	}
 	r := verifyAll(t, Options{Claims: claims}, sources...)
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespaces\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespaces\nclaim"} {
+		if !strings.Contains(text.String(), line) {
+			t.Errorf("the text lacks %q:\n%s", line, text.String())
+		}
+	}
 	for i, want := range []Verdict{IsViolated, Holds, IsViolated} {
 		if r.Claims[i].Verdict != want || len(r.Claims[i].Namespaces) != []int{2, 1, 1}[i] {
 			t.Errorf("%s: %+v; must be %s", claims[i].Text, r.Claims[i], want)
 		}
+	}
+}
+
+// A cluster whose logs are named by who verifies, and not given, is not left out of the answer.
+func TestAClusterThatIsMissing(t *testing.T) {
+	b := quiet("meshvakt-0", 4)
+	origin := func(cluster, replica, shard string) string { return strings.Join([]string{testName, cluster, replica, shard}, "/") }
+	var own []string
+	for _, s := range b.shards {
+		own = append(own, s.key.public)
+	}
+	for name, c := range map[string]struct {
+		origin   string
+		claim    string
+		verdict  Verdict
+		findings int
+	}{
+		"of this quarter":           {origin("c", "meshvakt-0", "2026q4"), "namespace=payments", NotProvable, 1},
+		"all guarded namespaces":    {origin("c", "meshvakt-0", "2026q4"), "namespace=*", NotProvable, 1},
+		"the claim is of another":   {origin("c", "meshvakt-0", "2026q4"), "namespace=payments,cluster=" + testCluster, Holds, 1},
+		"of another quarter":        {origin("c", "meshvakt-0", "2026q1"), "namespace=payments", Holds, 0},
+		"a replica of this cluster": {origin(testCluster, "meshvakt-1", "2026q4"), "namespace=payments", Holds, 1},
+		"no log of evidence":        {"sum.golang.org", "namespace=payments", Holds, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			trust := must(NewTrust(nil, append([]string{newSigner(c.origin, 9).public}, own...), false))
+			r := verifyAll(t, Options{Trust: trust, Claims: []Claim{claimOf(t, "mtls=STRICT,"+c.claim, 0, 240)}}, b.sources()...)
+			a := r.Claims[0]
+			if a.Verdict != c.verdict || len(r.Findings) != c.findings {
+				t.Errorf("%+v, findings %+v; must be %s with %d findings", a, r.Findings, c.verdict, c.findings)
+			}
+			if c.verdict != Holds && !strings.Contains(a.Why, "logs of cluster c, and none of them is given") {
+				t.Errorf("why: %q", a.Why)
+			}
+			if c.findings == 1 && (r.Findings[0].Code != FindingMissingLog || r.Findings[0].Log != c.origin) {
+				t.Errorf("finding %+v", r.Findings[0])
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -44,12 +45,21 @@ func (l *ledger) key(k Key) {
 func (l *ledger) decision(d *record.Decision) {
 	l.decided++
 	c := l.cluster
+	if c.audit != nil && d.Verdict != "error" { // which is no answer that the API server could note
+		c.audit.decided(l.log.Origin, l.head.Seq, l.head.Time)
+	}
 	if d.BreakGlass {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}
 	if d.Verdict == "allow" {
-		if judged(d.Object.GVK) {
-			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
+		at := instant(l.head.Time)
+		switch {
+		case judged(d.Object.GVK):
+			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), at})
+		case d.Object.GVK == "v1/Namespace":
+			c.allow(allowed{objectKey(&d.Object), unguards(), at})
+		case strings.HasSuffix(d.Object.GVK, "/MeshGuard"):
+			c.allow(allowed{anyGuard(), unguards(), at})
 		}
 		l.relies(d)
 		return

@@ -22,6 +22,25 @@ type Result struct {
 	Runs         []Run         `json:"runs"`
 	Keys         []Key         `json:"keys"`
 	Claims       []Answer      `json:"claims"`
+	// Audit is how logs and the audit log of the API server agree, nil where none was given.
+	Audit *AuditLog `json:"audit,omitempty"`
+}
+
+// AuditLog is an audit log that logs were held against.
+type AuditLog struct {
+	// Cluster is the UID of the one that its receipts are of, empty without any.
+	Cluster string    `json:"cluster"`
+	Events  uint64    `json:"events"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	// Receipts are the records that the API server was told of. Those that are not as it was told are Problems.
+	Receipts uint64 `json:"receipts"`
+	// Decisions are those in the logs that fall into its time, and Untold those of them that it does not have.
+	Decisions uint64 `json:"decisions"`
+	Untold    uint64 `json:"untold"`
+	// Used: it is complete enough to tell of times that no replica saw. Why says what it lacks.
+	Used bool   `json:"used"`
+	Why  string `json:"why"`
 }
 
 // Log is one verified log: a shard of one replica.
@@ -111,6 +130,7 @@ type Finding struct {
 
 // The codes of findings.
 const (
+	FindingTail         = "unsealed-receipts"      // the API server was told of records that the log does not have yet, or not any more
 	FindingUnexplained  = "unexplained-change"     // a change without a request that was allowed
 	FindingSelfApproved = "self-approved"          // who asked for an exception has approved it
 	FindingMissingLog   = "missing-log"            // a replica that others have seen and whose log is not here
@@ -133,7 +153,7 @@ type Grade string
 // The grades, best first.
 const (
 	Observed        Grade = "OBSERVED"
-	ObservedByAudit Grade = "OBSERVED-BY-AUDIT" // reserved
+	ObservedByAudit Grade = "OBSERVED-BY-AUDIT"
 	Inferred        Grade = "INFERRED"
 	Excepted        Grade = "EXCEPTED"
 	Unknown         Grade = "UNKNOWN"
@@ -151,7 +171,18 @@ type Timeline struct {
 	Cluster   string     `json:"cluster"`
 	Namespace string     `json:"namespace"`
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 	KPI       KPI        `json:"kpi"`
+}
+
+// Moment is that the namespace was violated between two times, both of which are Unknown, for that long at least. It
+// is not known when in between.
+type Moment struct {
+	From    time.Time     `json:"from"`
+	To      time.Time     `json:"to"`
+	AtLeast time.Duration `json:"atLeastNs"`
+	// Why is as that of a Violated interval.
+	Why string `json:"why"`
 }
 
 // Interval is a time, its end not in it, of one grade.
@@ -404,8 +435,21 @@ type Answer struct {
 	Claim   Claim   `json:"claim"`
 	Verdict Verdict `json:"verdict"`
 	// Why is the reason where it is not the namespaces'.
-	Why        string            `json:"why"`
+	Why string `json:"why"`
+	// Clusters are all that the claim is about, those of which a log is missing too.
+	Clusters   []ClusterAnswer   `json:"clusters"`
 	Namespaces []NamespaceAnswer `json:"namespaces"`
+}
+
+// ClusterAnswer is the part of an Answer about one cluster.
+type ClusterAnswer struct {
+	Cluster string  `json:"cluster"`
+	Verdict Verdict `json:"verdict"`
+	// Why is the reason where it is not the namespaces'.
+	Why string `json:"why"`
+	// Namespaces are those that the claim is about; for Failed of them it does not hold.
+	Namespaces int `json:"namespaces"`
+	Failed     int `json:"failed"`
 }
 
 // NamespaceAnswer is the part of an Answer about one namespace of one cluster.
@@ -414,6 +458,8 @@ type NamespaceAnswer struct {
 	Namespace string          `json:"namespace"`
 	Verdict   Verdict         `json:"verdict"`
 	Durations []GradeDuration `json:"durations"`
-	// Intervals are those that speak against the claim.
+	// Intervals are those that speak against the claim, and Moments too. A moment that may lie outside of the claimed
+	// time is none of them.
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,10 +23,17 @@ func (r *Result) WriteText(w io.Writer) error {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
 			p.intervals(t.Intervals, false)
+			p.moments(t.Moments)
 		}
 	}
 	p.logs(r)
 	p.exceptions(r.Exceptions)
+	if a := r.Audit; a != nil {
+		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
+		if !a.Used {
+			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+		}
+	}
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
@@ -60,14 +68,72 @@ func (p *printer) line(format string, args ...any) {
 func (p *printer) claim(a *Answer) {
 	c := &a.Claim
 	p.line("claim %s, %s to %s: %s", c.Text, stamp(c.From), stamp(c.To), strings.ToUpper(string(a.Verdict)))
-	if a.Why != "" {
+	if a.Why != "" && !slices.ContainsFunc(a.Clusters, func(c ClusterAnswer) bool { return len(a.Clusters) > 1 && c.Why == a.Why }) {
 		p.line("  %s", a.Why)
 	}
-	for i := range a.Namespaces {
-		n := &a.Namespaces[i]
-		p.line("  namespace %s, cluster %s: %s: %s", n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
-		p.intervals(n.Intervals, true)
+	if len(a.Clusters) > 1 {
+		p.fleet(a)
+		return
 	}
+	for i := range a.Namespaces {
+		p.namespace(&a.Namespaces[i], "  ")
+	}
+}
+
+func (p *printer) namespace(n *NamespaceAnswer, indent string) {
+	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
+	p.intervals(n.Intervals, true)
+	p.moments(n.Moments)
+}
+
+// fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
+// namespaces do not.
+func (p *printer) fleet(a *Answer) {
+	counts := map[Verdict]int{}
+	for _, c := range a.Clusters {
+		counts[c.Verdict]++
+	}
+	var told []string
+	order := []Verdict{IsViolated, NotProvable, Holds, NothingToTell}
+	for _, v := range order {
+		if counts[v] > 0 {
+			told = append(told, fmt.Sprintf("%d %s", counts[v], v))
+		}
+	}
+	p.line("  %d clusters: %s", len(a.Clusters), strings.Join(told, ", "))
+	for _, v := range order {
+		for _, c := range a.Clusters {
+			if c.Verdict != v {
+				continue
+			}
+			p.line("  cluster %s: %s%s", c.Cluster, strings.ToUpper(string(c.Verdict)), c.because())
+			listed := 0
+			for i := range a.Namespaces {
+				n := &a.Namespaces[i]
+				if n.Cluster != c.Cluster || n.Verdict == Holds {
+					continue
+				}
+				if listed++; listed <= maxListed {
+					p.namespace(n, "    ")
+				}
+			}
+			if listed > maxListed {
+				p.line("    ... and %d namespaces more; -o json has all", listed-maxListed)
+			}
+		}
+	}
+}
+
+func (c *ClusterAnswer) because() string {
+	switch {
+	case c.Why != "":
+		return ", " + c.Why
+	case c.Failed > 0:
+		return fmt.Sprintf(", %d of %d namespaces", c.Failed, c.Namespaces)
+	case c.Namespaces > 0:
+		return fmt.Sprintf(", %d namespaces", c.Namespaces)
+	}
+	return ""
 }
 
 func (p *printer) intervals(list []Interval, all bool) {
@@ -88,6 +154,16 @@ func (p *printer) intervals(list []Interval, all bool) {
 	}
 	if n > maxListed {
 		p.line("    ... and %d more; -o json has all", n-maxListed)
+	}
+}
+
+func (p *printer) moments(list []Moment) {
+	for i, m := range list {
+		if i == maxListed {
+			p.line("    ... and %d more; -o json has all", len(list)-maxListed)
+			return
+		}
+		p.line("    %s for at least %s, some time between %s and %s: %s", Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
 	}
 }
 
