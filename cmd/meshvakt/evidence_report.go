@@ -22,6 +22,7 @@ const exitNotWhole exitCode = 3
 
 type evidenceReportFlags struct {
 	trust         trustFlags
+	audit         auditFlags
 	from, to      string
 	namespaces    []string
 	inferred      bool
@@ -57,6 +58,7 @@ newer than this program, 4 the command is wrong or something cannot be read.`,
 	}
 	flags := cmd.Flags()
 	f.trust.add(flags)
+	f.audit.add(flags)
 	flags.StringVar(&f.from, "from", "", "when the period begins, as 2026-10-01T00:00:00Z or 2026-10-01")
 	flags.StringVar(&f.to, "to", "", "when it ends; the end is not in it")
 	flags.StringArrayVar(&f.namespaces, "namespace", nil, "namespace to report on; repeatable; default: all that were guarded")
@@ -98,7 +100,11 @@ func (f *evidenceReportFlags) run(cmd *cobra.Command, inputs []string) error {
 	if err != nil {
 		return err
 	}
-	in.Result, err = verifyEvidence(cmd.Context(), inputs, verify.Options{Trust: trust, MaxClockError: f.maxClockError, Claims: []verify.Claim{claim}})
+	audit, err := f.audit.read()
+	if err != nil {
+		return err
+	}
+	in.Result, err = verifyEvidence(cmd.Context(), inputs, verify.Options{Trust: trust, MaxClockError: f.maxClockError, Claims: []verify.Claim{claim}, Audit: audit})
 	if err != nil {
 		return err
 	}
@@ -123,7 +129,7 @@ func (f *evidenceReportFlags) input() (in evidencereport.Input, trust *verify.Tr
 	}
 	in.Namespaces = slices.Compact(slices.Sorted(slices.Values(f.namespaces)))
 	in.AcceptInferred = f.inferred
-	in.Told = evidencereport.Told{Policy: f.trust.policy != "", Keys: f.trust.keys, TrustLogKey: f.trust.own}
+	in.Told = evidencereport.Told{Policy: f.trust.policy != "", Keys: f.trust.keys, TrustLogKey: f.trust.own, AuditLog: len(f.audit.files) > 0}
 	if f.maxClockError != defaultClockError {
 		in.Told.MaxClockError = f.maxClockError.String()
 	}

@@ -121,9 +121,13 @@ func (o *sealOptions) config() (seal.Config, error) {
 	case o.witnessTimeout <= 0:
 		return seal.Config{}, fmt.Errorf("--witness-timeout: %s; must be more than 0", o.witnessTimeout)
 	}
+	clock, err := newClock()
+	if err != nil {
+		return seal.Config{}, err
+	}
 	c := seal.Config{
 		Dir: volume.Dir(o.dir), Interval: o.interval, Retention: o.retention,
-		Now: time.Now, Random: rand.Reader, Log: log,
+		Now: clock.now, Random: rand.Reader, Log: log,
 	}
 	if o.policy != "" {
 		text, err := os.ReadFile(o.policy)

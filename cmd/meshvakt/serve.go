@@ -67,7 +67,7 @@ type process struct {
 	journal  *journal.Journal
 	keys     *keyring.Keyring
 	observer *observe.Observer
-	since    func() time.Duration // since the start of the process
+	clock    clock
 }
 
 // gcPercent lets the heap grow by half between collections instead of doubling: a
@@ -91,7 +91,11 @@ func serve(ctx context.Context, o serveOptions) error {
 	if err != nil {
 		return err
 	}
-	p := &process{options: o, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
+	clock, err := newClock()
+	if err != nil {
+		return err
+	}
+	p := &process{options: o, clock: clock, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
 	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
@@ -134,12 +138,6 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
-	var newInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
-	if o.evidence.dir != "" {
-		newInformer = func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-			return p.source.NewInformer(lw, example, resync, indexers)
-		}
-	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        logr.FromSlogHandler(p.log.Handler()),
@@ -149,8 +147,10 @@ func (p *process) newManager(context.Context) error {
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			ByObject:    cached,
-			NewInformer: newInformer,
+			ByObject: cached,
+			NewInformer: func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+				return p.source.NewInformer(lw, example, resync, indexers)
+			},
 			DefaultWatchErrorHandler: func(ctx context.Context, r *toolscache.Reflector, err error) {
 				p.source.WatchErrorHandler(ctx, r, err)
 			},
@@ -171,6 +171,8 @@ func (p *process) newManager(context.Context) error {
 		IstioNamespace: o.istioNamespace,
 		OwnNamespace:   o.namespace,
 		Log:            p.log,
+		Now:            p.clock.now,
+		ShortWatches:   o.evidence.dir != "",
 	})
 	return m.Add(p.source)
 }
@@ -250,6 +252,7 @@ func (p *process) newServer(ctx context.Context) error {
 		MaxInFlight: p.options.maxInFlight,
 		Canary:      func(r *facts.Review) bool { return controller.IsCanary(r, p.options.namespace) },
 		Evidence:    p.evidence(),
+		Now:         p.clock.now,
 	})
 	if err != nil {
 		return err
@@ -289,7 +292,7 @@ func (p *process) newWatchers(registry *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	p.repairs = keeper.NewLedger(p.manager.GetEventRecorder("meshvakt"), own, p.log, time.Now)
+	p.repairs = keeper.NewLedger(p.manager.GetEventRecorder("meshvakt"), own, p.log, p.clock.now)
 	p.canary = &controller.Canary{
 		Client: p.manager.GetClient(), Namespace: p.options.namespace, Count: own, Log: p.log, Now: time.Now,
 	}
@@ -367,7 +370,7 @@ func (p *process) addControllers(context.Context) error {
 			Now:      time.Now,
 		},
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.repairs, Log: p.log, Now: time.Now},
-		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
+		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Remedies: p.remedies(), Log: p.log, Now: time.Now},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Canary: p.canary, Own: p.repairs, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},

@@ -26,6 +26,8 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/keeper"
+	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -106,8 +108,6 @@ func (p *process) newEvidence(context.Context) error {
 		Labels: map[string]string{"app.kubernetes.io/managed-by": "meshvakt"},
 		Random: rand.Reader,
 	})
-	started := time.Now()
-	p.since = func() time.Duration { return time.Since(started) }
 	events := p.manager.GetEventRecorder("meshvakt")
 	self := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.options.namespace, Name: o.replica, UID: types.UID(o.podUID)}
 	p.journal, err = journal.New(journal.Config{
@@ -118,8 +118,9 @@ func (p *process) newEvidence(context.Context) error {
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),
-		Now:        time.Now,
-		Since:      p.since,
+		Now:        p.clock.now,
+		Since:      p.clock.since,
+		Ticker:     p.clock.ticker,
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -133,7 +134,19 @@ func (p *process) newEvidence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
+	return errors.Join(p.manager.Add(p.journal), p.addRetainer(), p.addUses())
+}
+
+// addUses lets the leader record who has used keys of pseudonyms.
+func (p *process) addUses() error {
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: p.manager.GetScheme(), Mapper: p.manager.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client for uses of keys: %w", err)
+	}
+	o := &p.options.evidence
+	return p.manager.Add(&keyring.Uses{
+		Client: watching, Namespace: p.options.namespace, Secret: o.secret, Replica: o.replica, Log: p.journal, Logger: p.log, Now: time.Now,
+	})
 }
 
 // newObserver lets this replica record what it sees of the cluster.
@@ -154,13 +167,20 @@ func (p *process) newObserver(context.Context) error {
 		FailsOpen: controller.FailsOpen,
 		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: time.Now, Since: p.since, Own: p.ownWatched(),
+		User: p.keys.User, Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: p.clock.now, Since: p.clock.since, Ticker: p.clock.ticker, Clock: p.clock.quality,
+		Own: p.ownWatched(),
 	})
 	if err != nil {
 		return err
 	}
-	p.repairs.OnRepair(func(object client.Object, at time.Time) {
-		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
+	p.repairs.OnRepair(func(object client.Object, r keeper.Repair) {
+		outcome := observe.Failed
+		if r.Done {
+			outcome = observe.Done
+		} else if r.GivenUp {
+			outcome = observe.GivenUp
+		}
+		p.observer.Remedied(observe.Remedy{What: observe.Own, Outcome: outcome, Object: object, At: r.At})
 	})
 	return m.Add(p.observer)
 }
@@ -187,12 +207,23 @@ func (p *process) ownWatched() []observe.OwnObject {
 	return list
 }
 
-// remedies records what the leader does about namespaces that have ceased to be STRICT.
+// remedies records what the leader does about namespaces that are not STRICT, or not any more.
 type remedies struct{ observer *observe.Observer }
 
 // Remedied implements controller.RemedyLog.
 func (r remedies) Remedied(m controller.Remedy) {
-	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
+	what, outcome := observe.Restored, observe.Done
+	if m.Provisioned {
+		what = observe.Provisioned
+	}
+	switch m.Outcome {
+	case controller.RemedyFailed:
+		outcome = observe.Failed
+	case controller.RemedyGivenUp:
+		outcome = observe.GivenUp
+	case controller.RemedyDone:
+	}
+	r.observer.Remedied(observe.Remedy{What: what, Outcome: outcome, Object: m.Object, After: m.After, Found: m.Found, At: m.At})
 }
 
 // remedies is nil where no evidence is kept.
@@ -201,6 +232,17 @@ func (p *process) remedies() controller.RemedyLog {
 		return nil
 	}
 	return remedies{p.observer}
+}
+
+// relied records what the scan has found standing by exceptions.
+func (p *process) relied(namespace string, now *scan.Standing) {
+	switch {
+	case p.observer == nil:
+	case now == nil:
+		p.observer.Relied(namespace, time.Time{}, nil)
+	default:
+		p.observer.Relied(namespace, now.Began, now.Relied)
+	}
 }
 
 // addRetainer lets the leader destroy keys at the end of retention.
@@ -218,7 +260,8 @@ func (p *process) addRetainer() error {
 		},
 		Retention: o.retention,
 		Logger:    p.log,
-		Now:       time.Now,
+		Now:       p.clock.now,
+		Ticker:    p.clock.ticker,
 	})
 }
 

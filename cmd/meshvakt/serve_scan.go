@@ -25,7 +25,7 @@ func (p *process) addScan(context.Context) error {
 	if err := controller.AddRestorer(m, p.source, p.restorer); err != nil {
 		return err
 	}
-	if err := controller.AddExceptions(m, p.source, &controller.Exceptions{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Now: time.Now}); err != nil {
+	if err := controller.AddExceptions(m, p.source, &controller.Exceptions{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Now: p.clock.now}); err != nil {
 		return err
 	}
 	return controller.AddScan(m, p.source, &controller.Scanner{
@@ -36,10 +36,11 @@ func (p *process) addScan(context.Context) error {
 		Interval: p.options.scanInterval,
 		Recorder: p.scans,
 		Log:      p.log,
-		Now:      time.Now,
+		Now:      p.clock.now,
 		Tell: func(ctx context.Context, namespace string, now *scan.Standing) {
 			announcer.Tell(namespace, now)
 			reporter.Tell(ctx, namespace, now)
+			p.relied(namespace, now)
 		},
 		Passed: reporter.Sweep,
 	})
@@ -52,14 +53,14 @@ func (p *process) newRestorer(context.Context) error {
 		Client: m.GetClient(),
 		Source: p.source,
 		Memory: &controller.Memory{
-			Client: m.GetClient(), Live: m.GetAPIReader(), Namespace: p.options.namespace, Log: p.log, Now: time.Now,
+			Client: m.GetClient(), Live: m.GetAPIReader(), Namespace: p.options.namespace, Log: p.log, Now: p.clock.now,
 			Healthy: p.watchesWork,
 		},
 		Events:   m.GetEventRecorder("meshvakt"),
 		Recorder: p.scans,
 		Remedies: p.remedies(),
 		Log:      p.log,
-		Now:      time.Now,
+		Now:      p.clock.now,
 	}
 	return nil
 }

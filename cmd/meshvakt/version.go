@@ -21,6 +21,9 @@ func newVersion() *cobra.Command {
 
 // version is the module's version and the commit, as the Go tool recorded them.
 func version() string {
+	if buildMark != "" {
+		return "meshvakt " + buildMark
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "meshvakt (unknown build)"

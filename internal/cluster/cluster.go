@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -44,6 +45,10 @@ type Config struct {
 	// Catalogue tells the classes of instance types. It is required.
 	Catalogue *nodes.Catalogue
 	Log       *slog.Logger
+	// Now is the clock by which it is told when the API server was heard; time.Now by default.
+	Now func() time.Time
+	// ShortWatches has the API server say more often how far it is, which evidence needs and others need not pay for.
+	ShortWatches bool
 }
 
 // AddToScheme registers every kind that Source reads.

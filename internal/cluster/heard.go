@@ -28,9 +28,14 @@ type WatchState struct {
 	Epoch uint64
 	// Open: there is a watch, and all that was there when it began is known.
 	Open bool
-	// Heard is when the API server last said something on it, if only how far it is: about once a minute.
+	// Heard is when the API server last said something on it, if only how far it is: at least each WordEvery.
 	Heard time.Time
 }
+
+// WordEvery is how long a watch is with ShortWatches, and others that evidence takes. The API server says how far it is once a
+// minute, and some two seconds before the end of a watch: short ones are how to hear it more often. Each goes on where
+// the one before it ended.
+const WordEvery = 20 * time.Second
 
 // WatchStates are those of all kinds that namespaces stand by, sorted by kind. They say nothing of epochs unless
 // NewInformer was given to the cache.
@@ -45,11 +50,11 @@ func (s *Source) WatchStates() []WatchState {
 	return states
 }
 
-// NewInformer is to be given to the cache: what its informers hear from the API server, and when they have to begin
-// anew, shows nowhere else.
+// NewInformer is to be given to the cache: what its informers hear from the API server, that they cannot reach it, and
+// when they have to begin anew, shows nowhere else.
 func (s *Source) NewInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	if kind := kindWatched(example); kind != "" {
-		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches}
+		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches, s.cfg.Now, s.cfg.ShortWatches}
 	}
 	return toolscache.NewSharedIndexInformer(lw, example, resync, indexers)
 }
@@ -74,6 +79,8 @@ type hearing struct {
 	under   toolscache.ListerWatcher
 	kind    string
 	watches *watches
+	now     func() time.Time
+	short   bool // watches
 }
 
 // List and Watch are those of the old interface, which informers do not call any more.
@@ -97,7 +104,9 @@ func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 	}
 	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
 	if err == nil {
-		h.watches.note(h.kind, func(k *watch) { k.heard = time.Now() })
+		h.watches.note(h.kind, func(k *watch) { k.heard = h.now() })
+	} else if ctx.Err() == nil {
+		h.watches.reached(h.kind, err, time.Now()) // and only a watch is the end of that
 	}
 	return list, err
 }
@@ -108,19 +117,28 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if initial {
 		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+	} else if h.short {
+		o.TimeoutSeconds = new(int64(WordEvery / time.Second))
 	}
 	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
+	if ctx.Err() == nil {
+		h.watches.reached(h.kind, err, time.Now())
+	}
 	if err != nil {
 		return nil, err
 	}
-	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = time.Now() })
-	return newHeardWatch(w, func(e apiwatch.Event) {
+	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = h.now() })
+	return newHeardWatch(w, func(e apiwatch.Event) (last time.Duration) {
 		h.watches.note(h.kind, func(k *watch) {
-			k.heard = time.Now()
+			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
 				k.open = true
+				if h.short {
+					last = WordEvery // it may take any time until here, and no longer than others from here on
+				}
 			}
 		})
+		return last
 	}, func() { h.watches.note(h.kind, func(k *watch) { k.open = false }) }), nil
 }
 
@@ -129,7 +147,9 @@ func endsInitialEvents(o runtime.Object) bool {
 	return ok && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
 }
 
-// heardWatch is a watch that tells of each event before it passes it on, and of its end.
+// heardWatch is a watch that tells of each event before it passes it on, and of its end. Where heard returns a time, it
+// ends after that as if the API server had ended it: an end of our own making would come as an error, after which an
+// informer begins anew.
 type heardWatch struct {
 	under  apiwatch.Interface
 	events chan apiwatch.Event
@@ -137,13 +157,27 @@ type heardWatch struct {
 	once   sync.Once // for done
 }
 
-func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event), ended func()) *heardWatch {
+func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duration, ended func()) *heardWatch {
 	h := &heardWatch{under: w, events: make(chan apiwatch.Event), done: make(chan struct{})}
 	go func() {
 		defer close(h.events)
 		defer ended()
-		for e := range w.ResultChan() {
-			heard(e)
+		var over <-chan time.Time
+		for {
+			var e apiwatch.Event
+			more := true
+			select {
+			case e, more = <-w.ResultChan():
+			case <-over:
+				w.Stop()
+				more = false
+			}
+			if !more {
+				return
+			}
+			if last := heard(e); last > 0 {
+				over = time.After(last)
+			}
 			select {
 			case h.events <- e:
 			case <-h.done:

@@ -3,6 +3,8 @@ package cluster
 import (
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,14 +24,15 @@ import (
 type asked struct {
 	fail  error
 	watch *apiwatch.FakeWatcher
+	how   metav1.ListOptions
 }
 
 func (a *asked) List(metav1.ListOptions) (runtime.Object, error) {
 	return &objects.PeerAuthenticationList{}, a.fail
 }
 
-func (a *asked) Watch(metav1.ListOptions) (apiwatch.Interface, error) {
-	a.watch = apiwatch.NewFake()
+func (a *asked) Watch(o metav1.ListOptions) (apiwatch.Interface, error) {
+	a.watch, a.how = apiwatch.NewFake(), o
 	return a.watch, a.fail
 }
 
@@ -38,7 +41,7 @@ func (a *asked) IsWatchListSemanticsUnSupported() bool { return true }
 func TestHearing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, server := New(Config{}), &asked{}
-		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches}
+		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches, time.Now, true}
 		if !watchlist.DoesClientNotSupportWatchListSemantics(h) {
 			t.Error("it says that it can do what the client behind it cannot")
 		}
@@ -86,6 +89,9 @@ func TestHearing(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect("while it watches again", 1, true, time.Now())
+		if got := server.how.TimeoutSeconds; got == nil || *got != 20 {
+			t.Errorf("a watch is asked for with a timeout of %v seconds; want 20", got)
+		}
 		server.watch.Add(&objects.PeerAuthentication{}) // which nobody takes
 		w.Stop()
 		w.Stop()
@@ -101,11 +107,19 @@ func TestHearing(t *testing.T) {
 			}
 		}()
 		expect("while all comes anew", 2, false, time.Now())
+		if got := server.how.TimeoutSeconds; got != nil {
+			t.Errorf("a list of all, which takes the time that it takes, is asked for with a timeout of %d seconds", *got)
+		}
 		server.watch.Add(&objects.PeerAuthentication{})
 		server.watch.Action(apiwatch.Bookmark, &objects.PeerAuthentication{})
 		expect("before all has come", 2, false, time.Now())
 		server.watch.Action(apiwatch.Bookmark, &objects.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}}})
 		expect("when all has come", 2, true, time.Now())
+		// It lasts no longer than others from then on, for only the end of a watch makes the API server say how far it is.
+		time.Sleep(WordEvery - time.Second)
+		expect("shortly before its time is up", 2, true, time.Now().Add(time.Second-WordEvery))
+		time.Sleep(time.Second)
+		expect("when its time is up", 2, false, time.Now().Add(-WordEvery))
 		w.Stop()
 
 		server.fail = errors.New("connection refused")
@@ -118,6 +132,18 @@ func TestHearing(t *testing.T) {
 			t.Error("an error is kept back")
 		}
 		expect("when nobody answers", 3, false, before)
+		time.Sleep(time.Minute)
+		if got := s.Ages(time.Now()); got["PeerAuthentication"] != time.Minute {
+			t.Errorf("when nobody has answered for a minute, the watches have been broken for %v", got)
+		}
+		server.fail, h.short = nil, false
+		if w, err = h.WatchWithContext(t.Context(), metav1.ListOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Ages(time.Now()); got["PeerAuthentication"] != 0 || server.how.TimeoutSeconds != nil {
+			t.Errorf("with a watch again, the watches have been broken for %v; it is asked for with a timeout of %v", got, server.how.TimeoutSeconds)
+		}
+		w.Stop()
 	})
 }
 
@@ -195,4 +221,38 @@ func TestView(t *testing.T) {
 	if got := len(s.Namespaces()); got != 3 {
 		t.Errorf("%d namespaces", got)
 	}
+}
+
+// streamed is a watch of the API server as the client has it: stopping it makes an event that says that it cannot be read.
+type streamed struct {
+	events chan apiwatch.Event
+	once   sync.Once
+}
+
+func (s *streamed) ResultChan() <-chan apiwatch.Event { return s.events }
+
+func (s *streamed) Stop() {
+	s.once.Do(func() {
+		s.events <- apiwatch.Event{Type: apiwatch.Error, Object: &metav1.Status{Message: "response body closed"}}
+		close(s.events)
+	})
+}
+
+// TestTheEndOfAWatch: one that has told all there is, and then has lasted for long enough, ends without an error, after
+// which an informer would begin anew.
+func TestTheEndOfAWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		under := &streamed{events: make(chan apiwatch.Event, 1)}
+		begun, ended := time.Now(), 0
+		w := newHeardWatch(under, func(apiwatch.Event) time.Duration { return WordEvery }, func() { ended++ })
+		under.events <- apiwatch.Event{Type: apiwatch.Bookmark}
+		var got []apiwatch.EventType
+		for e := range w.ResultChan() {
+			got = append(got, e.Type)
+		}
+		synctest.Wait()
+		if !slices.Equal(got, []apiwatch.EventType{apiwatch.Bookmark}) || time.Since(begun) != WordEvery || ended != 1 {
+			t.Errorf("events %v, after %s, %d ends; must be a bookmark, %s and one", got, time.Since(begun), ended, WordEvery)
+		}
+	})
 }

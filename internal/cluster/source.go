@@ -34,6 +34,8 @@ type Source struct {
 	watches  *watches
 	heavy    chan struct{} // see lease
 	nodes    *nodeIndex
+	// returning: memory is about to be returned.
+	returning atomic.Bool
 
 	mu       sync.Mutex
 	onChange []func(namespace string) // guarded by mu
@@ -48,6 +50,9 @@ var ErrNotSynced = errors.New("caches are not filled yet")
 
 // New returns a Source that knows nothing before Start.
 func New(cfg Config) *Source {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Source{cfg: cfg, index: newIndex(), watches: newWatches(), heavy: make(chan struct{}, heavyReads), nodes: newNodeIndex(cfg.Catalogue)}
 }
 

@@ -39,7 +39,7 @@ func (l *Ledger) OnChange(f func(guard string)) {
 // later, and reports whether it has.
 func (l *Ledger) Put(s *Standing) bool {
 	kept := *s
-	kept.Results = nil
+	kept.Results, kept.Relied = nil, nil
 	l.mu.Lock()
 	before := l.namespaces[s.Namespace]
 	if before != nil && before.Began.After(s.Began) {

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/policies"
@@ -50,10 +51,12 @@ type Standing struct {
 	// doing anything, zero when none does.
 	Changes time.Time
 
-	// Results are what was found, by owner; at most MaxResults, and LeftOut more. They
-	// are handed on, and not kept by a Ledger.
+	// Results are what was found, by owner; at most MaxResults, and LeftOut more. Relied is
+	// how many objects would break something but for an exception, by its UID. They are
+	// handed on, and not kept by a Ledger.
 	Results []Result
 	LeftOut int
+	Relied  map[types.UID]int
 }
 
 // Count is how often something was found under a guard.
@@ -215,10 +218,18 @@ func (e *Examination) judge(r *facts.Review, self, owner Object) {
 		policy, guard string
 	}
 	counted := map[same]bool{}
+	relied := map[types.UID]bool{}
 	for i := range d.Findings {
 		f := &d.Findings[i]
 		if !policies.Stands(r, &f.Finding) {
 			continue
+		}
+		if f.Exception != nil && f.Exception.UID != "" && !relied[f.Exception.UID] {
+			relied[f.Exception.UID] = true
+			if e.standing.Relied == nil {
+				e.standing.Relied = map[types.UID]int{}
+			}
+			e.standing.Relied[f.Exception.UID]++
 		}
 		fresh := false
 		for _, g := range f.Guards {

@@ -295,3 +295,25 @@ func TestUnjudged(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
+
+// Each object counts once for an exception, however much of it rests on that.
+func TestWhatStandsByAnException(t *testing.T) {
+	e := exception(noon().Add(time.Hour), "mesh-membership")
+	e.UID = "uid-migration"
+	c := state(t, mesh.ModeStrict, e)
+	host := plain(t, "host")
+	host.Spec.HostNetwork = true // breaks two rules
+	if s := examine(t, c, noon(), plain(t, "web-1"), host, injected(t, "web-2")); len(s.Relied) != 1 || s.Relied["uid-migration"] != 2 {
+		t.Errorf("%v stands by exceptions; must be two pods; counts %q", s.Relied, counts(s))
+	}
+	if s := examine(t, c, noon().Add(time.Hour), plain(t, "web-1")); len(s.Relied) != 0 {
+		t.Errorf("%v stands by an exception that has ended", s.Relied)
+	}
+	l := NewLedger()
+	l.Put(examine(t, c, noon(), plain(t, "web-1")))
+	for _, kept := range l.namespaces {
+		if kept.Relied != nil {
+			t.Error("the ledger keeps what is handed on alone")
+		}
+	}
+}

@@ -20,6 +20,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 var evidenceArgs = []string{"--set", "evidence.enabled=true,evidence.name=evidence.example.org,evidence.retention=9504h"}
@@ -238,7 +240,7 @@ func evidenceRightsSuffice(t *testing.T, r *release) {
 	must(t, r.client.Get(t.Context(), client.ObjectKey{Namespace: ownNamespace, Name: "meshvakt"}, &s))
 	kubeconfig, err := r.plane.ServiceAccountKubeconfig(t.Context(), ownNamespace, "meshvakt")
 	must(t, err)
-	address, evidence := freeAddress(t), t.TempDir()
+	address, evidence := freeAddress(t), tmpfs.TempDir(t)
 	args := slices.Concat(s.Spec.Template.Spec.Containers[0].Args[1:], []string{
 		"--kubeconfig", kubeconfig, "--listen", address, "--webhook-url", "https://" + address,
 		"--operations-listen", "127.0.0.1:0", "--drain-delay", "100ms",

@@ -12,6 +12,7 @@ import (
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // observedTable is the table that the records of a log come to. The hash of it must be that of each beat.
@@ -78,7 +79,7 @@ func TestEvidenceObserved(t *testing.T) {
 	var dirs []string
 	var replicas []*replica
 	for i := range 2 {
-		name, dir := fmt.Sprintf("meshvakt-%d", i), t.TempDir()
+		name, dir := fmt.Sprintf("meshvakt-%d", i), tmpfs.TempDir(t)
 		endpoints.Endpoints = append(endpoints.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.0.0.%d", i+1)}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: ownNamespace, Name: name}})
 		dirs = append(dirs, dir)
 		replicas = append(replicas, start(t, append(evidenceOf(dir), "--evidence-replica", name, "--evidence-beat", "2s")...))

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
+	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
@@ -54,7 +55,7 @@ func TestEvidenceOracle(t *testing.T) {
 		since(ns, began, verify.Observed)
 	}
 	margin := clockError()
-	pass := func() { waitUntil(t, time.Now().Add(2*margin+20*time.Second)) }
+	pass := func() { waitUntil(t, time.Now().Add(2*margin+heard+20*time.Second)) }
 	pass()
 
 	g := &governed{namespace: excepted}
@@ -136,6 +137,9 @@ func TestEvidenceOracle(t *testing.T) {
 	}
 }
 
+// heard is how long before a change the API server may have said last how far it is.
+const heard = cluster.WordEvery
+
 // clockError is how wrong the kernel says that the clock may be.
 func clockError() time.Duration {
 	var x unix.Timex
@@ -173,14 +177,14 @@ func agree(t testing.TB, result *verify.Result, namespace string, known []truth,
 	}
 	slack := margin + 8*time.Second
 	seen := map[verify.Grade]int{}
-	for second := known[0].to.Add(slack); second.Before(end.Add(-slack)); second = second.Add(time.Second) {
+	for second := known[0].to.Add(slack); second.Before(end.Add(-slack-heard)); second = second.Add(time.Second) {
 		want := verify.Grade("")
 		for i, k := range known {
 			next := end.Add(slack)
 			if i+1 < len(known) {
 				next = known[i+1].from
 			}
-			if second.After(k.to.Add(slack)) && second.Before(next.Add(-slack)) {
+			if second.After(k.to.Add(slack)) && second.Before(next.Add(-slack-heard)) {
 				want = k.grade
 			}
 		}

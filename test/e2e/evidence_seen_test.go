@@ -10,13 +10,14 @@ import (
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // TestEvidenceOfWhatWasSeen takes the webhook out of the API server, changes a policy behind its
 // back and puts it right again: the log has both, with their bounds, and no decision for the first.
 func TestEvidenceOfWhatWasSeen(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := start(t, append(evidenceOf(dir), "--leader-elect")...)
 	enforcing(t, "default")
 	admin := clientFor(t, controlplane.Admin)

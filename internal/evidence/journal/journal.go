@@ -54,8 +54,10 @@ type Config struct {
 	Spool      spool.Options
 	// Now is the clock, Since the time that has passed since the process started, which no clock
 	// that is set back changes.
-	Now    func() time.Time
-	Since  func() time.Duration
+	Now   func() time.Time
+	Since func() time.Duration
+	// Ticker is as time.NewTicker, which it is by default: what comes, and how to end it.
+	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 	Random io.Reader
 	Log    *slog.Logger
 	// Event tells people that watch the cluster; nil: nobody.
@@ -120,6 +122,9 @@ func New(c Config) (*Journal, error) {
 	}
 	c.MaxRecords = cmp.Or(c.MaxRecords, 5_000_000)
 	c.Log = cmp.Or(c.Log, slog.Default())
+	if c.Ticker == nil {
+		c.Ticker = machineTicker
+	}
 	if c.Event == nil {
 		c.Event = func(bool, string, string) {}
 	}
@@ -129,6 +134,11 @@ func New(c Config) (*Journal, error) {
 		c.Boot.Mode = "required"
 	}
 	return &Journal{config: c, boot: boot, cause: errNotOpen, gap: gap{telling: make(chan struct{}, 1)}, opened: make(chan struct{})}, nil
+}
+
+func machineTicker(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTicker(d)
+	return t.C, t.Stop
 }
 
 func (j *Journal) ownUser() string {

@@ -118,7 +118,7 @@ func (r *replica) journal(t *testing.T) *Journal {
 		Dir: r.dir, Name: "evidence.example.org", Replica: "meshvakt-0", Keeper: r.keeper,
 		Boot:       record.Boot{Pod: "pod-uid", Node: "node-a", Version: "v0.2.0", BeatSeconds: 60},
 		BreakGlass: []string{"breakers"},
-		Spool:      spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond},
+		Spool:      spool.Options{SegmentSize: 64 << 10, ReserveSize: 64 << 10, Retry: 5 * time.Millisecond, Budget: time.Minute},
 		Now:        r.clock.Now, Since: func() time.Duration { return max(r.clock.Now().Sub(r.start), 0) }, Random: rand.Reader,
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}

@@ -22,14 +22,14 @@ func (j *Journal) NeedLeaderElection() bool { return false }
 // Start opens the log and keeps it open, changes shards, and writes what is counted, until ctx
 // ends; then it writes the rest. While Start is not running, no record can be written.
 func (j *Journal) Start(ctx context.Context) error {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+	ticks, stop := j.config.Ticker(interval)
+	defer stop()
 	for {
 		j.Tend(ctx)
 		select {
 		case <-ctx.Done():
 			return j.stop(context.WithoutCancel(ctx))
-		case <-ticker.C:
+		case <-ticks:
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // row is one of the table in the package's documentation.
@@ -124,7 +125,7 @@ func mount(t *testing.T, kind string) string {
 	}
 	args := []string{"-t", "tmpfs", "-o", "size=4m", "evidence", dir}
 	if kind != "tmpfs" {
-		image := filepath.Join(t.TempDir(), "image")
+		image := filepath.Join(tmpfs.TempDir(t), "image")
 		if err := os.WriteFile(image, make([]byte, 32<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +214,7 @@ func TestTheTableWhileNoRecordCanBeWritten(t *testing.T) {
 			t.Run(f.name+"/"+mode, func(t *testing.T) {
 				dir := mount(t, f.fs)
 				r := newReplica(dir)
-				r.edit = func(c *Config) { c.Required = required }
+				r.edit = func(c *Config) { c.Required, c.Spool.Budget = required, 0 } // as long as it is in production
 				j := r.opened(t)
 				f.breaks(t, dir)
 				if f.mends != nil {

@@ -28,6 +28,8 @@ type Retainer struct {
 	Retention time.Duration
 	Logger    *slog.Logger
 	Now       func() time.Time
+	// Ticker is as time.NewTicker: what comes, and how to end it.
+	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 
 	untold []Destroyed
 }
@@ -37,14 +39,14 @@ func (r *Retainer) NeedLeaderElection() bool { return true }
 
 // Start implements manager.Runnable.
 func (r *Retainer) Start(ctx context.Context) error {
-	ticker := time.NewTicker(retainEvery)
-	defer ticker.Stop()
+	ticks, stop := r.Ticker(retainEvery)
+	defer stop()
 	for {
 		r.Retain(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-ticks:
 		}
 	}
 }

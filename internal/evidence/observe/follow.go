@@ -132,8 +132,10 @@ func (f *follower) listAll(ctx context.Context) (string, error) {
 
 // WatchWithContext implements what RetryWatcher asks: each time it goes on, a new watch from where the last one was.
 func (f *follower) WatchWithContext(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	o.TimeoutSeconds = new(int64(cluster.WordEvery / time.Second))
 	w, err := f.client.Watch(ctx, f.list(), &client.ListOptions{FieldSelector: f.fields, Raw: &o})
 	if err != nil {
+		f.note(func(s *cluster.WatchState) { s.Open = false })
 		return nil, err
 	}
 	f.note(func(s *cluster.WatchState) { s.Open, s.Heard = true, f.now() })

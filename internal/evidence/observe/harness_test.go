@@ -46,6 +46,7 @@ type memory struct {
 	records []record.Record
 	random  *rand.ChaCha8
 	fail    error
+	slow    time.Duration // what a record takes to be stored
 	begun   time.Time
 	boot    string
 	// tolerant: a record that has no place in the format is no fault of the test.
@@ -88,6 +89,7 @@ func (m *memory) breaks(err error) {
 func (m *memory) Append(_ context.Context, shard string, build func(record.Pseudonymiser) (record.Body, error)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	time.Sleep(m.slow) // in the bubble
 	if m.fail != nil {
 		return fmt.Errorf("the log is not available: %w", m.fail)
 	}

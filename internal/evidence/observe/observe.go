@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -46,6 +47,8 @@ type Config struct {
 	// Own are further objects that Meshvakt is made of, of which changes are told. There must be the right to list and
 	// watch each of them.
 	Own []OwnObject
+	// User is who Meshvakt itself is to the API server; nil where nobody knows.
+	User func(context.Context) (string, error)
 	// Boot is the ID of this start of the process.
 	Boot string
 	// Beat is the time from one beat to the next; a minute by default.
@@ -54,6 +57,8 @@ type Config struct {
 	// Now is the wall clock, Since the time since the start of the process, which nobody sets.
 	Now   func() time.Time
 	Since func() time.Duration
+	// Ticker is as time.NewTicker, which it is by default: what comes, and how to end it.
+	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 	// Clock is what the kernel says about its own; KernelClock by default.
 	Clock func() record.Clock
 }
@@ -79,6 +84,7 @@ type Observer struct {
 	config     Config
 	outside    *outside
 	exceptions *exceptions
+	uses       uses
 	own        *own
 	remedies   remedies
 	wake       chan struct{}
@@ -120,12 +126,21 @@ func New(c Config) (*Observer, error) {
 	if c.Clock == nil {
 		c.Clock = KernelClock
 	}
+	if c.Ticker == nil {
+		c.Ticker = machineTicker
+	}
 	o := &Observer{config: c, wake: make(chan struct{}, 1), dirty: map[string]bool{}, table: newTable(), epochs: map[string]uint64{}}
 	o.remedies.tries = map[string]uint64{}
+	o.uses.found = map[types.UID]*use{}
 	o.outside = newOutside(c.Client, c.Logger, c.Now, o.changed)
 	o.exceptions = newExceptions(o.rouse)
 	o.own = newOwn(&c, o.rouse)
 	return o, nil
+}
+
+func machineTicker(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTicker(d)
+	return t.C, t.Stop
 }
 
 // NeedLeaderElection is false: what one replica does not see, another does.
@@ -153,13 +168,13 @@ func (o *Observer) rouse() {
 // Start observes until ctx ends.
 func (o *Observer) Start(ctx context.Context) error {
 	o.config.Source.OnChange(o.changed)
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	ticks, stop := o.config.Ticker(tick)
+	defer stop()
 	for !o.config.Source.Synced() { // by then there are definitions of all that is watched
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-ticks:
 		}
 	}
 	if err := o.exceptions.watch(ctx, o.config.Cache); err != nil {
@@ -178,7 +193,7 @@ func (o *Observer) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-o.wake:
-		case <-ticker.C:
+		case <-ticks:
 		}
 		if o.ready() {
 			o.step(ctx)
@@ -202,11 +217,13 @@ func isClosed(c <-chan struct{}) bool {
 
 // step tells what there is to tell.
 func (o *Observer) step(ctx context.Context) {
-	now := o.config.Now()
+	// One after the other: what is written between looking at the one and at the other would look like a clock that is
+	// set.
+	now, mono := o.config.Now(), o.config.Since()
 	if o.shard == "" && o.config.Log.Shard() == "" {
 		return // nothing was ever told
 	}
-	err := o.tell(ctx, now)
+	err := o.tell(ctx, now, mono)
 	switch shard := o.config.Log.Shard(); {
 	case err == nil, ctx.Err() != nil:
 	case shard != "" && shard != o.shard:
@@ -227,14 +244,14 @@ func (o *Observer) lose(err error) {
 
 // tell writes what is due, in the one order. Whatever fails, all behind it waits: a beat must not come before the rows
 // that it counts.
-func (o *Observer) tell(ctx context.Context, now time.Time) error {
-	if err := o.tellShard(ctx, now); err != nil {
+func (o *Observer) tell(ctx context.Context, now time.Time, mono time.Duration) error {
+	if err := o.tellShard(ctx, now, mono); err != nil {
 		return err
 	}
 	if err := o.tellGap(ctx, now); err != nil {
 		return err
 	}
-	if err := o.tellClock(ctx, now); err != nil {
+	if err := o.tellClock(ctx, now, mono); err != nil {
 		return err
 	}
 	if err := o.tellRelist(ctx); err != nil {
@@ -244,6 +261,9 @@ func (o *Observer) tell(ctx context.Context, now time.Time) error {
 		return err
 	}
 	if err := o.tellExceptions(ctx, now); err != nil {
+		return err
+	}
+	if err := o.tellUses(ctx); err != nil {
 		return err
 	}
 	if err := o.tellOwn(ctx); err != nil {
@@ -263,7 +283,7 @@ func (o *Observer) tell(ctx context.Context, now time.Time) error {
 var errNoShard = errors.New("no shard is open")
 
 // tellShard begins a shard that is new.
-func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
+func (o *Observer) tellShard(ctx context.Context, now time.Time, mono time.Duration) error {
 	shard := o.config.Log.Shard()
 	switch {
 	case shard == "":
@@ -279,7 +299,7 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
 	if o.shard == "" {
 		why = "boot"
 		o.known.begin(now, o.watches())
-		o.lastWall, o.lastMono = now, o.config.Since()
+		o.lastWall, o.lastMono = now, mono
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p
@@ -288,6 +308,7 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time) error {
 		return err
 	}
 	o.exceptions.again()
+	o.uses.again()
 	if why == "boot" {
 		o.own.settle()
 	}

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -349,6 +350,26 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
+// A disk that takes its time over the record of a gap is no clock that was set.
+func TestSlowGapIsNoClockJump(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.opened()
+		n := len(s.log.told())
+		s.log.breaks(errors.New("it is full"))
+		s.set(policyOf("prod", "weak", "PERMISSIVE"))
+		s.pass(2 * time.Second)
+		s.log.mu.Lock()
+		s.log.fail, s.log.slow = nil, 3*time.Second
+		s.log.mu.Unlock()
+		s.pass(time.Minute)
+		for _, g := range of[*record.Gap](s.since(n)) {
+			if g.Of == "clock" {
+				t.Errorf("a gap of the clock from %s to %s", g.From, g.To)
+			}
+		}
+	}, prod()...)
+}
+
 func TestRoster(t *testing.T) {
 	yes, no := true, false
 	pod := func(name string) *corev1.ObjectReference { return &corev1.ObjectReference{Kind: "Pod", Name: name} }
@@ -509,27 +530,48 @@ func TestRemedies(t *testing.T) {
 		at := time.Now().UTC()
 		policy := policyOf("prod", "default", "STRICT")
 		after, found := at.Add(-time.Minute), at.Add(-time.Second)
-		s.observer.Remedied(Remedy{Object: policy, After: after, Found: found, At: at})
-		s.observer.Remedied(Remedy{Object: policy, Done: true, After: after, Found: found, At: at})
-		s.observer.Remedied(Remedy{Own: true, Done: true, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: Failed, Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: Done, Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Own, Outcome: Done, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.observer.Remedied(Remedy{What: Provisioned, Outcome: Done, Object: policyOf("other", "default", "STRICT"), Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: GivenUp, Object: namespaceNamed("lost"), After: after, Found: found, At: at})
 		s.pass(time.Second)
 		var told []string
 		for _, r := range of[*record.Remediation](s.since(n)) {
 			told = append(told, fmt.Sprintf("%s %s %s %d", r.What, r.Object.GVK, r.Outcome, r.Tries))
-			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) {
+			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) || (r.Outcome == GivenUp) != (r.Object.Digest == "") {
 				t.Errorf("%+v", r)
+			}
+			if unknown := r.What != Restored; unknown != r.After.Equal(time.Unix(0, 0)) {
+				t.Errorf("%s came about after %s", r.What, r.After)
 			}
 		}
 		if want := []string{
 			"restored security.istio.io/v1/PeerAuthentication failed 1", "restored security.istio.io/v1/PeerAuthentication done 2",
 			"own admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration done 1",
+			"provisioned security.istio.io/v1/PeerAuthentication done 1", "restored v1/Namespace givenUp 1",
 		}; !slices.Equal(told, want) {
 			t.Errorf("told %q; want %q", told, want)
+		}
+		// What fails again and again is told ever more seldom.
+		n = len(s.log.told())
+		for range 20 {
+			s.observer.Remedied(Remedy{What: Provisioned, Outcome: Failed, Object: policyOf("other", "default", "STRICT"), At: at})
+			s.pass(time.Second)
+		}
+		s.observer.Remedied(Remedy{What: Provisioned, Outcome: Done, Object: policyOf("other", "default", "STRICT"), At: at})
+		s.pass(time.Second)
+		var tries []uint64
+		for _, r := range of[*record.Remediation](s.since(n)) {
+			tries = append(tries, r.Tries)
+		}
+		if want := []uint64{1, 2, 4, 8, 16, 21}; !slices.Equal(tries, want) {
+			t.Errorf("told tries %d; want %d", tries, want)
 		}
 		// Those that wait are bounded.
 		s.log.breaks(unix.EIO)
 		for range 2 * maxRemedies {
-			s.observer.Remedied(Remedy{Object: policy, Done: true, At: at})
+			s.observer.Remedied(Remedy{What: Restored, Outcome: Done, Object: policy, At: at})
 		}
 		s.pass(time.Minute)
 		n = len(s.log.told())

@@ -71,8 +71,7 @@ func causeOf(err error) string {
 }
 
 // tellClock tells of a clock that was set: what the records around it say of time is not to be relied on.
-func (o *Observer) tellClock(ctx context.Context, now time.Time) error {
-	mono := o.config.Since()
+func (o *Observer) tellClock(ctx context.Context, now time.Time, mono time.Duration) error {
 	apart := now.Sub(o.lastWall) - (mono - o.lastMono)
 	if apart.Abs() <= jump {
 		o.lastWall, o.lastMono = now, mono

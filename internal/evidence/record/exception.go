@@ -59,8 +59,8 @@ func (e *ExceptionGranted) fields(c *codec) {
 	c.instant("until", &e.Until)
 }
 
-// ExceptionUsed counts what one has let pass within a time: requests, which have a Decision each, or what was found
-// standing, which has none.
+// ExceptionUsed counts what was found standing by one within a time. Requests that one has let pass have a Decision each,
+// which names it; that is all there is of them.
 type ExceptionUsed struct {
 	Object Object
 	How    string

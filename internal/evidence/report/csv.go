@@ -121,6 +121,7 @@ func (r *report) registers() []register {
 		})},
 		r.namespaceRegister(),
 		r.intervalRegister(),
+		r.momentRegister(),
 		{"gaps", []string{"cluster", "log", "seq", "of", "cause", "from", "to", "seconds", "exact", "unlogged"}, rows(r.gaps, func(g verify.Gap) []string {
 			return []string{g.Cluster, g.Log, seq(g.Seq), g.Of, g.Cause, stamp(g.From), stamp(g.To), seconds(g.To.Sub(g.From)), strconv.FormatBool(g.Exact), count(unlogged(g))}
 		})},
@@ -191,10 +192,33 @@ func (r *report) intervalRegister() register {
 	return reg
 }
 
+// momentRegister is no part of the intervals, whose seconds are those of the period.
+func (r *report) momentRegister() register {
+	reg := register{name: "moments", columns: []string{"cluster", "namespace", "from", "to", "atLeastSeconds", "grade", "why"}}
+	for _, n := range r.namespaces {
+		reg.rows = append(reg.rows, rows(n.moments, func(m verify.Moment) []string {
+			return []string{n.cluster, n.name, stamp(m.From), stamp(m.To), seconds(m.AtLeast), string(verify.Violated), m.Why}
+		})...)
+	}
+	return reg
+}
+
 func (r *report) exceptionRegister() register {
-	return register{"exceptions", []string{"cluster", "namespace", "uid", "name", "requester", "approver", "samePerson", "approval", "rules", "rulesN", "ticket", "reason", "requested", "granted", "until", "end", "ended", "endedBy", "used", "standing"},
+	return register{"exceptions", []string{"cluster", "namespace", "uid", "name", "requester", "approver", "samePerson", "approval", "rules", "rulesN", "ticket", "reason", "requested", "granted", "until", "end", "ended", "endedBy", "used", "firstUsed", "lastUsed", "usedBy", "standing", "standingFrom", "standingTo"},
 		rows(r.exceptions, func(e verify.Exception) []string {
 			return []string{e.Cluster, e.Namespace, e.UID, e.Name, e.By, e.Approver, strconv.FormatBool(selfApproved(e)), e.Approval, strings.Join(e.Rules, " "), count(e.RulesN),
-				e.Reference, e.Reason, stamp(e.Requested), stamp(e.Granted), stamp(e.Until), stamp(e.End), e.Ended, e.EndedBy, count(e.Used), count(e.Standing)}
+				e.Reference, e.Reason, stamp(e.Requested), stamp(e.Granted), stamp(e.Until), stamp(e.End), e.Ended, e.EndedBy, count(e.Used), stamp(e.FirstUsed), stamp(e.LastUsed), usedBy(e), count(e.Standing), stamp(e.StandingFrom), stamp(e.StandingTo)}
 		})}
+}
+
+// usedBy lists who has used an exception, for which kind and how often.
+func usedBy(e verify.Exception) string {
+	list := make([]string, 0, len(e.Uses))
+	for _, u := range e.Uses {
+		list = append(list, u.By+" "+u.GVK+" "+count(u.N))
+	}
+	if more := e.UsesN - len(e.Uses); more > 0 {
+		list = append(list, "+"+strconv.Itoa(more))
+	}
+	return strings.Join(list, "; ")
 }

@@ -86,10 +86,11 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 		{clusterA, "legacy", verify.NotProvable, []changeAt{observed("2026-07-01T00:00:00Z"),
 			{"2026-08-03T09:00:00Z", verify.Excepted, "PERMISSIVE", "a port takes PERMISSIVE", "8d3d7f0a-0000-4000-8000-00000000e031"}, observed("2026-08-24T15:30:00Z")}},
 		{clusterA, "portal", verify.IsViolated, []changeAt{observed("2026-07-01T00:00:00Z"),
+			{"2026-07-09T10:00:00Z", verify.Unknown, "", "it changed in this time, and nobody saw when", ""}, observed("2026-07-09T10:00:44Z"),
 			{"2026-07-19T22:04:11Z", verify.Unknown, "", "it changed in this time, and nobody saw when", ""}, {"2026-07-19T22:04:13Z", verify.Violated, "PERMISSIVE", "a port takes PERMISSIVE; pods run outside of the mesh", ""}, observed("2026-07-20T06:41:55Z")}},
 		{clusterB, "betaling", verify.NotProvable, []changeAt{{"2026-07-01T00:00:00Z", verify.Unknown, "", "nobody saw it, and nothing that was seen lies on both sides", ""}, observed("2026-07-06T08:00:00Z"),
 			{"2026-08-10T11:00:00Z", verify.Inferred, "STRICT", "nobody saw it; all that it is computed from was the same before and after", ""}, observed("2026-08-10T13:20:00Z"),
-			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
+			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "nobody saw it; the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
 		{clusterB, "klinikk", verify.NotProvable, []changeAt{{"2026-07-20T00:00:00Z", unguarded, "", "no guard selects the namespace, or it is not there", ""}, observed("2026-08-15T12:00:00Z")}},
 	} {
 		line := verify.Timeline{Cluster: n.cluster, Namespace: n.name}
@@ -107,6 +108,9 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 			}
 			line.Intervals = append(line.Intervals, in)
 		}
+		if n.name == "portal" {
+			line.Moments = []verify.Moment{{From: at("2026-07-09T10:00:00Z"), To: at("2026-07-09T10:00:44Z"), AtLeast: 12 * time.Second, Why: "a port takes PERMISSIVE"}}
+		}
 		r.Namespaces = append(r.Namespaces, line)
 		answer(r, n.cluster, n.name, n.verdict, from, to)
 	}
@@ -123,16 +127,22 @@ func addExceptions(r *verify.Result) {
 	r.Exceptions = []verify.Exception{
 		{Cluster: clusterA, UID: "8d3d7f0a-0000-4000-8000-00000000e031", Namespace: "legacy", Name: "h:aiuek7rjx4tdpj6koz3oqf522a", Rules: []string{"strict-mtls"}, RulesN: 1, Approval: "TwoPerson",
 			Reason: "The vendor's appliance speaks no TLS until its upgrade in week 35.", Reference: "CHG-8841", By: ola, Approver: kari,
-			Requested: at("2026-08-02T12:00:00Z"), Granted: at("2026-08-03T08:58:30Z"), Until: at("2026-08-31T00:00:00Z"), End: at("2026-08-24T15:30:00Z"), Ended: "revoked", EndedBy: kari, Used: 7, Standing: 2},
+			Requested: at("2026-08-02T12:00:00Z"), Granted: at("2026-08-03T08:58:30Z"), Until: at("2026-08-31T00:00:00Z"), End: at("2026-08-24T15:30:00Z"), Ended: "revoked", EndedBy: kari,
+			Used: 7, FirstUsed: at("2026-08-03T09:00:00Z"), LastUsed: at("2026-08-20T10:15:00Z"), UsesN: 18, Uses: []verify.Use{
+				{By: "system:serviceaccount:kube-system:replicaset-controller", GVK: "v1/Pod", N: 6, First: at("2026-08-03T09:00:00Z"), Last: at("2026-08-20T10:15:00Z"), Log: origin(clusterA, "meshvakt-0"), Seq: 31000},
+				{By: ola, GVK: "apps/v1/Deployment", N: 1, First: at("2026-08-03T09:00:00Z"), Last: at("2026-08-03T09:00:00Z"), Log: origin(clusterA, "meshvakt-0"), Seq: 30990}},
+			Standing: 2, StandingFrom: at("2026-08-03T09:05:00Z"), StandingTo: at("2026-08-24T15:00:00Z")},
 		{Cluster: clusterA, UID: "8d3d7f0a-0000-4000-8000-00000000e032", Namespace: "portal", Rules: []string{"mesh-membership/HostNetwork", "sidecar-resources"}, RulesN: 3, Approval: "TwoPerson",
 			Reason: "<b>hot</b> fix, =HYPERLINK(\"http://example.com\")", Reference: "=1+1", By: per, Approver: per,
-			Requested: at("2026-07-19T21:00:00Z"), Granted: at("2026-07-19T21:01:00Z"), Until: at("2026-07-26T00:00:00Z"), End: at("2026-07-26T00:00:00Z"), Ended: "expired", Used: 1},
+			Requested: at("2026-07-19T21:00:00Z"), Granted: at("2026-07-19T21:01:00Z"), Until: at("2026-07-26T00:00:00Z"), End: at("2026-07-26T00:00:00Z"), Ended: "expired",
+			Used: 1, FirstUsed: at("2026-07-19T21:02:00Z"), LastUsed: at("2026-07-19T21:02:00Z"), UsesN: 1, Uses: []verify.Use{{By: per, GVK: networks, N: 1, First: at("2026-07-19T21:02:00Z"), Last: at("2026-07-19T21:02:00Z"), Log: origin(clusterA, "meshvakt-0"), Seq: 27703}}},
 		{Cluster: clusterB, UID: "8d3d7f0a-0000-4000-8000-00000000e033", Namespace: "klinikk", Rules: []string{"node-pools"}, RulesN: 1, Approval: "TwoPerson",
 			Reason: "Prøve av nye noder " + strings.Repeat("og en lang forklaring til ", 18), Reference: "SAK 26/1187", By: "system:serviceaccount:flux-system:kustomize-controller",
 			Requested: at("2026-09-28T10:00:00Z"), Until: at("2026-10-28T00:00:00Z"), End: at("2026-10-28T00:00:00Z")},
 		{Cluster: clusterB, UID: "8d3d7f0a-0000-4000-8000-00000000e034", Namespace: "klinikk", Rules: []string{"node-pools"}, RulesN: 1, Approval: "TwoPerson",
 			Reason: "name\u202egpj.exe\x1b[31m red\nsecond line", Reference: "\u2066X\u2069-1", By: ola, Approver: kari,
-			Requested: at("2026-09-01T10:00:00Z"), Granted: at("2026-09-01T11:00:00Z"), Until: at("2026-12-01T00:00:00Z"), End: at("2026-12-01T00:00:00Z"), Used: 12403},
+			Requested: at("2026-09-01T10:00:00Z"), Granted: at("2026-09-01T11:00:00Z"), Until: at("2026-12-01T00:00:00Z"), End: at("2026-12-01T00:00:00Z"),
+			Used: 12403, FirstUsed: at("2026-09-01T11:00:01Z"), LastUsed: at("2026-09-30T23:00:00Z"), UsesN: 1, Uses: []verify.Use{{By: "system:serviceaccount:klinikk:prober", GVK: "v1/Pod", N: 12403, First: at("2026-09-01T11:00:01Z"), Last: at("2026-09-30T23:00:00Z"), Log: origin(clusterB, "meshvakt-0"), Seq: 900}}},
 	}
 }
 

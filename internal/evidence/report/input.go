@@ -36,6 +36,7 @@ type Told struct {
 	Keys          []string
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
+	AuditLog      bool   // an audit log of API servers
 }
 
 // report is an Input, narrowed to its period and namespaces.
@@ -64,6 +65,8 @@ type namespace struct {
 	name      string
 	verdict   verify.Verdict
 	intervals []verify.Interval
+	// moments are those that lie in the period for certain.
+	moments []verify.Moment
 }
 
 // uncovered stands for the text, in the language of the page, of time that no log tells of.
@@ -85,14 +88,16 @@ func narrow(in Input) (*report, error) {
 		if to.IsZero() {
 			to = e.Until
 		}
-		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested))
+		return r.asked(e.Namespace) && (r.touches(from, to) || r.within(e.Requested) || e.Used > 0 && r.touches(e.FirstUsed, e.LastUsed))
 	})
 	r.refusals = keep(res.Refusals.List, func(d verify.Refusal) bool { return r.asked(d.Namespace) && r.within(d.At) })
 	r.findings = keep(res.Findings, func(f verify.Finding) bool {
 		return r.asked(f.Namespace) && (f.From.IsZero() || r.touches(f.From, f.To))
 	})
 	r.changes = keep(res.Changes, func(c verify.Change) bool { return r.within(c.At) })
-	r.fixes = keep(res.Remediations, func(m verify.Remediation) bool { return r.asked(m.Namespace) && r.touches(m.After, m.Done) })
+	r.fixes = keep(res.Remediations, func(m verify.Remediation) bool {
+		return r.asked(m.Namespace) && r.touches(cmpTime(m.After, m.Found), m.Done)
+	})
 	r.runs = keep(res.Runs, func(run verify.Run) bool { return r.touches(run.Started, run.Last) })
 	r.keys = keep(res.Keys, func(k verify.Key) bool { return r.within(k.At) })
 	if listed := uint64(len(res.Refusals.List)); res.Refusals.Total+res.Refusals.Errors > listed {
@@ -100,7 +105,8 @@ func narrow(in Input) (*report, error) {
 	}
 	r.answer = r.findAnswer()
 	for _, t := range res.Namespaces {
-		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals)}
+		n := namespace{t.Cluster, t.Namespace, r.verdict(t.Cluster, t.Namespace), r.whole(t.Intervals), nil}
+		n.moments = keep(t.Moments, func(m verify.Moment) bool { return !m.From.Before(r.From) && !m.To.After(r.To) })
 		// One that no guard selected in all of the period is in no scope, unless it was asked for.
 		if len(r.Namespaces) == 0 && n.sums(r.From, r.To).whole() > 0 || len(r.Namespaces) > 0 && r.asked(t.Namespace) {
 			r.namespaces = append(r.namespaces, n)

@@ -195,19 +195,26 @@ func (v view) span(from, to time.Time) cell {
 	return c
 }
 
-// unobserved are all intervals but those observed, of all namespaces.
+// unobserved are all intervals but those observed, of all namespaces, and moments of which it is not known when they
+// were.
 func (v view) unobserved() table {
 	type line struct {
 		namespace
 		verify.Interval
+		atLeast time.Duration
 	}
 	var lines []line
 	for _, n := range v.namespaces {
+		from := len(lines)
 		for _, in := range n.intervals {
 			if in.Grade != verify.Observed {
-				lines = append(lines, line{n, in})
+				lines = append(lines, line{n, in, 0})
 			}
 		}
+		for _, m := range n.moments {
+			lines = append(lines, line{n, verify.Interval{From: m.From, To: m.To, Grade: verify.Violated, Why: m.Why}, m.AtLeast})
+		}
+		slices.SortStableFunc(lines[from:], func(a, b line) int { return a.From.Compare(b.From) })
 	}
 	t := v.table("intervals", "namespace", "grade", "from", "to", "duration", "mode", "why")
 	if len(v.namespaces) == 0 {
@@ -222,8 +229,13 @@ func (v view) unobserved() table {
 		if mode == "" {
 			mode = "–"
 		}
+		length := v.l.duration(in.To.Sub(in.From), up)
+		if in.atLeast > 0 {
+			length = v.l.text("atLeast", v.l.duration(in.atLeast, down))
+			why = append(why, part{v.l.text("sometime"), "quiet"})
+		}
 		return []cell{v.where(in.cluster, in.name), parts(part{v.l.word("grade", string(in.Grade)), "grade k-" + class(in.Grade)}), nowrap(v.l.instant(in.From)), nowrap(v.l.instant(in.To)),
-			number(v.l.duration(in.To.Sub(in.From), up)), text(mode), parts(why...)}
+			number(length), text(mode), parts(why...)}
 	})
 }
 
@@ -280,9 +292,29 @@ func (v view) exceptionTable() table {
 		return []cell{parts(part{e.Namespace, "name"}, part{v.cluster(e.Cluster), "quiet"}, part{shown(e.UID, 64), "quiet code"}),
 			parts(part{v.l.subject(e.By), "code"}, part{approver, "code"}, part{same, "flag"}, part{v.l.word("approval", e.Approval), "quiet"}),
 			parts(rules...), parts(part{v.l.prose(e.Reference), "said name"}, part{v.l.prose(e.Reason), "said"}),
-			parts(part{granted, ""}, part{v.l.instant(e.Until), ""}), ended,
-			parts(part{v.l.text("used", v.l.number(e.Used)), ""}, part{v.l.text("standing", v.l.number(e.Standing)), "quiet"})}
+			parts(part{granted, ""}, part{v.l.instant(e.Until), ""}), ended, v.usesOf(e)}
 	})
+}
+
+// usesOf says whether an exception was used, when first and last, by whom and for what.
+func (v view) usesOf(e verify.Exception) cell {
+	if e.Used == 0 && e.Standing == 0 {
+		return parts(part{v.l.text("unused"), ""})
+	}
+	list := []part{{v.l.text("used", v.l.number(e.Used)), ""}}
+	if e.Used > 0 {
+		list = append(list, part{v.l.text("fromTo", v.l.instant(e.FirstUsed), v.l.instant(e.LastUsed)), "quiet"})
+	}
+	for _, u := range e.Uses {
+		list = append(list, part{v.l.number(u.N) + " × " + kind(u.GVK), ""}, part{v.l.subject(u.By), "quiet code"})
+	}
+	if more := e.UsesN - len(e.Uses); more > 0 {
+		list = append(list, part{"+ " + v.l.int(more), ""})
+	}
+	if e.Standing > 0 {
+		list = append(list, part{v.l.text("standing", v.l.number(e.Standing)), ""}, part{v.l.text("fromTo", v.l.instant(e.StandingFrom), v.l.instant(e.StandingTo)), "quiet"})
+	}
+	return parts(list...)
 }
 
 // refusalCounts has a column for each month, where there are few enough and all refusals are listed.

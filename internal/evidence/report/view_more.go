@@ -27,6 +27,10 @@ func short(hash string) string { return hash[:min(len(hash), 16)] }
 func (v view) fixTable() table {
 	return fill(v, v.table("remediations", "namespace", "what", "bounds", "done", "outcome", "record"), v.fixes, func(m verify.Remediation) []cell {
 		bounds := v.span(m.After, m.Found)
+		if m.After.IsZero() {
+			bounds = parts(part{v.l.instant(m.After), ""}, part{v.l.instant(m.Found), ""})
+			bounds.Nowrap = true
+		}
 		outcome := part{v.l.word("outcome", m.Outcome), ""}
 		if m.Outcome != "done" {
 			outcome.Class = "flag"

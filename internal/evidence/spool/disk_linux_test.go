@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // mount gives a small file system of its own, or skips and says why. again takes it down,
@@ -26,7 +28,7 @@ func mount(t *testing.T, kind string) (dir string, again func()) {
 		t.Fatal(err)
 	}
 	args := []string{"-t", "tmpfs", "-o", "size=8m", "spool", dir}
-	image := filepath.Join(t.TempDir(), "image")
+	image := filepath.Join(tmpfs.TempDir(t), "image")
 	if kind != "tmpfs" {
 		if err := os.WriteFile(image, nil, 0o600); err != nil {
 			t.Fatal(err)

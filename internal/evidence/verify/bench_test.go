@@ -103,7 +103,7 @@ func BenchmarkIntervals(b *testing.B) {
 	s := scene{span: span{0, 1 << 50}}
 	v := view{span: s.span, log: "meshvakt-0", steps: []step{{}}}
 	for i := range int64(1000) {
-		v.steps = append(v.steps, step{i << 30, i<<30 + 1000, standing{guarded: true, least: "STRICT", inputs: inputs{hash: record.Hash{byte(i)}}}})
+		v.steps = append(v.steps, step{from: i << 30, certain: i<<30 + 1000, standing: standing{guarded: true, least: "STRICT", inputs: inputs{hash: record.Hash{byte(i)}}}})
 	}
 	s.views = []view{v}
 	for b.Loop() {

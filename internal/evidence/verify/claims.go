@@ -181,7 +181,7 @@ func (f *fleet) distrust(a *Answer) {
 
 // answerOf judges one namespace.
 func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
-	n := NamespaceAnswer{Cluster: t.Cluster, Namespace: t.Namespace, Verdict: Holds, Intervals: []Interval{}}
+	n := NamespaceAnswer{Cluster: t.Cluster, Namespace: t.Namespace, Verdict: Holds, Intervals: []Interval{}, Moments: []Moment{}}
 	var within []Interval
 	untold := func(from, to time.Time) {
 		if from.Before(to) {
@@ -202,7 +202,7 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 	all := c.Namespaces[0] == "*"
 	for _, in := range within {
 		switch {
-		case in.Grade == Observed, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
+		case in.Grade == Observed, in.Grade == ObservedByAudit, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
 			continue
 		case in.Grade == Violated:
 			n.Verdict = IsViolated
@@ -210,6 +210,11 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 			n.Verdict = NotProvable
 		}
 		n.Intervals = append(n.Intervals, in)
+	}
+	for _, m := range t.Moments {
+		if !m.From.Before(c.From) && !m.To.After(c.To) {
+			n.Verdict, n.Moments = IsViolated, append(n.Moments, m)
+		}
 	}
 	_, n.Durations = sum(within)
 	if all && !slices.ContainsFunc(within, func(in Interval) bool { return !in.Unguarded }) {

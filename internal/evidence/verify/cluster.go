@@ -16,6 +16,8 @@ const (
 	explainBefore = 5 * time.Minute
 	// explainAfter is how far the clocks of two nodes may be apart for it.
 	explainAfter = time.Minute
+	// goneWithin is how long the end of a namespace may take. What is in it goes first, and the webhook is not asked.
+	goneWithin = 15 * time.Minute
 )
 
 // cluster is what the logs of all replicas of one cluster tell.
@@ -23,11 +25,12 @@ type cluster struct {
 	uid     string
 	span    span
 	ledgers []*ledger
+	audit   *Audit // nil without one
 
 	findings      []Finding
 	gaps          []Gap
 	runs          []Run
-	changes       []Change
+	changes       map[changeKey]Change
 	remediations  []Remediation
 	keys          []Key
 	exceptions    map[string]*exception
@@ -40,6 +43,8 @@ type cluster struct {
 	// allowed is in pieces, each sorted once it is full: one list of millions would be copied again and again.
 	allowed [][]allowed
 	inputs  map[inputChange]inputSeen
+	// gone are the times at which a namespace was seen to be no more.
+	gone map[string][]int64
 }
 
 // exception is one in the making.
@@ -50,6 +55,8 @@ type exception struct {
 	requester string
 	log       string
 	seq       int64
+	uses      map[useKey][]used
+	regranted time.Time // when it was told last that it was granted
 }
 
 // allowed is a request that was: of which object, to what, and when.
@@ -67,14 +74,15 @@ type inputChange struct {
 type inputSeen struct {
 	span
 	name [12]byte // the object for a request that could not know its UID yet
-	gvk  string
+	what string   // for people
 	log  string
 	seq  int64
 	keys bool // the digests before and behind were made with different keys
 }
 
 func newCluster(uid string) *cluster {
-	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{}, inputs: map[inputChange]inputSeen{}}
+	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{},
+		changes: map[changeKey]Change{}, inputs: map[inputChange]inputSeen{}, gone: map[string][]int64{}}
 }
 
 func (c *cluster) spread(t time.Time) {
@@ -97,8 +105,11 @@ func compareRefusals(a, b Refusal) int {
 func (c *cluster) exception(o *record.Object) *exception {
 	e := c.exceptions[o.UID]
 	if e == nil {
-		e = &exception{Exception: Exception{Cluster: c.uid, UID: o.UID, Namespace: o.Namespace, Name: o.Name, Rules: []string{}}}
+		e = &exception{Exception: Exception{Cluster: c.uid, UID: o.UID, Namespace: o.Namespace, Rules: []string{}, Uses: []Use{}}, uses: map[useKey][]used{}}
 		c.exceptions[o.UID] = e
+	}
+	if e.Name == "" { // one that was met in a decision has none yet
+		e.Name = o.Name
 	}
 	return e
 }
@@ -161,10 +172,8 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key}
 	note := func(o *record.Object, deleted bool) {
 		key := inputChange{objectKey(o), digestKey(o.Digest, deleted), o.Namespace}
-		seen.gvk, seen.name = o.GVK, nameKey(o)
-		if old, is := l.cluster.inputs[key]; !is || seen.to < old.to {
-			l.cluster.inputs[key] = seen
-		}
+		seen.what, seen.name = "a "+o.GVK+" changed", nameKey(o)
+		l.cluster.changed(key, seen)
 	}
 	for i := range now.inputs {
 		o := &now.inputs[i].Object
@@ -192,6 +201,25 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	}
 }
 
+// changed notes what must have a request, as the replica tells that has seen it first.
+func (c *cluster) changed(key inputChange, seen inputSeen) {
+	if old, is := c.inputs[key]; !is || seen.to < old.to {
+		c.inputs[key] = seen
+	}
+}
+
+// A namespace that is guarded no longer has been changed, or some MeshGuard has.
+func unguards() [12]byte { return short("unguarded") }
+func anyGuard() [12]byte { return short("guards") }
+
+// unguarded notes that no guard selects a namespace any more.
+func (l *ledger) unguarded(r *record.Row, after time.Time) {
+	e := int64(l.errors)
+	l.cluster.changed(inputChange{short("uid", r.UID), unguards(), r.Namespace}, inputSeen{
+		span: span{instant(after) - e, instant(l.head.Time) + e}, name: anyGuard(), what: "the namespace is guarded no longer", log: l.log.Origin, seq: int64(l.head.Seq),
+	})
+}
+
 // unexplained are changes that no allowed request accounts for: they went past the webhook.
 func (c *cluster) unexplained() []Finding {
 	if n := len(c.allowed); n > 0 {
@@ -199,11 +227,11 @@ func (c *cluster) unexplained() []Finding {
 	}
 	var list []Finding
 	for key, seen := range c.inputs {
-		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) {
+		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) || c.endedWith(&key, &seen) {
 			continue
 		}
 		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
-			From: timeOf(seen.from), To: timeOf(seen.to), What: "a " + seen.gvk + " changed, and no request that was allowed accounts for it"})
+			From: timeOf(seen.from), To: timeOf(seen.to), What: seen.what + ", and no request that was allowed accounts for it"})
 	}
 	return list
 }
@@ -220,6 +248,13 @@ func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
 		}
 	}
 	return false
+}
+
+// endedWith reports whether an object went because its namespace did.
+func (c *cluster) endedWith(key *inputChange, seen *inputSeen) bool {
+	return key.digest == digestKey("", true) && slices.ContainsFunc(c.gone[key.namespace], func(at int64) bool {
+		return seen.from <= at && at <= seen.to+int64(goneWithin)
+	})
 }
 
 // pieceOf is how many allowed requests are kept in one piece.

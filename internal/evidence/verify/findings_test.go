@@ -44,6 +44,54 @@ func TestFindings(t *testing.T) {
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
 			b.state(seconds(2), seconds(1), row)
 		}, []string{FindingUnexplained}},
+		"a namespace that is guarded no longer past the webhook": {func(b *book) {
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a namespace that a request takes from its guard": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "payments", Name: b.pseudonyms.Object("v1/Namespace", "payments", "payments"), UID: "uid-payments"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, nil},
+		"a request for another namespace": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "journal", Name: b.pseudonyms.Object("v1/Namespace", "journal", "journal"), UID: "uid-journal"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a guard that lets go of a namespace": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: b.pseudonyms.Object("g", "", "default"), UID: "g"})
+			b.leave(seconds(2), seconds(1), "unguarded", "payments")
+		}, nil},
+		"a guard that was changed long before": {func(b *book) {
+			b.allow(seconds(1), "UPDATE", record.Object{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: b.pseudonyms.Object("g", "", "default"), UID: "g"})
+			for m := range 6 {
+				b.beat(seconds(60*m + 3))
+			}
+			b.leave(seconds(313), seconds(312), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that goes with its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, nil},
+		"a policy that goes before its namespace is guarded no more": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			b.allow(seconds(39), "UPDATE", record.Object{GVK: "v1/Namespace", Namespace: "payments", Name: b.pseudonyms.Object("v1/Namespace", "payments", "payments"), UID: "uid-payments"})
+			b.leave(seconds(40), seconds(39), "unguarded", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that goes long before its namespace": {func(b *book) {
+			row := b.row("payments", "PERMISSIVE", 0, 1)
+			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
+			b.state(seconds(2), seconds(1), row)
+			for m := range 15 {
+				b.beat(seconds(60*m + 3))
+			}
+			b.leave(seconds(903), seconds(902), "gone", "payments")
+		}, []string{FindingUnexplained}},
+		"a policy that changes before its namespace goes": {func(b *book) {
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+			b.leave(seconds(40), seconds(39), "gone", "payments")
+		}, []string{FindingUnexplained}},
 		"who asks approves": {func(b *book) {
 			who := b.pseudonyms.Subject("ola")
 			b.add(seconds(1), &record.ExceptionRequested{Object: exception(b), By: who, Selector: b.pseudonyms.Digest(nil), Approval: "TwoPerson", Reason: "r", Reference: "t", Until: until})
@@ -196,7 +244,9 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 // A cluster whose logs are named by who verifies, and not given, is not left out of the answer.
 func TestAClusterThatIsMissing(t *testing.T) {
 	b := quiet("meshvakt-0", 4)
-	origin := func(cluster, replica, shard string) string { return strings.Join([]string{testName, cluster, replica, shard}, "/") }
+	origin := func(cluster, replica, shard string) string {
+		return strings.Join([]string{testName, cluster, replica, shard}, "/")
+	}
 	var own []string
 	for _, s := range b.shards {
 		own = append(own, s.key.public)

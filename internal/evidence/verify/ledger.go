@@ -93,6 +93,7 @@ type lastBeat struct {
 	mono    time.Duration
 	boot    string
 	err     time.Duration
+	quiet   time.Duration // how long the watch that was heard least recently has been silent
 	watches map[string]uint64
 	good    bool
 }

@@ -84,6 +84,7 @@ func arrange(list []*opened) {
 // reading is what verifying logs has come to.
 type reading struct {
 	trust    *Trust
+	audit    *Audit              // nil without one
 	announce map[string][]string // keys of logs that verified logs have announced, by origin
 	trusted  map[string]string   // how far: TrustChained or TrustOwn
 	problems []Problem
@@ -219,6 +220,11 @@ func (f *follower) entry(seq int64, line []byte) error {
 		return nil
 	}
 	f.chain = next
+	if f.audit != nil {
+		if err := f.audit.agrees(f.log.Origin, r.Seq, next.Last()); err != nil {
+			f.problem(f.log.Origin, seq, err.Error())
+		}
+	}
 	f.kinds[string(r.Body.Kind())]++
 	if !f.boots[r.Boot] {
 		f.boots[r.Boot] = true

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -20,7 +21,7 @@ func (l *ledger) register(body record.Body) {
 		l.admitted += b.N
 	case *record.Remediation:
 		c.remediations = append(c.remediations, Remediation{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), What: b.What,
-			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: b.After, Found: b.Found, Done: b.Done})
+			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: knownTime(b.After), Found: b.Found, Done: b.Done})
 	case *record.ConfigChanged:
 		l.configChanged(b)
 	case *record.KeyCreated:
@@ -44,13 +45,23 @@ func (l *ledger) key(k Key) {
 func (l *ledger) decision(d *record.Decision) {
 	l.decided++
 	c := l.cluster
+	if c.audit != nil && d.Verdict != "error" { // which is no answer that the API server could note
+		c.audit.decided(l.log.Origin, l.head.Seq, l.head.Time)
+	}
 	if d.BreakGlass {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}
 	if d.Verdict == "allow" {
-		if judged(d.Object.GVK) {
-			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), instant(l.head.Time)})
+		at := instant(l.head.Time)
+		switch {
+		case judged(d.Object.GVK):
+			c.allow(allowed{objectKey(&d.Object), digestKey(d.Object.Digest, d.Operation == "DELETE"), at})
+		case d.Object.GVK == "v1/Namespace":
+			c.allow(allowed{objectKey(&d.Object), unguards(), at})
+		case strings.HasSuffix(d.Object.GVK, "/MeshGuard"):
+			c.allow(allowed{anyGuard(), unguards(), at})
 		}
+		l.relies(d)
 		return
 	}
 	r := Refusal{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, Operation: d.Operation, GVK: d.Object.GVK,
@@ -75,9 +86,8 @@ func (l *ledger) decision(d *record.Decision) {
 }
 
 func (l *ledger) configChanged(g *record.ConfigChanged) {
-	c := l.cluster
-	c.changes = append(c.changes, Change{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
-		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason})
+	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
+		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason, Seen: 1})
 	if g.Weaker {
 		l.finding(FindingWeakened, "", l.head.Time, l.head.Time, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
 	}
@@ -223,13 +233,13 @@ func (l *ledger) exception(body record.Body) {
 			e.log, e.seq, e.requester = l.log.Origin, int64(l.head.Seq), b.For.ID
 			e.sure = instant(at) + int64(l.errors)
 		}
+		if at.After(e.regranted) {
+			e.regranted = at
+		}
 		e.until(b.Until)
 	case *record.ExceptionUsed:
-		e := l.cluster.exception(&b.Object)
-		if b.How == "standing" {
-			e.Standing = max(e.Standing, b.N)
-		} else {
-			e.Used += b.N
+		if b.How == "standing" { // what was admitted is counted by decisions
+			l.cluster.exception(&b.Object).stands(b)
 		}
 	case *record.ExceptionRevoked:
 		e := l.cluster.exception(&b.Object)
@@ -246,4 +256,12 @@ func first(known *time.Time, at time.Time) bool {
 	}
 	*known = at
 	return true
+}
+
+// knownTime is zero for the time by which a record says that it is not known.
+func knownTime(t time.Time) time.Time {
+	if t.Equal(time.Unix(0, 0)) {
+		return time.Time{}
+	}
+	return t
 }

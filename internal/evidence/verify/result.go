@@ -22,6 +22,25 @@ type Result struct {
 	Runs         []Run         `json:"runs"`
 	Keys         []Key         `json:"keys"`
 	Claims       []Answer      `json:"claims"`
+	// Audit is how logs and the audit log of the API server agree, nil where none was given.
+	Audit *AuditLog `json:"audit,omitempty"`
+}
+
+// AuditLog is an audit log that logs were held against.
+type AuditLog struct {
+	// Cluster is the UID of the one that its receipts are of, empty without any.
+	Cluster string    `json:"cluster"`
+	Events  uint64    `json:"events"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	// Receipts are the records that the API server was told of. Those that are not as it was told are Problems.
+	Receipts uint64 `json:"receipts"`
+	// Decisions are those in the logs that fall into its time, and Untold those of them that it does not have.
+	Decisions uint64 `json:"decisions"`
+	Untold    uint64 `json:"untold"`
+	// Used: it is complete enough to tell of times that no replica saw. Why says what it lacks.
+	Used bool   `json:"used"`
+	Why  string `json:"why"`
 }
 
 // Log is one verified log: a shard of one replica.
@@ -101,19 +120,21 @@ type Finding struct {
 
 // The codes of findings.
 const (
-	FindingUnexplained  = "unexplained-change"   // a change without a request that was allowed
-	FindingSelfApproved = "self-approved"        // who asked for an exception has approved it
-	FindingMissingLog   = "missing-log"          // a replica that others have seen and whose log is not here
-	FindingCounters     = "counters"             // more was counted than is in the log, or less
-	FindingNotAsked     = "not-asked"            // the API server did not ask the webhook
-	FindingHook         = "hook"                 // a webhook configuration is missing, or is changed without a record
-	FindingClock        = "clock"                // wall clock and monotonic clock disagree
-	FindingDisagreement = "replicas-disagree"    // two replicas say for certain what cannot both be
-	FindingWeakened     = "control-weakened"     // the control itself was weakened
-	FindingBreakGlass   = "break-glass"          // allowed without a record at the time
-	FindingMissingShard = "missing-shard"        // a log that another says comes before or behind it
-	FindingMemory       = "durability-memory"    // records were answered for before they were stored
-	FindingNoPrevious   = "no-exception-request" // an exception that was granted and not, in these logs, asked for
+	FindingTail         = "unsealed-receipts"      // the API server was told of records that the log does not have yet, or not any more
+	FindingUnexplained  = "unexplained-change"     // a change without a request that was allowed
+	FindingSelfApproved = "self-approved"          // who asked for an exception has approved it
+	FindingMissingLog   = "missing-log"            // a replica that others have seen and whose log is not here
+	FindingCounters     = "counters"               // more was counted than is in the log, or less
+	FindingNotAsked     = "not-asked"              // the API server did not ask the webhook
+	FindingHook         = "hook"                   // a webhook configuration is missing, or is changed without a record
+	FindingClock        = "clock"                  // wall clock and monotonic clock disagree
+	FindingDisagreement = "replicas-disagree"      // two replicas say for certain what cannot both be
+	FindingWeakened     = "control-weakened"       // the control itself was weakened
+	FindingBreakGlass   = "break-glass"            // allowed without a record at the time
+	FindingMissingShard = "missing-shard"          // a log that another says comes before or behind it
+	FindingMemory       = "durability-memory"      // records were answered for before they were stored
+	FindingNoPrevious   = "no-exception-request"   // an exception that was granted and not, in these logs, asked for
+	FindingNotInForce   = "exception-not-in-force" // an exception let something pass when it was not granted, or not any more
 )
 
 // Grade is how well it is known how a namespace stood.
@@ -122,7 +143,7 @@ type Grade string
 // The grades, best first.
 const (
 	Observed        Grade = "OBSERVED"
-	ObservedByAudit Grade = "OBSERVED-BY-AUDIT" // reserved
+	ObservedByAudit Grade = "OBSERVED-BY-AUDIT"
 	Inferred        Grade = "INFERRED"
 	Excepted        Grade = "EXCEPTED"
 	Unknown         Grade = "UNKNOWN"
@@ -140,7 +161,18 @@ type Timeline struct {
 	Cluster   string     `json:"cluster"`
 	Namespace string     `json:"namespace"`
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 	KPI       KPI        `json:"kpi"`
+}
+
+// Moment is that the namespace was violated between two times, both of which are Unknown, for that long at least. It
+// is not known when in between.
+type Moment struct {
+	From    time.Time     `json:"from"`
+	To      time.Time     `json:"to"`
+	AtLeast time.Duration `json:"atLeastNs"`
+	// Why is as that of a Violated interval.
+	Why string `json:"why"`
 }
 
 // Interval is a time, its end not in it, of one grade.
@@ -224,8 +256,32 @@ type Exception struct {
 	End       time.Time `json:"end"`
 	Ended     string    `json:"ended"` // expired, revoked, shortened, deleted; empty where it goes on
 	EndedBy   string    `json:"endedBy"`
-	Used      uint64    `json:"used"`     // requests that it let pass
-	Standing  uint64    `json:"standing"` // of what was found standing, the most at once
+	// Used counts the requests that it let pass, FirstUsed and LastUsed are zero where there was none.
+	Used      uint64    `json:"used"`
+	FirstUsed time.Time `json:"firstUsed"`
+	LastUsed  time.Time `json:"lastUsed"`
+	// Uses has the MaxUses most frequent by requester and kind; UsesN counts all there are.
+	Uses  []Use `json:"uses"`
+	UsesN int   `json:"usesN"`
+	// Standing is how many objects were found standing by it, the most at once, in scans from StandingFrom to StandingTo.
+	Standing     uint64    `json:"standing"`
+	StandingFrom time.Time `json:"standingFrom"`
+	StandingTo   time.Time `json:"standingTo"`
+}
+
+// MaxUses is how many uses of an exception are listed one by one.
+const MaxUses = 16
+
+// Use is what one subject did with objects of one kind by an exception.
+type Use struct {
+	By    string    `json:"by"`
+	GVK   string    `json:"gvk"`
+	N     uint64    `json:"n"`
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// Log and Seq are of the record of the first.
+	Log string `json:"log"`
+	Seq int64  `json:"seq"`
 }
 
 // Refusals are the requests that were denied.
@@ -263,7 +319,7 @@ type Refusal struct {
 	Verdict   string    `json:"verdict"` // deny or error
 }
 
-// Change is one of the control itself.
+// Change is one of the control itself. Each replica tells of it; Log and Seq are of the first that did.
 type Change struct {
 	Cluster   string    `json:"cluster"`
 	Log       string    `json:"log"`
@@ -277,6 +333,7 @@ type Change struct {
 	By        string    `json:"by"`
 	Request   string    `json:"request"` // empty where it is not known by which it came
 	Reason    string    `json:"reason"`
+	Seen      int       `json:"seen"` // how often it was told
 }
 
 // Remediation is something that Meshvakt has put right, or could not.
@@ -290,7 +347,7 @@ type Remediation struct {
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"`
 	Tries     uint64    `json:"tries"`
-	After     time.Time `json:"after"`
+	After     time.Time `json:"after"` // zero where it is not known
 	Found     time.Time `json:"found"`
 	Done      time.Time `json:"done"`
 }
@@ -391,6 +448,8 @@ type NamespaceAnswer struct {
 	Namespace string          `json:"namespace"`
 	Verdict   Verdict         `json:"verdict"`
 	Durations []GradeDuration `json:"durations"`
-	// Intervals are those that speak against the claim.
+	// Intervals are those that speak against the claim, and Moments too. A moment that may lie outside of the claimed
+	// time is none of them.
 	Intervals []Interval `json:"intervals"`
+	Moments   []Moment   `json:"moments"`
 }

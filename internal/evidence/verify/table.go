@@ -109,6 +109,11 @@ func (l *ledger) state(s *record.State) error {
 		if !old {
 			return fmt.Errorf("namespace %q leaves a table that it is not in", ns)
 		}
+		if s.What == "gone" {
+			l.cluster.gone[ns] = append(l.cluster.gone[ns], instant(l.head.Time))
+		} else {
+			l.unguarded(&s.Row, s.After)
+		}
 		l.step(ns, s.After, standing{})
 		delete(l.table.rows, ns)
 		l.table.valid = false
@@ -130,13 +135,13 @@ func (l *ledger) state(s *record.State) error {
 // step adds to the history of a namespace.
 func (l *ledger) step(ns string, after time.Time, s standing) {
 	history := l.history[ns]
-	narrow := step{min(instant(after), instant(l.head.Time)), instant(l.head.Time), s}
+	narrow := step{from: min(instant(after), instant(l.head.Time)), certain: instant(l.head.Time), standing: s}
 	l.history[ns] = append(history, told{l.order, narrow.widened(l.errors)})
 	l.pending = append(l.pending, pendingStep{ns, len(history), narrow})
 }
 
 func (s step) widened(by time.Duration) step {
-	s.from, s.certain = s.from-int64(by), s.certain+int64(by)
+	s.from, s.certain, s.error = s.from-int64(by), s.certain+int64(by), s.error+int64(by)
 	return s
 }
 
@@ -150,6 +155,9 @@ func (l *ledger) beat(b *record.Beat) error {
 		return fmt.Errorf("the states so far do not make the table of the beat: %d rows, %s; the beat says %d rows, %s", len(l.table.rows), l.table.digest(), b.RowsN, b.Table)
 	}
 	here := &lastBeat{time: l.head.Time, mono: l.head.Mono, boot: l.head.Boot, watches: map[string]uint64{}, good: len(b.Watches) > 0}
+	for _, w := range b.Watches {
+		here.quiet = max(here.quiet, time.Duration(min(w.QuietMillis, 1<<40))*time.Millisecond)
+	}
 	here.err = time.Duration(min(b.Clock.MaxErrorMicros, 1<<40)) * time.Microsecond
 	if b.Clock.Unsynchronised {
 		here.err = max(here.err, unsynchronisedError)
@@ -189,9 +197,11 @@ func (l *ledger) see(here *lastBeat) {
 		here.mono-last.mono <= l.patience() && here.time.After(last.time)
 	same := unbroken && maps.Equal(last.watches, here.watches)
 	at, e := instant(here.time), int64(here.err)
+	// What came after the API server was last heard has not been seen yet; it will have been, if a later beat heard more.
+	heard := at - e - int64(here.quiet)
 	switch {
 	case same && l.seen != nil:
-		l.seen.to = max(l.seen.to, at-e)
+		l.seen.to = max(l.seen.to, heard)
 	default:
 		l.close()
 		if !here.good {
@@ -201,7 +211,7 @@ func (l *ledger) see(here *lastBeat) {
 		if last != nil {
 			from = max(e, int64(last.err)) // what was told before may be uncertain for so long
 		}
-		l.seen = &sight{span: span{at + from, at - e}, begin: l.order}
+		l.seen = &sight{span: span{at + from, heard}, begin: l.order}
 		// Since the snapshot after the watches began anew, all was seen again.
 		if r := l.relisted; unbroken && r != nil {
 			l.seen.from, l.seen.begin = instant(r.at)+max(e, int64(last.err)), r.order

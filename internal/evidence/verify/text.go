@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -22,9 +23,17 @@ func (r *Result) WriteText(w io.Writer) error {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
 			p.intervals(t.Intervals, false, "    ")
+			p.moments(t.Moments)
 		}
 	}
 	p.logs(r)
+	p.exceptions(r.Exceptions)
+	if a := r.Audit; a != nil {
+		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
+		if !a.Used {
+			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+		}
+	}
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
@@ -74,6 +83,7 @@ func (p *printer) claim(a *Answer) {
 func (p *printer) namespace(n *NamespaceAnswer, indent string) {
 	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
 	p.intervals(n.Intervals, true, indent+"  ")
+	p.moments(n.Moments)
 }
 
 // fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
@@ -147,6 +157,16 @@ func (p *printer) intervals(list []Interval, all bool, indent string) {
 	}
 }
 
+func (p *printer) moments(list []Moment) {
+	for i, m := range list {
+		if i == maxListed {
+			p.line("    ... and %d more; -o json has all", len(list)-maxListed)
+			return
+		}
+		p.line("    %s for at least %s, some time between %s and %s: %s", Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
+	}
+}
+
 func (p *printer) logs(r *Result) {
 	for i := range r.Logs {
 		l := &r.Logs[i]
@@ -160,6 +180,34 @@ func (p *printer) logs(r *Result) {
 			p.line("  its key is known from the log itself: it is shown to be whole, and not who has written it")
 		case TrustChained:
 			p.line("  its key was announced by the log before it")
+		}
+	}
+}
+
+// exceptions says who got them, and whether they were used.
+func (p *printer) exceptions(list []Exception) {
+	for i := range list {
+		if i == maxListed {
+			p.line("... and %d exceptions more; -o json has all", len(list)-maxListed)
+			return
+		}
+		e := &list[i]
+		if e.Granted.IsZero() {
+			p.line("exception %s, namespace %s: asked for by %s, not granted", e.UID, e.Namespace, cmp.Or(e.By, "somebody"))
+		} else {
+			p.line("exception %s, namespace %s: asked for by %s, granted by %s, %s to %s, %q", e.UID, e.Namespace, cmp.Or(e.By, "somebody"), cmp.Or(e.Approver, "nobody"), stamp(e.Granted), stamp(e.End), e.Reference)
+		}
+		switch {
+		case e.Used > 0:
+			p.line("  used by %d requests, %s to %s", e.Used, stamp(e.FirstUsed), stamp(e.LastUsed))
+		case e.Standing == 0:
+			p.line("  not used")
+		}
+		if e.Standing > 0 {
+			p.line("  at most %d objects stood by it at once, %s to %s", e.Standing, stamp(e.StandingFrom), stamp(e.StandingTo))
+		}
+		for _, u := range e.Uses {
+			p.line("    %d requests about %s by %s, from %s#%d on", u.N, u.GVK, cmp.Or(u.By, "somebody"), u.Log, u.Seq)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -19,12 +20,17 @@ type Options struct {
 	// time to count as seen. Borders are widened by the error in any case.
 	MaxClockError time.Duration
 	Claims        []Claim
+	// Audit is the audit log of a cluster's API servers, nil without one.
+	Audit *Audit
 }
 
 // Verify reads all sources and tells what they prove. An error says that it could not be
 // done; what is wrong with the logs is in the result.
 func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) {
-	r := &reading{trust: o.Trust, announce: map[string][]string{}, trusted: map[string]string{}}
+	if o.Audit != nil {
+		o.Audit.finish()
+	}
+	r := &reading{trust: o.Trust, audit: o.Audit, announce: map[string][]string{}, trusted: map[string]string{}}
 	list, err := r.openAll(ctx, sources)
 	if err != nil {
 		return nil, err
@@ -40,6 +46,7 @@ func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) 
 		}
 		list = list[n:]
 	}
+	f.ends()
 	return f.result(), nil
 }
 
@@ -93,6 +100,9 @@ func (f *fleet) replica(ctx context.Context, shards []*opened) error {
 	c := f.clusters[g.Cluster]
 	if c == nil {
 		c = newCluster(g.Cluster)
+		if a := f.options.Audit; a != nil && a.out.Cluster == g.Cluster {
+			c.audit = a
+		}
 		f.clusters[g.Cluster] = c
 	}
 	l := newLedger(c, g.Replica, f.options.MaxClockError)
@@ -133,6 +143,10 @@ func (f *fleet) result() *Result {
 	out.Findings, out.Namespaces, out.Gaps, out.Exceptions = []Finding{}, []Timeline{}, []Gap{}, []Exception{}
 	out.Changes, out.Remediations, out.Runs, out.Keys, out.Claims = []Change{}, []Remediation{}, []Run{}, []Key{}, []Answer{}
 	out.Refusals = Refusals{Counts: []RefusalCount{}, List: []Refusal{}}
+	if a := f.options.Audit; a != nil {
+		a.judge(f.clusters)
+		out.Audit = &a.out
+	}
 	uids := make([]string, 0, len(f.clusters))
 	for uid := range f.clusters {
 		uids = append(uids, uid)
@@ -194,6 +208,7 @@ func (c *cluster) tell(out *Result) {
 	c.notAsked()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
+		c.sumUses(e)
 		c.judge(e)
 		out.Exceptions = append(out.Exceptions, e.Exception)
 		if !e.Granted.IsZero() {
@@ -201,7 +216,7 @@ func (c *cluster) tell(out *Result) {
 		}
 	}
 	for _, ns := range c.namespaces() {
-		s := scene{span: c.span, absences: absences, exemptions: exemptions[ns]}
+		s := scene{span: c.span, absences: absences, exemptions: exemptions[ns], unchanged: c.unchangedIn(ns)}
 		for _, l := range c.ledgers {
 			s.views = append(s.views, l.views(ns)...)
 		}
@@ -210,7 +225,8 @@ func (c *cluster) tell(out *Result) {
 			c.findings = append(c.findings, Finding{Code: FindingDisagreement, Cluster: c.uid, Namespace: ns, Seq: -1, From: timeOf(x.from), To: timeOf(x.to),
 				What: "replicas saw what cannot both be: " + strings.Join(x.logs, ", ")})
 		}
-		out.Namespaces = append(out.Namespaces, Timeline{c.uid, ns, intervals, c.kpi(ns, intervals)})
+		moments := s.moments(intervals)
+		out.Namespaces = append(out.Namespaces, Timeline{c.uid, ns, intervals, moments, c.kpi(ns, intervals, moments)})
 	}
 	c.trimRefusals()
 	out.Refusals.Total += c.refused
@@ -220,7 +236,7 @@ func (c *cluster) tell(out *Result) {
 		count.N = n
 		out.Refusals.Counts = append(out.Refusals.Counts, count)
 	}
-	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), append(out.Changes, c.changes...)
+	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), slices.AppendSeq(out.Changes, maps.Values(c.changes))
 	out.Remediations, out.Runs, out.Keys = append(out.Remediations, c.remediations...), append(out.Runs, c.runs...), append(out.Keys, c.keys...)
 }
 
@@ -233,8 +249,22 @@ func (c *cluster) namespaces() []string {
 	return slices.Compact(list)
 }
 
-func (c *cluster) kpi(ns string, list []Interval) KPI {
-	k := KPI{Refused: c.refusedIn[ns]}
+// unchangedIn is what the audit log has to say of times that nobody of ours saw.
+func (c *cluster) unchangedIn(ns string) func(span) bool {
+	if c.audit == nil || !c.audit.out.Used {
+		return nil
+	}
+	guarded := func(other string) bool {
+		return slices.ContainsFunc(c.ledgers, func(l *ledger) bool { return len(l.history[other]) > 0 })
+	}
+	return func(hole span) bool { return c.audit.unchanged(ns, hole, guarded) }
+}
+
+func (c *cluster) kpi(ns string, list []Interval, moments []Moment) KPI {
+	k := KPI{Refused: c.refusedIn[ns], Violations: len(moments)}
+	for i := range moments {
+		k.LongestViolation = max(k.LongestViolation, moments[i].AtLeast)
+	}
 	k.Total, k.Durations = sum(list)
 	open := time.Duration(0)
 	for i := range list {

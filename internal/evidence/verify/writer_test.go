@@ -249,6 +249,13 @@ func (b *book) state(at, after time.Duration, row record.Row) {
 	b.add(at, &record.State{What: "set", After: epoch().Add(after + b.wall), Row: row})
 }
 
+// leave takes the row of a namespace out of the table.
+func (b *book) leave(at, after time.Duration, what, ns string) {
+	row := b.rows[ns]
+	delete(b.rows, ns)
+	b.add(at, &record.State{What: what, After: epoch().Add(after + b.wall), Row: row})
+}
+
 func (b *book) beat(at time.Duration, change ...func(*record.Beat)) {
 	var hashes []record.Hash
 	var names []string
@@ -283,9 +290,13 @@ func (b *book) policy(ns string, n uint64) record.Object {
 
 // decide is an allowed change of the policy.
 func (b *book) decide(at time.Duration, ns string, n uint64) {
+	b.allow(at, "UPDATE", b.policy(ns, n))
+}
+
+func (b *book) allow(at time.Duration, operation string, o record.Object) {
 	b.counts.In++
 	b.counts.Written++
-	b.add(at, &record.Decision{Request: fmt.Sprintf("r-%d-%s", n, b.replica), Operation: "UPDATE", Object: b.policy(ns, n), By: b.pseudonyms.Subject("ola@example.org"),
+	b.add(at, &record.Decision{Request: fmt.Sprintf("r-%d-%s", o.Generation, b.replica), Operation: operation, Object: o, By: b.pseudonyms.Subject("ola@example.org"),
 		Guards: b.pseudonyms.Digest([]byte("guards")), Verdict: "allow"})
 }
 

@@ -146,10 +146,10 @@ func (s *stage) sealed(dir string, after time.Time) error {
 // run shows a command of Meshvakt's, which must end in this way and say that.
 func (s *stage) run(exit int, says string, args ...string) error {
 	shown := strings.Join(args, " ")
-	fmt.Printf("\n   $ meshvakt %s\n", strings.ReplaceAll(shown, s.plane.Dir, "."))
+	fmt.Printf("\n   $ meshvakt %s\n", s.shown.Replace(shown))
 	cmd := exec.CommandContext(s.ctx, s.meshvakt, args...)
 	out, err := cmd.CombinedOutput()
-	fmt.Print(indent(strings.ReplaceAll(string(out), s.plane.Dir, "."), "     "))
+	fmt.Print(indent(s.shown.Replace(string(out)), "     "))
 	fmt.Printf("     (exit %d)\n", cmd.ProcessState.ExitCode())
 	if cmd.ProcessState.ExitCode() != exit || !strings.Contains(string(out), says) {
 		return fmt.Errorf("the command must exit with %d and say %q: %w", exit, says, err)

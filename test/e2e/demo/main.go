@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,7 +51,7 @@ func run(ctx context.Context, keep bool) error {
 			return err
 		}
 	}
-	s := &stage{ctx: ctx, plane: plane, meshvakt: meshvakt.binary}
+	s := &stage{ctx: ctx, plane: plane, meshvakt: meshvakt.binary, shown: strings.NewReplacer(meshvakt.evidence, "./evidence", plane.Dir, ".")}
 	if err := s.play(); err != nil {
 		return err
 	}

@@ -18,7 +18,8 @@ import (
 type stage struct {
 	ctx      context.Context
 	plane    *controlplane.ControlPlane
-	meshvakt string // the binary
+	meshvakt string            // the binary
+	shown    *strings.Replacer // of paths by what people can read
 }
 
 // step is one request and what must come of it.
@@ -230,8 +231,7 @@ func (s *stage) request(st step) error {
 	}
 	fmt.Printf("\n   %s$ kubectl %s\n", st.user, strings.Join(st.args, " "))
 	fmt.Print(indent(st.manifest, "     | "))
-	stdout, stderr, err := s.plane.Kubectl(s.ctx, st.user, st.manifest, st.args...)
-	fmt.Print(indent(stdout+stderr, "     "))
+	stdout, stderr, err := s.ask(st)
 	var exit *exec.ExitError
 	switch {
 	case err != nil && !errors.As(err, &exit):
@@ -247,6 +247,27 @@ func (s *stage) request(st step) error {
 		}
 	}
 	return nil
+}
+
+// asks is how often a request is made whose record cannot be written.
+const asks = 10
+
+// ask makes a request as people do: when the answer is that nothing is wrong but the disk of the
+// evidence, they try again.
+func (s *stage) ask(st step) (stdout, stderr string, err error) {
+	for n := 1; ; n++ {
+		stdout, stderr, err = s.plane.Kubectl(s.ctx, st.user, st.manifest, st.args...)
+		fmt.Print(indent(stdout+stderr, "     "))
+		if err == nil || !strings.Contains(stderr, "EvidenceUnavailable") || n == asks {
+			return stdout, stderr, err
+		}
+		fmt.Print("   (the disk of this machine was too slow for the record; as the answer says, the request is made again)\n")
+		select {
+		case <-s.ctx.Done():
+			return stdout, stderr, s.ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // offline judges the manifests of the story without a cluster.
@@ -269,7 +290,7 @@ func (s *stage) offline() error {
 // cleanUp shows that nothing holds up the deletion of a namespace.
 func (s *stage) cleanUp() error {
 	return s.request(step{"And deleting a namespace is never held up.", controlplane.Developer,
-		[]string{"delete", "namespace", "payments", "journal", "health", "--timeout=60s"}, "", false, []string{"deleted"}})
+		[]string{"delete", "namespace", "payments", "journal", "health", "--ignore-not-found", "--timeout=60s"}, "", false, []string{"deleted"}})
 }
 
 func indent(text, prefix string) string {
