@@ -229,7 +229,7 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespaces\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespaces\nclaim"} {
+	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespace\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespace\nclaim"} {
 		if !strings.Contains(text.String(), line) {
 			t.Errorf("the text lacks %q:\n%s", line, text.String())
 		}

@@ -22,7 +22,7 @@ func (r *Result) WriteText(w io.Writer) error {
 		for i := range r.Namespaces {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
-			p.intervals(t.Intervals, false)
+			p.intervals(t.Intervals, false, "    ")
 			p.moments(t.Moments)
 		}
 	}
@@ -82,7 +82,7 @@ func (p *printer) claim(a *Answer) {
 
 func (p *printer) namespace(n *NamespaceAnswer, indent string) {
 	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
-	p.intervals(n.Intervals, true)
+	p.intervals(n.Intervals, true, indent+"  ")
 	p.moments(n.Moments)
 }
 
@@ -129,14 +129,14 @@ func (c *ClusterAnswer) because() string {
 	case c.Why != "":
 		return ", " + c.Why
 	case c.Failed > 0:
-		return fmt.Sprintf(", %d of %d namespaces", c.Failed, c.Namespaces)
+		return fmt.Sprintf(", %d of %d %s", c.Failed, c.Namespaces, plural(c.Namespaces, "namespace"))
 	case c.Namespaces > 0:
-		return fmt.Sprintf(", %d namespaces", c.Namespaces)
+		return fmt.Sprintf(", %d %s", c.Namespaces, plural(c.Namespaces, "namespace"))
 	}
 	return ""
 }
 
-func (p *printer) intervals(list []Interval, all bool) {
+func (p *printer) intervals(list []Interval, all bool, indent string) {
 	n := 0
 	for i := range list {
 		in := &list[i]
@@ -150,10 +150,10 @@ func (p *printer) intervals(list []Interval, all bool) {
 		if len(in.Exceptions) > 0 {
 			why += ", by exception " + strings.Join(in.Exceptions, ", ")
 		}
-		p.line("    %s %s (%s to %s) %s", in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
+		p.line("%s%s %s (%s to %s) %s", indent, in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
 	}
 	if n > maxListed {
-		p.line("    ... and %d more; -o json has all", n-maxListed)
+		p.line("%s... and %d more; -o json has all", indent, n-maxListed)
 	}
 }
 
@@ -245,6 +245,13 @@ func (p *printer) summary(r *Result) {
 	}
 	p.line("logs %d, records %d, problems %d, findings %d, refused %d, answers without a record %d, unexplained changes %d",
 		len(r.Logs), records, len(r.Problems), len(r.Findings), r.Refusals.Total, unlogged, unexplained)
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }
 
 // durations leaves out what did not occur.
