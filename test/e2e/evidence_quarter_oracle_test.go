@@ -28,6 +28,7 @@ const (
 	entersGuard what = iota + 1 // a guard selects the namespace from now on
 	leavesGuard                 // none does any more
 	standsAt                    // the weakest mode that applies in the namespace, from now on
+	flickered                   // it was weaker for no time at all: that it was shows, and not for how long
 	altered                     // what that follows from is not the same any more; the mode is
 	excepted                    // an exception for a weaker mode is in force
 	ended                       // somebody has ended it
@@ -60,7 +61,7 @@ type oracleOfQuarter struct {
 // with which another log begins.
 func (o *oracleOfQuarter) beatBefore(at time.Time) time.Time {
 	from := o.begun
-	if end := time.Date(2024, 10, 1, 0, 0, 0, 0, time.UTC); !at.Before(end) {
+	if end := endOfQuarter(); !at.Before(end) {
 		from = end
 	}
 	return from.Add(at.Sub(from).Truncate(o.beat))
@@ -192,14 +193,19 @@ func (o *oracleOfQuarter) grade(namespace string, at time.Time, seen []stretch) 
 // touched: something was done to the namespace while nobody saw.
 func (o *oracleOfQuarter) touched(namespace string, from, to time.Time) bool {
 	return slices.ContainsFunc(o.deeds, func(d deed) bool {
-		return d.namespace == namespace && !d.at.Before(from) && d.at.Before(to) && slices.Contains([]what{entersGuard, leavesGuard, standsAt, altered}, d.what)
+		return d.namespace == namespace && !d.at.Before(from) && d.at.Before(to) && slices.Contains([]what{entersGuard, leavesGuard, standsAt, altered, flickered}, d.what)
 	})
 }
 
-// verdictOf is what comes of the claim that all of it was STRICT.
-func verdictOf(list []stretch, acceptInferred bool) verify.Verdict {
+// verdictOf is what comes of the claim that a namespace was STRICT for all of a time.
+func (o *oracleOfQuarter) verdict(namespace string, from, to time.Time, acceptInferred bool) verify.Verdict {
 	v := verify.Holds
-	for _, s := range list {
+	if slices.ContainsFunc(o.deeds, func(d deed) bool {
+		return d.what == flickered && d.namespace == namespace && d.at.After(from) && d.at.Before(to)
+	}) {
+		v = verify.NotProvable
+	}
+	for _, s := range o.of(namespace, from, to) {
 		switch {
 		case s.grade == verify.Violated:
 			return verify.IsViolated

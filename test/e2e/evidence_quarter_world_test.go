@@ -44,6 +44,8 @@ type quarter struct {
 	names                      map[string]string // of namespaces, by what they are called in the script
 	dev, platform, admin       client.Client
 	deeds                      []deed
+	expected                   []expected
+	unlogged                   uint64 // answers for which there was no record
 
 	mu      sync.Mutex
 	turn    int                 // guarded by mu; of the balancer
@@ -54,6 +56,8 @@ const beatOfQuarter = 2 * time.Hour
 
 // beginning is half an hour into the quarter, so that its end is between two beats.
 func beginning() time.Time { return time.Date(2024, 7, 1, 0, 30, 0, 0, time.UTC) }
+
+func endOfQuarter() time.Time { return time.Date(2024, 10, 1, 0, 0, 0, 0, time.UTC) }
 
 func (q *quarter) time() time.Time { return beginning().Add(q.now) }
 
@@ -226,9 +230,15 @@ const (
 // bound before which a change now cannot have been lies saidBefore + doneAfter back.
 func (q *quarter) at(day, hour int) {
 	q.t.Helper()
-	beat := time.Duration(24*day+hour) * time.Hour
+	q.just(time.Duration(24*day+hour) * time.Hour)
+	q.t.Logf("%s: day %d, hour %d of the script", q.time().Format(time.DateTime), day, hour)
+}
+
+// just is at for the time of a beat.
+func (q *quarter) just(beat time.Duration) {
+	q.t.Helper()
 	if beat < q.now+saidBefore {
-		q.t.Fatalf("the script goes back to day %d, hour %d, from %s", day, hour, q.now)
+		q.t.Fatalf("the script goes back to %s, from %s", beat, q.now)
 	}
 	for {
 		q.advance(beat - saidBefore)
@@ -247,7 +257,6 @@ func (q *quarter) at(day, hour int) {
 	}
 	q.advance(beat + doneAfter - 4*time.Second)
 	q.advance(beat + doneAfter)
-	q.t.Logf("%s: day %d, hour %d of the script", q.time().Format(time.DateTime), day, hour)
 }
 
 // unheard tells of a watch that, by the beat of now, has not told yet what was said before it.
