@@ -197,7 +197,7 @@ func (o *oracleOfQuarter) touched(namespace string, from, to time.Time) bool {
 	})
 }
 
-// verdictOf is what comes of the claim that a namespace was STRICT for all of a time.
+// verdict is what comes of the claim that a namespace was STRICT for all of a time.
 func (o *oracleOfQuarter) verdict(namespace string, from, to time.Time, acceptInferred bool) verify.Verdict {
 	v := verify.Holds
 	if slices.ContainsFunc(o.deeds, func(d deed) bool {
