@@ -83,6 +83,7 @@ type evidenceVerifyFlags struct {
 	from, to      string
 	inferred      bool
 	maxClockError time.Duration
+	noDeclared    bool
 	output        string
 	proof, record string
 }
@@ -137,6 +138,7 @@ cannot be read.`,
 	flags.StringVar(&f.to, "to", "", "when the claims end")
 	flags.BoolVar(&f.inferred, "accept-inferred", false, "let time count in which nobody saw anything and nothing has changed")
 	flags.DurationVar(&f.maxClockError, "max-clock-error", defaultClockError, "how wrong a clock may have been for its time to count as seen; one that nothing disciplines counts as 16s")
+	flags.BoolVar(&f.noDeclared, "no-declared-clock", false, "go by what kernels say of their clocks alone, and not by what operators declare")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.StringVar(&f.proof, "proof", "", "proof of one record, from meshvakt evidence prove")
 	flags.StringVar(&f.record, "record-file", "", "file with the record that --proof is of, as one line")
@@ -164,7 +166,7 @@ func (f *evidenceVerifyFlags) run(cmd *cobra.Command, inputs []string) (err erro
 	if f.output != "text" && f.output != "json" {
 		return fmt.Errorf("--output %q; must be text or json", f.output)
 	}
-	o := verify.Options{Trust: trust, MaxClockError: f.maxClockError}
+	o := verify.Options{Trust: trust, MaxClockError: f.maxClockError, RefuseDeclared: f.noDeclared}
 	if o.Claims, err = f.parseClaims(); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -215,6 +216,65 @@ func TestEvidenceSubject(t *testing.T) {
 	for _, d := range bodies[*record.Decision](log) {
 		if d.Verdict == "deny" && d.By.ID == used[0].By {
 			t.Error("the use is told of the person that was looked up, and not of who looked")
+		}
+	}
+}
+
+// TestEvidenceDeclaredClock has an operator vouch for the clock. Whether the kernel does depends on the machine: where it does
+// not, the word of the operator makes time count, for who takes it.
+func TestEvidenceDeclaredClock(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	dir := t.TempDir()
+	r := start(t, append(evidenceOf(dir), "--evidence-beat", "1s", "--evidence-clock-error", "250ms", "--evidence-clock-source", "the clock of the test")...)
+	enforcing(t, "default")
+	dev := clientFor(t, controlplane.Developer)
+	ns := unique("clock")
+	create(t, dev, namespace(ns, false), policy(ns, "default", "STRICT"))
+	must(t, relabel(t.Context(), dev, namespace(ns, false), v1alpha1.GuardedLabel, "true"))
+	observedAs(t, []string{dir}, ns, "STRICT")
+	beats := countOf[*record.Beat](spooled(t, dir))
+	eventually(t, 30*time.Second, func() error {
+		if n := countOf[*record.Beat](spooled(t, dir)); n < beats+5 {
+			return fmt.Errorf("%d beats", n)
+		}
+		return nil
+	})
+	r.stop()
+	unregister(t)
+	sealAll(t, dir)
+
+	for _, believe := range []bool{true, false} {
+		args := []string{"evidence", "verify", dir, "--trust-log-key", "-o", "json"}
+		if !believe {
+			args = append(args, "--no-declared-clock")
+		}
+		cmd := exec.CommandContext(t.Context(), binary, args...)
+		out, err := cmd.Output()
+		must(t, err)
+		var result verify.Result
+		must(t, json.Unmarshal(out, &result))
+		clock := result.Logs[0].Clock
+		kernel := clock.Unsynchronised == 0
+		declared := clock.Unsynchronised
+		if !believe {
+			declared = 0
+		}
+		if len(clock.Declarations) != 1 || clock.Declarations[0].MaxError != 250*time.Millisecond || clock.Declarations[0].Source != "the clock of the test" || clock.Declared != declared {
+			t.Errorf("believed: %t: the clock is %+v", believe, clock)
+		}
+		at := slices.IndexFunc(result.Namespaces, func(l verify.Timeline) bool { return l.Namespace == ns })
+		if at < 0 {
+			t.Fatalf("nothing is said of namespace %s", ns)
+		}
+		var seen time.Duration
+		for _, d := range result.Namespaces[at].KPI.Durations {
+			if d.Grade == verify.Observed {
+				seen = d.Duration
+			}
+		}
+		t.Logf("the kernel vouches: %t, the operator is believed: %t: %s was observed", kernel, believe, seen)
+		if (seen > 0) != (believe || kernel) {
+			t.Errorf("%s was observed; the kernel vouches: %t, the operator is believed: %t", seen, kernel, believe)
 		}
 	}
 }

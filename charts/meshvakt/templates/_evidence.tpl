@@ -51,6 +51,12 @@
 {{- range .Values.evidence.breakGlassGroups }}
 - {{ printf "--evidence-break-glass-group=%s" . | quote }}
 {{- end }}
+{{- with .Values.evidence.clock }}
+{{- if or .error .source }}
+- --evidence-clock-error={{ required "evidence.clock.error must be set where evidence.clock.source is" .error }}
+- {{ printf "--evidence-clock-source=%s" (required "evidence.clock.source must be set where evidence.clock.error is" .source) | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Who this replica is. */}}

@@ -61,6 +61,8 @@ type Config struct {
 	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 	// Clock is what the kernel says about its own; KernelClock by default.
 	Clock func() record.Clock
+	// Declared is what the operator says of it, nil where that is nothing.
+	Declared *record.ClockDeclared
 }
 
 // The pace of the Observer.
@@ -303,7 +305,11 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time, mono time.Durat
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p
-	if err := o.snapshot(ctx, why); err != nil {
+	err = o.declareClock(ctx)
+	if err == nil {
+		err = o.snapshot(ctx, why)
+	}
+	if err != nil {
 		o.shard, o.pseudonyms = before, was
 		return err
 	}

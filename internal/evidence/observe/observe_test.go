@@ -408,6 +408,37 @@ func TestRoster(t *testing.T) {
 	}, append(prod(), endpoints, lease("meshvakt-1", other), lease("meshvakt-3", "Nobody's"))...)
 }
 
+// TestDeclaredClock: what the operator says is told in each shard, before the first beat.
+func TestDeclaredClock(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.observer.config.Declared = &record.ClockDeclared{Source: "chrony on the node", MaxErrorMicros: 500_000}
+		s.clock.Unsynchronised = true
+		s.opened()
+		s.log.open("2027q1")
+		s.pass(90 * time.Second)
+		declared, shards := false, 0
+		for _, r := range s.log.told() {
+			switch b := r.Body.(type) {
+			case *record.Genesis:
+				declared = false
+			case *record.ClockDeclared:
+				declared = true
+				shards++
+				if b.Source != "chrony on the node" || b.MaxErrorMicros != 500_000 {
+					t.Errorf("told %+v", b)
+				}
+			case *record.Beat:
+				if !declared || !b.Clock.Unsynchronised || b.Clock.MaxErrorMicros != 1500 {
+					t.Errorf("a beat has %+v, declared before: %t", b.Clock, declared)
+				}
+			}
+		}
+		if shards != 2 {
+			t.Errorf("told %d times; must be once in each shard", shards)
+		}
+	}, prod()...)
+}
+
 // TestOwnObjects: the hooks of a beat, and what is changed behind the back of whoever would be asked.
 func TestOwnObjects(t *testing.T) {
 	open := admissionregistrationv1.Ignore

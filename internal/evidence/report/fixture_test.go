@@ -51,7 +51,7 @@ func addLogs(r *verify.Result) {
 			Key: name + "+a1b2c3d4+ASFtRtd3R0l3y8eV5tQm3q5yYwqf2S9bJ0m3kq1S4zCk", Trust: verify.TrustGiven,
 			Checkpoint: fmt.Sprintf("%s\n%d\n%s\n\n— %s obLD1AAAAA%sAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", name, 132480+i*1733, root, name, strings.Repeat("b", i+1)),
 			Closed:     i != 2, From: at("2026-07-01T00:00:00.000012Z"), To: at("2026-09-30T23:59:58.412Z"), Pseudonyms: "k:40b9d4d4066ec8c39685a29114be62cd",
-			Clock: verify.Clock{Beats: 132410, MaxError: 12*time.Millisecond + 300*time.Microsecond, Unsynchronised: uint64(i) * 17, Jumps: uint64(i) / 2},
+			Clock: verify.Clock{Beats: 132410, MaxError: 12*time.Millisecond + 300*time.Microsecond, Unsynchronised: uint64(i) * 17, Jumps: uint64(i) / 2, Declarations: declaredAt(i), Declared: uint64(i/2) * 9},
 		}
 		if i < 2 {
 			log.Cosignatures = []verify.Cosignature{{Witness: "witness.audit.example.org", At: at("2026-09-30T23:59:59Z")}, {Witness: "witness.example.net", At: at("2026-09-30T23:59:59Z")}}
@@ -188,4 +188,9 @@ func addEvents(r *verify.Result) {
 		{Cluster: clusterA, Log: a0, Seq: 61200, At: at("2026-08-14T09:00:00Z"), What: "used", For: "pseudonyms", ID: "k:40b9d4d4066ec8c39685a29114be62cd", Origin: a0, By: kari, Why: "Access request 2026-14", N: 31},
 		{Cluster: clusterA, Log: a0, Seq: 88000, At: at("2026-09-01T00:00:00Z"), What: "destroyed", For: "pseudonyms", ID: "k:0d5c1bb2f2e06d3f1f7a3f0c5a9a8e11", Origin: strings.Replace(a0, "2026q3", "2025q2", 1), By: "system:serviceaccount:meshvakt-system:meshvakt", Why: "retention"},
 	}
+}
+
+// declaredAt is what operators say of the clocks of some replicas.
+func declaredAt(i int) []verify.Declaration {
+	return []verify.Declaration{{Source: "chrony on the node", MaxError: 500 * time.Millisecond}, {Source: "=a sundial", MaxError: 3 * time.Second}}[:min(i, 2)]
 }

@@ -171,6 +171,9 @@ func (v view) told(keys []string, trustLogKey bool) string {
 	if v.Told.MaxClockError != "" {
 		flags.WriteString(" --max-clock-error " + v.Told.MaxClockError)
 	}
+	if v.Told.NoDeclaredClock {
+		flags.WriteString(" --no-declared-clock")
+	}
 	if v.Told.AuditLog {
 		flags.WriteString(" \\\n  --audit-log audit.log")
 	}

@@ -37,6 +37,8 @@ type Told struct {
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
 	AuditLog      bool   // an audit log of API servers
+	// NoDeclaredClock: what operators say of clocks was not believed.
+	NoDeclaredClock bool
 }
 
 // report is an Input, narrowed to its period and namespaces.

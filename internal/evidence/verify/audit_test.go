@@ -91,6 +91,10 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		"a policy came, and what it answered was not told": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 0)
 		}, NotProvable, ""},
+		"a policy was tried": {func(_ *book, s *apiServer) {
+			s.event(inside, map[string]any{"verb": "create", "requestURI": "/apis/security.istio.io/v1/namespaces/payments/peerauthentications?dryRun=All&fieldManager=kubectl", "responseStatus": map[string]any{"code": 201},
+				"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
+		}, Holds, ""},
 		"a policy was refused": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 403)
 		}, Holds, ""},

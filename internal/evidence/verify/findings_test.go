@@ -39,6 +39,14 @@ func TestFindings(t *testing.T) {
 			b.decide(seconds(1), "payments", 3)
 			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
 		}, []string{FindingUnexplained}},
+		"a change that Meshvakt has made to put it right": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "done", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, nil},
+		"a change that Meshvakt could not make": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "failed", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, []string{FindingUnexplained}},
 		"a policy that is gone": {func(b *book) {
 			row := b.row("payments", "STRICT", 0, 1)
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))

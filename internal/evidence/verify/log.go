@@ -124,7 +124,7 @@ type tail struct {
 func (r *reading) verify(ctx context.Context, o *opened, before *tail, take func(*Log, record.Record) error) (*Log, *tail, error) {
 	origin := o.claimed.Origin
 	log := &Log{Origin: origin, Cluster: o.genesis.Cluster, Replica: o.genesis.Replica, Shard: o.genesis.Shard, Checkpoint: string(o.checkpoint),
-		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}}
+		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}, Clock: Clock{Declarations: []Declaration{}}}
 	c, believed := r.believe(o, log)
 	if !believed || !r.links(o, before) {
 		return log, nil, nil

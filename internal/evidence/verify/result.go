@@ -97,6 +97,16 @@ type Clock struct {
 	MaxError       time.Duration `json:"maxErrorNs"`
 	Unsynchronised uint64        `json:"unsynchronised"` // beats
 	Jumps          uint64        `json:"jumps"`          // where wall clock and monotonic clock disagree
+	// Declared are the unsynchronised beats whose error is what the operator has declared, and not what anything has
+	// measured; Declarations are what was declared, believed or not.
+	Declared     uint64        `json:"declared"`
+	Declarations []Declaration `json:"declarations"`
+}
+
+// Declaration is what an operator says about a clock.
+type Declaration struct {
+	Source   string        `json:"source"`
+	MaxError time.Duration `json:"maxErrorNs"`
 }
 
 // Problem is a fault in a log, at a record unless Seq is -1.

@@ -175,6 +175,11 @@ func (p *printer) logs(r *Result) {
 			state = "closed"
 		}
 		p.line("log %s: %d records, root %s, %s, witnesses %d, clock off by at most %s", l.Origin, l.Size, l.Root, state, len(l.Cosignatures), l.Clock.MaxError)
+		if c := &l.Clock; c.Declared > 0 {
+			for _, d := range c.Declarations {
+				p.line("  its kernel does not vouch for the clock; the operator declares at most %s, %q, which %d of %d beats go by", d.MaxError, d.Source, c.Declared, c.Beats)
+			}
+		}
 		switch l.Trust {
 		case TrustOwn:
 			p.line("  its key is known from the log itself: it is shown to be whole, and not who has written it")

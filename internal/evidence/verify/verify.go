@@ -19,7 +19,9 @@ type Options struct {
 	// MaxClockError is how wrong the clock may have been, by what the kernel said of it, for
 	// time to count as seen. Borders are widened by the error in any case.
 	MaxClockError time.Duration
-	Claims        []Claim
+	// RefuseDeclared: what operators say of a clock counts for nothing, only what its kernel says.
+	RefuseDeclared bool
+	Claims         []Claim
 	// Audit is the audit log of a cluster's API servers, nil without one.
 	Audit *Audit
 }
@@ -105,7 +107,7 @@ func (f *fleet) replica(ctx context.Context, shards []*opened) error {
 		}
 		f.clusters[g.Cluster] = c
 	}
-	l := newLedger(c, g.Replica, f.options.MaxClockError)
+	l := newLedger(c, g.Replica, f.options)
 	var before *tail
 	for _, o := range shards {
 		if o.genesis.PrevOrigin != "" && (before == nil || before.origin != o.genesis.PrevOrigin) {
