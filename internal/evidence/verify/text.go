@@ -23,7 +23,7 @@ func (r *Result) WriteText(w io.Writer) error {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
 			p.intervals(t.Intervals, false, "    ")
-			p.moments(t.Moments)
+			p.moments(t.Moments, "    ")
 		}
 	}
 	p.logs(r)
@@ -83,7 +83,7 @@ func (p *printer) claim(a *Answer) {
 func (p *printer) namespace(n *NamespaceAnswer, indent string) {
 	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
 	p.intervals(n.Intervals, true, indent+"  ")
-	p.moments(n.Moments)
+	p.moments(n.Moments, indent+"  ")
 }
 
 // fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
@@ -157,13 +157,13 @@ func (p *printer) intervals(list []Interval, all bool, indent string) {
 	}
 }
 
-func (p *printer) moments(list []Moment) {
+func (p *printer) moments(list []Moment, indent string) {
 	for i, m := range list {
 		if i == maxListed {
-			p.line("    ... and %d more; -o json has all", len(list)-maxListed)
+			p.line("%s... and %d more; -o json has all", indent, len(list)-maxListed)
 			return
 		}
-		p.line("    %s for at least %s, some time between %s and %s: %s", Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
+		p.line("%s%s for at least %s, some time between %s and %s: %s", indent, Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
 	}
 }
 
