@@ -138,12 +138,6 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
-	var newInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
-	if o.evidence.dir != "" {
-		newInformer = func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-			return p.source.NewInformer(lw, example, resync, indexers)
-		}
-	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        logr.FromSlogHandler(p.log.Handler()),
@@ -153,8 +147,10 @@ func (p *process) newManager(context.Context) error {
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			ByObject:    cached,
-			NewInformer: newInformer,
+			ByObject: cached,
+			NewInformer: func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+				return p.source.NewInformer(lw, example, resync, indexers)
+			},
 			DefaultWatchErrorHandler: func(ctx context.Context, r *toolscache.Reflector, err error) {
 				p.source.WatchErrorHandler(ctx, r, err)
 			},
@@ -176,6 +172,7 @@ func (p *process) newManager(context.Context) error {
 		OwnNamespace:   o.namespace,
 		Log:            p.log,
 		Now:            p.clock.now,
+		ShortWatches:   o.evidence.dir != "",
 	})
 	return m.Add(p.source)
 }
@@ -373,7 +370,7 @@ func (p *process) addControllers(context.Context) error {
 			Now:      time.Now,
 		},
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.repairs, Log: p.log, Now: time.Now},
-		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
+		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Remedies: p.remedies(), Log: p.log, Now: time.Now},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Canary: p.canary, Own: p.repairs, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},

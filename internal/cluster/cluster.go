@@ -47,6 +47,8 @@ type Config struct {
 	Log       *slog.Logger
 	// Now is the clock by which it is told when the API server was heard; time.Now by default.
 	Now func() time.Time
+	// ShortWatches has the API server say more often how far it is, which evidence needs and others need not pay for.
+	ShortWatches bool
 }
 
 // AddToScheme registers every kind that Source reads.

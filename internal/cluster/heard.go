@@ -32,7 +32,7 @@ type WatchState struct {
 	Heard time.Time
 }
 
-// WordEvery is how long a watch is that NewInformer and others ask for. The API server says how far it is once a
+// WordEvery is how long a watch is with ShortWatches, and others that evidence takes. The API server says how far it is once a
 // minute, and some two seconds before the end of a watch: short ones are how to hear it more often. Each goes on where
 // the one before it ended.
 const WordEvery = 20 * time.Second
@@ -50,11 +50,11 @@ func (s *Source) WatchStates() []WatchState {
 	return states
 }
 
-// NewInformer is to be given to the cache: what its informers hear from the API server, and when they have to begin
-// anew, shows nowhere else.
+// NewInformer is to be given to the cache: what its informers hear from the API server, that they cannot reach it, and
+// when they have to begin anew, shows nowhere else.
 func (s *Source) NewInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	if kind := kindWatched(example); kind != "" {
-		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches, s.cfg.Now}
+		lw = &hearing{toolscache.ToListerWatcherWithContext(lw), lw, kind, s.watches, s.cfg.Now, s.cfg.ShortWatches}
 	}
 	return toolscache.NewSharedIndexInformer(lw, example, resync, indexers)
 }
@@ -80,6 +80,7 @@ type hearing struct {
 	kind    string
 	watches *watches
 	now     func() time.Time
+	short   bool // watches
 }
 
 // List and Watch are those of the old interface, which informers do not call any more.
@@ -104,6 +105,8 @@ func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
 	if err == nil {
 		h.watches.note(h.kind, func(k *watch) { k.heard = h.now() })
+	} else if ctx.Err() == nil {
+		h.watches.reached(h.kind, err, time.Now()) // and only a watch is the end of that
 	}
 	return list, err
 }
@@ -114,10 +117,13 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if initial {
 		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
-	} else {
+	} else if h.short {
 		o.TimeoutSeconds = new(int64(WordEvery / time.Second))
 	}
 	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
+	if ctx.Err() == nil {
+		h.watches.reached(h.kind, err, time.Now())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +133,9 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
 				k.open = true
-				last = WordEvery // it may take any time until here, and no longer than others from here on
+				if h.short {
+					last = WordEvery // it may take any time until here, and no longer than others from here on
+				}
 			}
 		})
 		return last

@@ -41,7 +41,7 @@ func (a *asked) IsWatchListSemanticsUnSupported() bool { return true }
 func TestHearing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, server := New(Config{}), &asked{}
-		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches, time.Now}
+		h := &hearing{toolscache.ToListerWatcherWithContext(server), server, "PeerAuthentication", s.watches, time.Now, true}
 		if !watchlist.DoesClientNotSupportWatchListSemantics(h) {
 			t.Error("it says that it can do what the client behind it cannot")
 		}
@@ -132,6 +132,18 @@ func TestHearing(t *testing.T) {
 			t.Error("an error is kept back")
 		}
 		expect("when nobody answers", 3, false, before)
+		time.Sleep(time.Minute)
+		if got := s.Ages(time.Now()); got["PeerAuthentication"] != time.Minute {
+			t.Errorf("when nobody has answered for a minute, the watches have been broken for %v", got)
+		}
+		server.fail, h.short = nil, false
+		if w, err = h.WatchWithContext(t.Context(), metav1.ListOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Ages(time.Now()); got["PeerAuthentication"] != 0 || server.how.TimeoutSeconds != nil {
+			t.Errorf("with a watch again, the watches have been broken for %v; it is asked for with a timeout of %v", got, server.how.TimeoutSeconds)
+		}
+		w.Stop()
 	})
 }
 

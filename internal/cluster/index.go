@@ -40,8 +40,9 @@ type entry struct {
 	uid, version string
 	// labelled is the revision at which the labels were last seen to change.
 	labelled uint64
-	// policies are the versions of the policies in the namespace, by name.
-	policies map[string]policyRecord
+	// policies are those in the namespace with their versions, sorted by name. Most namespaces have one
+	// or none, for which a map would take several times as much memory as what is in it.
+	policies []policyRecord
 	// exceptions are the GuardExceptions of the namespace, by name.
 	exceptions map[string]*facts.Exception
 	// verified is the value of labelled for which a live read has shown the
@@ -52,6 +53,11 @@ type entry struct {
 type policyRecord struct {
 	policy  *mesh.PeerAuthentication
 	version string
+}
+
+// find is where the policy of that name is among those of the namespace, or belongs.
+func (e *entry) find(policy string) (at int, found bool) {
+	return slices.BinarySearchFunc(e.policies, policy, func(r policyRecord, name string) int { return strings.Compare(r.policy.Name, name) })
 }
 
 func newIndex() *index {
@@ -110,19 +116,22 @@ func (x *index) removeNamespace(name string) {
 
 func (x *index) setPolicy(p *mesh.PeerAuthentication, version string) {
 	x.change(p.Namespace, func(e *entry) {
-		e.policies = maps.Clone(e.policies)
-		if e.policies == nil {
-			e.policies = map[string]policyRecord{}
+		at, found := e.find(p.Name)
+		next := make([]policyRecord, 0, len(e.policies)+1) // readers have the old one
+		next = append(append(next, e.policies[:at]...), policyRecord{p, version})
+		if found {
+			at++
 		}
-		e.policies[p.Name] = policyRecord{p, version}
+		e.policies = append(next, e.policies[at:]...)
 		e.list()
 	})
 }
 
 func (x *index) removePolicy(namespace, name string) {
 	x.change(namespace, func(e *entry) {
-		e.policies = maps.Clone(e.policies)
-		delete(e.policies, name)
+		if at, found := e.find(name); found {
+			e.policies = slices.Delete(slices.Clone(e.policies), at, at+1)
+		}
 		e.list()
 	})
 }
@@ -157,8 +166,8 @@ func (e *entry) listExceptions() {
 // on the order of events.
 func (e *entry) list() {
 	e.namespace.PeerAuthentications = make([]*mesh.PeerAuthentication, 0, len(e.policies))
-	for _, name := range slices.Sorted(maps.Keys(e.policies)) {
-		e.namespace.PeerAuthentications = append(e.namespace.PeerAuthentications, e.policies[name].policy)
+	for i := range e.policies {
+		e.namespace.PeerAuthentications = append(e.namespace.PeerAuthentications, e.policies[i].policy)
 	}
 }
 
@@ -311,8 +320,8 @@ func (x *index) holds(namespace string, versions map[string]string) bool {
 	if len(e.policies) != len(versions) {
 		return false
 	}
-	for name, r := range e.policies {
-		if versions[name] != r.version {
+	for _, r := range e.policies {
+		if versions[r.policy.Name] != r.version {
 			return false
 		}
 	}

@@ -164,7 +164,7 @@ func TestIndexReplacesWhatItHandedOut(t *testing.T) {
 			}
 			tell := func() string {
 				return fmt.Sprint(len(part.Guards), len(part.ControlPlanes), describe(part.Namespaces["prod"]), e.exists, e.verified, e.labelled,
-					len(e.policies), e.policies["default"].version, len(whole.Guards), len(whole.ControlPlanes), describe(whole.Namespaces["prod"]))
+					len(e.policies), e.policies[0].version, len(whole.Guards), len(whole.ControlPlanes), describe(whole.Namespaces["prod"]))
 			}
 			before := tell()
 			change(x)

@@ -355,6 +355,7 @@ func (l *liveRead) agrees() bool {
 
 // everything reads all namespaces and all policies, page by page.
 func (l *liveRead) everything(ctx context.Context) error {
+	defer l.source.ReturnMemory()
 	namespaces := map[string]*facts.Namespace{}
 	var policies []*mesh.PeerAuthentication
 	group, ctx := errgroup.WithContext(ctx)

@@ -34,6 +34,8 @@ type Source struct {
 	watches  *watches
 	heavy    chan struct{} // see lease
 	nodes    *nodeIndex
+	// returning: memory is about to be returned.
+	returning atomic.Bool
 
 	mu       sync.Mutex
 	onChange []func(namespace string) // guarded by mu

@@ -35,6 +35,10 @@ type watch struct {
 	err     error
 	// at is the resourceVersion that the watch had reached when it failed.
 	at string
+	// unreached is since when no watch can be begun, zero while one can. An informer whose connection
+	// is refused goes on trying and reports no error; only NewInformer is told.
+	unreached    time.Time
+	unreachedErr error
 
 	// What NewInformer is told: how often all was listed from anew, whether a watch is open, and when the API server
 	// was last heard on it.
@@ -75,6 +79,33 @@ func (w *watches) failed(kind string, err error, now time.Time) {
 	k.err = err
 }
 
+// reached notes that the API server has begun a watch, or that it could not be asked to.
+func (w *watches) reached(kind string, err error, now time.Time) {
+	w.note(kind, func(k *watch) {
+		switch {
+		case err == nil:
+			k.unreached, k.unreachedErr = time.Time{}, nil
+		case k.unreached.IsZero():
+			k.unreached, k.unreachedErr = now, err
+		default:
+			k.unreachedErr = err
+		}
+	})
+}
+
+// broken is for how long the watch has been broken, and why; 0 for one that works.
+func (k *watch) broken(now time.Time) (time.Duration, error) {
+	var since time.Duration
+	var why error
+	if !k.failing.IsZero() {
+		since, why = now.Sub(k.failing), k.err
+	}
+	if !k.unreached.IsZero() && now.Sub(k.unreached) > since {
+		since, why = now.Sub(k.unreached), k.unreachedErr
+	}
+	return since, why
+}
+
 // run looks at the progress of the watches until ctx ends.
 func (w *watches) run(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
@@ -108,8 +139,8 @@ func (w *watches) healthy(now time.Time) error {
 	defer w.mu.Unlock()
 	var errs []error
 	for _, kind := range slices.Sorted(maps.Keys(w.kinds)) {
-		if k := w.kinds[kind]; !k.failing.IsZero() && now.Sub(k.failing) > MaxStaleness {
-			errs = append(errs, fmt.Errorf("watch of %s broken for %s: %w", kind, now.Sub(k.failing).Round(time.Second), k.err))
+		if since, err := w.kinds[kind].broken(now); since > MaxStaleness {
+			errs = append(errs, fmt.Errorf("watch of %s broken for %s: %w", kind, since.Round(time.Second), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -122,10 +153,7 @@ func (s *Source) Ages(now time.Time) map[string]time.Duration {
 	defer s.watches.mu.Unlock()
 	ages := make(map[string]time.Duration, len(s.watches.kinds))
 	for kind, k := range s.watches.kinds {
-		ages[kind] = 0
-		if !k.failing.IsZero() {
-			ages[kind] = now.Sub(k.failing)
-		}
+		ages[kind], _ = k.broken(now)
 	}
 	return ages
 }

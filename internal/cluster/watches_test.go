@@ -64,6 +64,32 @@ func TestWatches(t *testing.T) {
 			}, "",
 			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
 		},
+		"a watch that cannot be begun is told, though informers say nothing of it": {
+			func(p *play) {
+				p.watches.reached("MeshGuard", broken, begin)
+				p.watches.reached("MeshGuard", errors.New("no route"), begin.Add(30*time.Second))
+				p.now = begin.Add(31 * time.Second)
+			},
+			"watch of MeshGuard broken for 31s: no route",
+			map[string]time.Duration{"MeshGuard": 31 * time.Second, "PeerAuthentication": 0},
+		},
+		"and is well once one has begun, quiet as it may be": {
+			func(p *play) {
+				p.watches.reached("MeshGuard", broken, begin)
+				p.watches.reached("MeshGuard", nil, begin.Add(time.Minute))
+				p.now = begin.Add(time.Hour)
+			}, "",
+			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
+		},
+		"one that was begun and has failed otherwise is not": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", errors.New("expired"), begin)
+				p.watches.reached("MeshGuard", broken, begin.Add(time.Second))
+				p.watches.reached("MeshGuard", nil, begin.Add(2*time.Second))
+				p.now = begin.Add(time.Minute)
+			}, "expired",
+			map[string]time.Duration{"MeshGuard": time.Minute, "PeerAuthentication": 0},
+		},
 		"progress of another watch does not": {
 			func(p *play) {
 				p.watches.failed("MeshGuard", broken, begin)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/celpack"
 )
 
@@ -82,8 +83,13 @@ func Add(m manager.Manager, s *cluster.Source, r *Registrar, b *Binder, p *Provi
 	if err != nil {
 		return fmt.Errorf("create the provision controller: %w", err)
 	}
+	// Most namespaces need nothing, and a queue that all of them went through keeps room for them.
 	if err := provision.Watch(feed(s, func(namespace string, q queue) {
-		each(s, namespace, func(name string) { q.Add(request(name)) })
+		each(s, namespace, func(name string) {
+			if cached, err := s.Cached(name); err != nil || policies.NeedsProvision(&cached, name) {
+				q.Add(request(name))
+			}
+		})
 	})); err != nil {
 		return fmt.Errorf("feed the provision controller: %w", err)
 	}

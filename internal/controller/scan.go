@@ -267,6 +267,7 @@ func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	}
 	s.Passed(ctx, met)
 	s.Ledger.Changed(s.Source.GuardNames()...)
+	s.Source.ReturnMemory()
 	s.Log.InfoContext(ctx, "scanned all namespaces", "namespaces", len(met), "duration", ended.Sub(began))
 	return reconcile.Result{RequeueAfter: s.Interval}, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -84,12 +83,7 @@ func (cp *ControlPlane) add(name string, command func() *exec.Cmd, ready func(co
 }
 
 func (cp *ControlPlane) addEtcd() *component {
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(cp.Dir, etcdSocket))
-		},
-	}}
+	client := cp.etcdClient()
 	return cp.add(Etcd, func() *exec.Cmd {
 		return exec.Command(cp.kubernetes.Etcd,
 			"--name=default",

@@ -46,6 +46,7 @@ func (o *Observer) snapshot(ctx context.Context, why string) error {
 	}); err != nil {
 		return err
 	}
+	o.config.Source.ReturnMemory()
 	o.table, o.epochs, o.snapshotAt = next, epochs, o.config.Since()
 	o.passed = o.snapshotAt
 	return nil
