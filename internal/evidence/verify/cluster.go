@@ -133,8 +133,8 @@ func (e *exception) end(t time.Time, how, by string) {
 	}
 }
 
-// covers tells what of a namespace's weakness the exception is for. Whom it selects there is
-// not in the records, so it is taken to be what was found.
+// covers tells what of a namespace's weakness the exception is for. Which modes it is for is in the rows. Which of the
+// pods outside of the mesh it selects is not in the records, so it is taken to be those that were found.
 func (e *exception) covers() exemption {
 	x := exemption{span: span{e.sure, instant(e.End)}, uid: e.UID}
 	for _, r := range e.Rules {
