@@ -57,7 +57,8 @@ type ledger struct {
 	admitted uint64
 	unlogged uint64
 	inexact  bool
-	midway   bool // the beginning of the run is in a shard that is not here
+	midway   bool      // the beginning of the run is in a shard that is not here
+	rested   time.Time // when the start before has told its last
 	hooks    map[string]record.Hook
 	silent   *span
 	silences []span // when the API server did not ask, for all that this replica tried
@@ -191,9 +192,11 @@ func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
 	l.table.known, l.declared = false, nil
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
+		l.rested = time.Time{}
 		return
 	}
 	l.endRun("crashed")
+	l.rested = l.mark.time
 	l.mark, l.last, l.errors = mark{l.head.Time, l.head.Mono, l.head.Boot}, nil, 0
 	l.broken, l.relisted, l.pending = false, nil, nil
 	l.close()
