@@ -53,7 +53,7 @@ harness: ## Tests of the control plane itself
 
 # Tests that boot control planes of their own, most with istiod. They spend their time
 # waiting, so they run beside the others.
-OWN_PLANE := ^(TestAdmissionPolicy|TestChartEvidence|TestInjectorGoes|TestIstioObjects|TestKeeper|TestMembership|TestPlacement|TestPreflight|TestSamples|TestScan|TestSidecar|TestWithIstio)
+OWN_PLANE := ^(TestAPIServer|TestAdmissionPolicy|TestChartEvidence|TestInjectorGoes|TestIstioObjects|TestKeeper|TestMembership|TestPlacement|TestPreflight|TestSamples|TestScan|TestSidecar|TestWithIstio)
 
 .PHONY: e2e e2e-own e2e-shared
 e2e: ## The real binary, built with the race detector, against a real control plane
