@@ -22,10 +22,12 @@ const exitNotWhole exitCode = 3
 
 type evidenceReportFlags struct {
 	trust         trustFlags
+	audit         auditFlags
 	from, to      string
 	namespaces    []string
 	inferred      bool
 	maxClockError time.Duration
+	noDeclared    bool
 	output        string
 	out           string
 	lang          string
@@ -57,11 +59,13 @@ newer than this program, 4 the command is wrong or something cannot be read.`,
 	}
 	flags := cmd.Flags()
 	f.trust.add(flags)
+	f.audit.add(flags)
 	flags.StringVar(&f.from, "from", "", "when the period begins, as 2026-10-01T00:00:00Z or 2026-10-01")
 	flags.StringVar(&f.to, "to", "", "when it ends; the end is not in it")
 	flags.StringArrayVar(&f.namespaces, "namespace", nil, "namespace to report on; repeatable; default: all that were guarded")
 	flags.BoolVar(&f.inferred, "accept-inferred", false, "let time count in which nobody saw anything and nothing has changed")
 	flags.DurationVar(&f.maxClockError, "max-clock-error", defaultClockError, "how wrong a clock may have been for its time to count as seen; one that nothing disciplines counts as 16s")
+	flags.BoolVar(&f.noDeclared, "no-declared-clock", false, "go by what kernels say of their clocks alone, and not by what operators declare")
 	flags.StringVarP(&f.output, "output", "o", "html", "html, csv or oscal")
 	flags.StringVar(&f.out, "out", "", "file to write; with -o csv a directory, or an archive if it ends with .zip; default: standard output")
 	flags.StringVar(&f.lang, "lang", "en", "language of the page: "+strings.Join(evidencereport.Languages(), " or "))
@@ -98,7 +102,11 @@ func (f *evidenceReportFlags) run(cmd *cobra.Command, inputs []string) error {
 	if err != nil {
 		return err
 	}
-	in.Result, err = verifyEvidence(cmd.Context(), inputs, verify.Options{Trust: trust, MaxClockError: f.maxClockError, Claims: []verify.Claim{claim}})
+	audit, err := f.audit.read()
+	if err != nil {
+		return err
+	}
+	in.Result, err = verifyEvidence(cmd.Context(), inputs, verify.Options{Trust: trust, MaxClockError: f.maxClockError, RefuseDeclared: f.noDeclared, Claims: []verify.Claim{claim}, Audit: audit})
 	if err != nil {
 		return err
 	}
@@ -123,7 +131,7 @@ func (f *evidenceReportFlags) input() (in evidencereport.Input, trust *verify.Tr
 	}
 	in.Namespaces = slices.Compact(slices.Sorted(slices.Values(f.namespaces)))
 	in.AcceptInferred = f.inferred
-	in.Told = evidencereport.Told{Policy: f.trust.policy != "", Keys: f.trust.keys, TrustLogKey: f.trust.own}
+	in.Told = evidencereport.Told{Policy: f.trust.policy != "", Keys: f.trust.keys, TrustLogKey: f.trust.own, NoDeclaredClock: f.noDeclared, AuditLog: len(f.audit.files) > 0}
 	if f.maxClockError != defaultClockError {
 		in.Told.MaxClockError = f.maxClockError.String()
 	}

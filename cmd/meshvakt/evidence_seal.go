@@ -8,11 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -36,8 +34,7 @@ type sealOptions struct {
 	witnessRequired bool
 	retention       time.Duration
 	holdFile        string
-	mirror          string
-	mirrorAuth      string
+	mirror          mirrorOptions
 	logLevel        string
 	logFormat       string
 }
@@ -59,8 +56,13 @@ With --witness-policy, checkpoints are cosigned by the witnesses that the file n
 answer, checkpoints are published with the log's own signature alone, unless
 --witness-required is given.
 
-With --mirror, tiles and then checkpoints are copied by PUT to a server as well. What
-the server has of another log, or more of it than is here, is left alone and told.
+With --mirror, all of it is copied as well, to a bucket of S3-compatible object storage
+or by PUT to a server: tiles, then the checkpoint that needs them, bundles, tombstones.
+Copies lie under the names of the logs, so all replicas of all clusters may have the same
+URL. What the mirror has of another log, or more of it than is here, is left alone and
+told. Credentials for S3 are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from
+the file AWS_SHARED_CREDENTIALS_FILE, from a web identity (AWS_WEB_IDENTITY_TOKEN_FILE,
+AWS_ROLE_ARN) or from the machine.
 
 It ends with an error, and changes nothing, where log and spool do not belong together.
 Exit status: 0 told to end, 2 anything else; start it again then.`,
@@ -80,8 +82,7 @@ Exit status: 0 told to end, 2 anything else; start it again then.`,
 	f.BoolVar(&o.witnessRequired, "witness-required", false, "publish no checkpoint that the witnesses have not cosigned")
 	f.DurationVar(&o.retention, "retention", 0, "remove a quarter this long after its end, but for a tombstone; 0 keeps all for ever")
 	f.StringVar(&o.holdFile, "legal-hold", "", "file that, while it exists, keeps quarters from being removed; what it says is logged")
-	f.StringVar(&o.mirror, "mirror", "", "URL under which tiles and checkpoints are stored by PUT as well, as in https://mirror.example.org/cluster/replica")
-	f.StringVar(&o.mirrorAuth, "mirror-authorization-file", "", "file with the Authorization header for --mirror")
+	o.mirror.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
@@ -117,8 +118,6 @@ func (o *sealOptions) config() (seal.Config, error) {
 		return seal.Config{}, fmt.Errorf("--retention: %s; must not be negative", o.retention)
 	case o.witnessRequired && o.policy == "":
 		return seal.Config{}, errors.New("--witness-required: needs --witness-policy")
-	case o.mirrorAuth != "" && o.mirror == "":
-		return seal.Config{}, errors.New("--mirror-authorization-file: needs --mirror")
 	case o.witnessTimeout <= 0:
 		return seal.Config{}, fmt.Errorf("--witness-timeout: %s; must be more than 0", o.witnessTimeout)
 	}
@@ -143,17 +142,8 @@ func (o *sealOptions) config() (seal.Config, error) {
 	if o.holdFile != "" {
 		c.Hold = func() (string, error) { return readHold(o.holdFile) }
 	}
-	if o.mirror != "" {
-		if u, err := url.Parse(o.mirror); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return seal.Config{}, fmt.Errorf("--mirror: %q; must be http(s)://host/path", o.mirror)
-		}
-		c.Mirror = &seal.Mirror{URL: o.mirror, Dir: c.Dir, Client: &http.Client{}}
-		if o.mirrorAuth != "" {
-			c.Mirror.Authorization = func() (string, error) {
-				text, err := os.ReadFile(o.mirrorAuth)
-				return strings.TrimSpace(string(text)), err
-			}
-		}
+	if c.Mirror, err = o.mirror.open(c.Dir, log); err != nil {
+		return seal.Config{}, err
 	}
 	return c, nil
 }

@@ -78,10 +78,12 @@ func closeEvidence(list []*verify.Source) error {
 
 type evidenceVerifyFlags struct {
 	trust         trustFlags
+	audit         auditFlags
 	claims        []string
 	from, to      string
 	inferred      bool
 	maxClockError time.Duration
+	noDeclared    bool
 	output        string
 	proof, record string
 }
@@ -111,6 +113,11 @@ applied and no pod ran outside of the mesh. Time that nobody saw is INFERRED
 where all objects that count were the same before and after, and counts only
 with --accept-inferred. Time under an exception proves no claim.
 
+With --audit-log, each record that an API server was told of must be in the logs as
+it was told, or the status is 3. If the audit log also has the decisions of the
+logs, time that nobody saw is OBSERVED-BY-AUDIT where it tells that nothing came
+which could have weakened the namespace and gone again.
+
 With --proof, a record that was handed over with its proof (see meshvakt evidence
 prove) is verified instead, by --policy or --key.
 
@@ -123,11 +130,13 @@ cannot be read.`,
 	}
 	flags := cmd.Flags()
 	f.trust.add(flags)
+	f.audit.add(flags)
 	flags.StringArrayVar(&f.claims, "claim", nil, "what the logs are to prove, as in mtls=STRICT,namespace=payments; repeatable")
 	flags.StringVar(&f.from, "from", "", "when the claims begin, as 2026-10-01T00:00:00Z or 2026-10-01")
 	flags.StringVar(&f.to, "to", "", "when the claims end")
 	flags.BoolVar(&f.inferred, "accept-inferred", false, "let time count in which nobody saw anything and nothing has changed")
 	flags.DurationVar(&f.maxClockError, "max-clock-error", defaultClockError, "how wrong a clock may have been for its time to count as seen; one that nothing disciplines counts as 16s")
+	flags.BoolVar(&f.noDeclared, "no-declared-clock", false, "go by what kernels say of their clocks alone, and not by what operators declare")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.StringVar(&f.proof, "proof", "", "proof of one record, from meshvakt evidence prove")
 	flags.StringVar(&f.record, "record-file", "", "file with the record that --proof is of, as one line")
@@ -155,8 +164,11 @@ func (f *evidenceVerifyFlags) run(cmd *cobra.Command, inputs []string) (err erro
 	if f.output != "text" && f.output != "json" {
 		return fmt.Errorf("--output %q; must be text or json", f.output)
 	}
-	o := verify.Options{Trust: trust, MaxClockError: f.maxClockError}
+	o := verify.Options{Trust: trust, MaxClockError: f.maxClockError, RefuseDeclared: f.noDeclared}
 	if o.Claims, err = f.parseClaims(); err != nil {
+		return err
+	}
+	if o.Audit, err = f.audit.read(); err != nil {
 		return err
 	}
 	r, err := verifyEvidence(cmd.Context(), inputs, o)

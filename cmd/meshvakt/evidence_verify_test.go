@@ -136,4 +136,9 @@ func TestEvidenceSubject(t *testing.T) {
 	if _, stderr, code := evidenceCommand("subject", dir, "--name", "ola", "--key-file", file); code != 2 || !strings.Contains(stderr, "which is not given") {
 		t.Errorf("by another key: exit %d, %s", code, stderr)
 	}
+	for _, args := range [][]string{{"--name", "ola"}, {"--key-file", file}, {"--name", "ola", "--key-file", file, "--from-cluster", "--reason", "r"}, {"--name", "ola", "--from-cluster"}, {"--name", "ola", "--key-file", file, "--reason", "r"}} {
+		if stdout, stderr, code := evidenceCommand(append([]string{"subject", dir}, args...)...); code != 4 || stdout != "" || !strings.Contains(stderr, "--") {
+			t.Errorf("%q: %d, %q, %q; must be refused", args, code, stdout, stderr)
+		}
+	}
 }

@@ -370,7 +370,7 @@ func (p *process) addControllers(context.Context) error {
 			Now:      time.Now,
 		},
 		&controller.Binder{Client: m.GetClient(), Live: m.GetAPIReader(), Source: p.source, Repairs: p.repairs, Log: p.log, Now: time.Now},
-		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Log: p.log},
+		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Remedies: p.remedies(), Log: p.log, Now: time.Now},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Canary: p.canary, Own: p.repairs, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
 		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},

@@ -25,7 +25,9 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/spool"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/internal/telemetry"
 	"github.com/meshvakt/meshvakt/policies"
@@ -48,6 +50,8 @@ type evidenceOptions struct {
 	secret     string
 	retention  time.Duration
 	beat       time.Duration
+	clockError time.Duration
+	clock      string
 	replica    string // name of the pod
 	podUID     string
 	node       string
@@ -65,6 +69,8 @@ func (o *evidenceOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.secret, "evidence-secret", "meshvakt-evidence", "Secret of the keys of pseudonyms, in the own namespace")
 	f.DurationVar(&o.retention, "evidence-retention", 0, "how long after its quarter a key of pseudonyms is destroyed; 0: never")
 	f.DurationVar(&o.beat, "evidence-beat", time.Minute, "how often a replica records that it is there and what it knows; whole seconds")
+	f.DurationVar(&o.clockError, "evidence-clock-error", 0, "how wrong the clock is at most, where the kernel cannot tell and you know; recorded as your word, by which auditors may go or not; 0: nothing is said")
+	f.StringVar(&o.clock, "evidence-clock-source", "", "what keeps the clock, for --evidence-clock-error, such as 'chrony on the node'")
 	f.StringVar(&o.replica, "evidence-replica", cmp.Or(os.Getenv("POD_NAME"), host), "name of this replica, which stays the same when it is restarted")
 	o.podUID = cmp.Or(os.Getenv("POD_UID"), unknown)
 	o.node = cmp.Or(os.Getenv("NODE_NAME"), unknown)
@@ -81,6 +87,9 @@ func (o *evidenceOptions) check() error {
 	if o.beat < time.Second || o.beat%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("--evidence-beat: %s; must be whole seconds, at least 1s", o.beat))
 	}
+	if err := o.checkClock(); err != nil {
+		errs = append(errs, err)
+	}
 	if o.retention < 0 {
 		errs = append(errs, fmt.Errorf("--evidence-retention: %s; must not be negative", o.retention))
 	}
@@ -88,6 +97,29 @@ func (o *evidenceOptions) check() error {
 		errs = append(errs, errors.New("--evidence-replica: must be given, or POD_NAME be set"))
 	}
 	return errors.Join(errs...)
+}
+
+func (o *evidenceOptions) checkClock() error {
+	switch {
+	case (o.clockError == 0) != (o.clock == ""):
+		return fmt.Errorf("--evidence-clock-error %s and --evidence-clock-source %q; must be given together, or neither", o.clockError, o.clock)
+	case o.clockError < 0 || o.clockError%time.Microsecond != 0:
+		return fmt.Errorf("--evidence-clock-error: %s; must be whole microseconds, at least 1µs", o.clockError)
+	case o.clockError == 0:
+		return nil
+	}
+	if err := record.Check(o.declared()); err != nil {
+		return fmt.Errorf("--evidence-clock-source: %w", err)
+	}
+	return nil
+}
+
+// declared is what is said of the clock, nil where that is nothing.
+func (o *evidenceOptions) declared() *record.ClockDeclared {
+	if o.clockError == 0 {
+		return nil
+	}
+	return &record.ClockDeclared{Source: o.clock, MaxErrorMicros: uint64(o.clockError / time.Microsecond)}
 }
 
 // newEvidence makes the journal, where evidence is kept.
@@ -120,6 +152,7 @@ func (p *process) newEvidence(context.Context) error {
 		Now:        p.clock.now,
 		Since:      p.clock.since,
 		Ticker:     p.clock.ticker,
+		Spool:      spool.Options{Budget: p.clock.disk},
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {
@@ -133,7 +166,19 @@ func (p *process) newEvidence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.manager.Add(p.journal), p.addRetainer())
+	return errors.Join(p.manager.Add(p.journal), p.addRetainer(), p.addUses())
+}
+
+// addUses lets the leader record who has used keys of pseudonyms.
+func (p *process) addUses() error {
+	watching, err := client.NewWithWatch(p.config, client.Options{Scheme: p.manager.GetScheme(), Mapper: p.manager.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("create the client for uses of keys: %w", err)
+	}
+	o := &p.options.evidence
+	return p.manager.Add(&keyring.Uses{
+		Client: watching, Namespace: p.options.namespace, Secret: o.secret, Replica: o.replica, Log: p.journal, Logger: p.log, Now: p.clock.now,
+	})
 }
 
 // newObserver lets this replica record what it sees of the cluster.
@@ -154,14 +199,20 @@ func (p *process) newObserver(context.Context) error {
 		FailsOpen: controller.FailsOpen,
 		Log:       p.journal, Source: p.source, Cache: m.GetCache(), Client: watching, Canary: p.canary,
 		Namespace: p.options.namespace, Service: p.options.service, Pod: o.replica, PodUID: podUID,
-		Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: p.clock.now, Since: p.clock.since, Ticker: p.clock.ticker, Clock: p.clock.quality,
-		Own: p.ownWatched(),
+		User: p.keys.User, Boot: p.journal.BootID(), Beat: o.beat, Logger: p.log, Now: p.clock.now, Since: p.clock.since, Ticker: p.clock.ticker, Clock: p.clock.quality,
+		Own: p.ownWatched(), Declared: o.declared(),
 	})
 	if err != nil {
 		return err
 	}
-	p.repairs.OnRepair(func(object client.Object, at time.Time) {
-		p.observer.Remedied(observe.Remedy{Own: true, Object: object, Done: true, At: at})
+	p.repairs.OnRepair(func(object client.Object, r keeper.Repair) {
+		outcome := observe.Failed
+		if r.Done {
+			outcome = observe.Done
+		} else if r.GivenUp {
+			outcome = observe.GivenUp
+		}
+		p.observer.Remedied(observe.Remedy{What: observe.Own, Outcome: outcome, Object: object, At: r.At})
 	})
 	return m.Add(p.observer)
 }
@@ -188,12 +239,23 @@ func (p *process) ownWatched() []observe.OwnObject {
 	return list
 }
 
-// remedies records what the leader does about namespaces that have ceased to be STRICT.
+// remedies records what the leader does about namespaces that are not STRICT, or not any more.
 type remedies struct{ observer *observe.Observer }
 
 // Remedied implements controller.RemedyLog.
 func (r remedies) Remedied(m controller.Remedy) {
-	r.observer.Remedied(observe.Remedy{Object: m.Policy, Done: m.Done, After: m.After, Found: m.Found, At: m.At})
+	what, outcome := observe.Restored, observe.Done
+	if m.Provisioned {
+		what = observe.Provisioned
+	}
+	switch m.Outcome {
+	case controller.RemedyFailed:
+		outcome = observe.Failed
+	case controller.RemedyGivenUp:
+		outcome = observe.GivenUp
+	case controller.RemedyDone:
+	}
+	r.observer.Remedied(observe.Remedy{What: what, Outcome: outcome, Object: m.Object, After: m.After, Found: m.Found, At: m.At})
 }
 
 // remedies is nil where no evidence is kept.

@@ -128,17 +128,17 @@ func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (a
 		return nil, err
 	}
 	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = h.now() })
-	return newHeardWatch(w, func(e apiwatch.Event) {
+	return newHeardWatch(w, func(e apiwatch.Event) (last time.Duration) {
 		h.watches.note(h.kind, func(k *watch) {
 			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
 				k.open = true
-				if !h.short {
-					return
+				if h.short {
+					last = WordEvery // it may take any time until here, and no longer than others from here on
 				}
-				time.AfterFunc(WordEvery, w.Stop) // it may take any time until here, and no longer than others from here on
 			}
 		})
+		return last
 	}, func() { h.watches.note(h.kind, func(k *watch) { k.open = false }) }), nil
 }
 
@@ -147,7 +147,9 @@ func endsInitialEvents(o runtime.Object) bool {
 	return ok && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
 }
 
-// heardWatch is a watch that tells of each event before it passes it on, and of its end.
+// heardWatch is a watch that tells of each event before it passes it on, and of its end. Where heard returns a time, it
+// ends after that as if the API server had ended it: an end of our own making would come as an error, after which an
+// informer begins anew.
 type heardWatch struct {
 	under  apiwatch.Interface
 	events chan apiwatch.Event
@@ -155,13 +157,27 @@ type heardWatch struct {
 	once   sync.Once // for done
 }
 
-func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event), ended func()) *heardWatch {
+func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duration, ended func()) *heardWatch {
 	h := &heardWatch{under: w, events: make(chan apiwatch.Event), done: make(chan struct{})}
 	go func() {
 		defer close(h.events)
 		defer ended()
-		for e := range w.ResultChan() {
-			heard(e)
+		var over <-chan time.Time
+		for {
+			var e apiwatch.Event
+			more := true
+			select {
+			case e, more = <-w.ResultChan():
+			case <-over:
+				w.Stop()
+				more = false
+			}
+			if !more {
+				return
+			}
+			if last := heard(e); last > 0 {
+				over = time.After(last)
+			}
 			select {
 			case h.events <- e:
 			case <-h.done:

@@ -3,6 +3,8 @@ package cluster
 import (
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,4 +221,38 @@ func TestView(t *testing.T) {
 	if got := len(s.Namespaces()); got != 3 {
 		t.Errorf("%d namespaces", got)
 	}
+}
+
+// streamed is a watch of the API server as the client has it: stopping it makes an event that says that it cannot be read.
+type streamed struct {
+	events chan apiwatch.Event
+	once   sync.Once
+}
+
+func (s *streamed) ResultChan() <-chan apiwatch.Event { return s.events }
+
+func (s *streamed) Stop() {
+	s.once.Do(func() {
+		s.events <- apiwatch.Event{Type: apiwatch.Error, Object: &metav1.Status{Message: "response body closed"}}
+		close(s.events)
+	})
+}
+
+// TestTheEndOfAWatch: one that has told all there is, and then has lasted for long enough, ends without an error, after
+// which an informer would begin anew.
+func TestTheEndOfAWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		under := &streamed{events: make(chan apiwatch.Event, 1)}
+		begun, ended := time.Now(), 0
+		w := newHeardWatch(under, func(apiwatch.Event) time.Duration { return WordEvery }, func() { ended++ })
+		under.events <- apiwatch.Event{Type: apiwatch.Bookmark}
+		var got []apiwatch.EventType
+		for e := range w.ResultChan() {
+			got = append(got, e.Type)
+		}
+		synctest.Wait()
+		if !slices.Equal(got, []apiwatch.EventType{apiwatch.Bookmark}) || time.Since(begun) != WordEvery || ended != 1 {
+			t.Errorf("events %v, after %s, %d ends; must be a bookmark, %s and one", got, time.Since(begun), ended, WordEvery)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,7 +25,10 @@ type Provisioner struct {
 	Client client.Client
 	Source *cluster.Source
 	Events events.EventRecorder
-	Log    *slog.Logger
+	// Remedies is told of each attempt; nil where nobody wants to know.
+	Remedies RemedyLog
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Reconcile looks at the namespace named by the request.
@@ -44,7 +48,7 @@ func (p *Provisioner) Reconcile(ctx context.Context, r reconcile.Request) (recon
 	if !policies.NeedsProvision(&live, r.Name) {
 		return reconcile.Result{}, nil
 	}
-	want := policies.Provisioned(r.Name)
+	found, want := p.Now(), policies.Provisioned(r.Name)
 	object := &objects.PeerAuthentication{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: want.Namespace,
@@ -59,8 +63,10 @@ func (p *Provisioner) Reconcile(ctx context.Context, r reconcile.Request) (recon
 		// Somebody was faster, or the namespace is going away; the next event tells.
 		return reconcile.Result{}, nil
 	case err != nil:
+		p.provisioned(object, RemedyFailed, found)
 		return reconcile.Result{}, fmt.Errorf("create PeerAuthentication %s: %w", want.Key(), err)
 	}
+	p.provisioned(object, RemedyDone, found)
 	p.Log.InfoContext(ctx, "created a STRICT PeerAuthentication", "namespace", r.Name, "name", want.Name)
 	p.Events.Eventf(object, nil, corev1.EventTypeNormal, "Provisioned", "Provision",
 		"created because the namespace is guarded and was not STRICT")

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,8 +47,8 @@ func TestProvisioner(t *testing.T) {
 				created++
 				return c.Create(ctx, o, opts...)
 			}}, c.stored...)
-			recorder := events.NewFakeRecorder(5)
-			p := &Provisioner{Client: s.client, Source: s.source, Events: recorder, Log: slog.New(slog.DiscardHandler)}
+			recorder, told := events.NewFakeRecorder(5), remedied{}
+			p := &Provisioner{Client: s.client, Source: s.source, Events: recorder, Remedies: &told, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 			for range 2 { // the cache does not know of the creation yet
 				if got, err := p.Reconcile(t.Context(), request("prod")); err != nil || got.RequeueAfter != 0 {
 					t.Fatalf("got %+v, %v", got, err)
@@ -55,6 +56,9 @@ func TestProvisioner(t *testing.T) {
 			}
 			if created != map[bool]int{true: 1}[c.creates] || len(recorder.Events) != created {
 				t.Fatalf("created %d with %d events; want it created: %t", created, len(recorder.Events), c.creates)
+			}
+			if len(told) != created {
+				t.Errorf("told %+v; want one for each that was created", told)
 			}
 			if !c.creates {
 				return
@@ -65,6 +69,9 @@ func TestProvisioner(t *testing.T) {
 			}
 			if got.Spec.MTLS == nil || got.Spec.MTLS.Mode != "STRICT" || got.Spec.Selector != nil || got.Labels["app.kubernetes.io/managed-by"] != "meshvakt" {
 				t.Errorf("created %+v", got)
+			}
+			if told[0].Outcome != RemedyDone || !told[0].Provisioned || told[0].Object.GetNamespace() != "prod" || told[0].Found.IsZero() || !told[0].After.IsZero() || told[0].At.Before(told[0].Found) {
+				t.Errorf("told %+v", told[0])
 			}
 			if event := <-recorder.Events; !strings.Contains(event, "Normal Provisioned") {
 				t.Errorf("event %q", event)
@@ -79,7 +86,7 @@ func TestProvisionerReadsLive(t *testing.T) {
 	if err := s.client.Create(t.Context(), policyOf("prod", "mine", "STRICT")); err != nil {
 		t.Fatal(err)
 	}
-	p := &Provisioner{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Log: slog.New(slog.DiscardHandler)}
+	p := &Provisioner{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Log: slog.New(slog.DiscardHandler), Now: time.Now}
 	if _, err := p.Reconcile(t.Context(), request("prod")); err != nil {
 		t.Fatal(err)
 	}
@@ -106,13 +113,16 @@ func TestProvisionerErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSetting(t, interceptor.Funcs{Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error { return c.err }},
 				guardWith("default", guardedSelector(), v1alpha1.OnMissingProvision), namespaceOf("prod", true))
-			recorder := events.NewFakeRecorder(5)
-			p := &Provisioner{Client: s.client, Source: s.source, Events: recorder, Log: slog.New(slog.DiscardHandler)}
+			recorder, told := events.NewFakeRecorder(5), remedied{}
+			p := &Provisioner{Client: s.client, Source: s.source, Events: recorder, Remedies: &told, Log: slog.New(slog.DiscardHandler), Now: time.Now}
 			if _, err := p.Reconcile(t.Context(), request("prod")); (err != nil) != c.retry || c.retry && !errors.Is(err, c.err) {
 				t.Errorf("got %v; want it to be tried again: %t", err, c.retry)
 			}
 			if len(recorder.Events) > 0 {
 				t.Error("an event tells of what has not happened")
+			}
+			if c.retry && (len(told) != 1 || told[0].Outcome != RemedyFailed) || !c.retry && len(told) > 0 {
+				t.Errorf("told %+v", told)
 			}
 		})
 	}

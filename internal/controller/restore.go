@@ -168,6 +168,7 @@ func (r *Restorer) restore(ctx context.Context, live *facts.Cluster, name string
 	if obstacle != "" {
 		if r.Memory.tell(name) {
 			r.Recorder.Remediated(outcomeImpossible)
+			r.remedied(asNamespace(live.Namespaces[name]), RemedyGivenUp)
 			r.Log.ErrorContext(ctx, "cannot make a namespace STRICT again", "namespace", name, "cause", obstacle)
 			r.Events.Eventf(namespaceReference(name), nil, corev1.EventTypeWarning, "StrictNotRestored", "Restore",
 				"%s", shortened("Meshvakt changes policies of this namespace alone, and none that it could makes it STRICT: "+obstacle))
@@ -177,7 +178,7 @@ func (r *Restorer) restore(ctx context.Context, live *facts.Cluster, name string
 	for _, repair := range repairs {
 		if err := r.apply(ctx, &repair); err != nil {
 			r.Recorder.Remediated(outcomeFailed)
-			r.remedied(strictPolicy(repair.New.Namespace, repair.New.Name), false)
+			r.remedied(strictPolicy(repair.New.Namespace, repair.New.Name), RemedyFailed)
 			return reconcile.Result{}, err
 		}
 	}

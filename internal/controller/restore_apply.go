@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,29 +15,6 @@ import (
 	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/policies"
 )
-
-// Remedy is one attempt to make a namespace STRICT again by a policy.
-type Remedy struct {
-	// Policy is as the API server has stored it; where it has not, as it was to be.
-	Policy *objects.PeerAuthentication
-	Done   bool
-	// After and Found are the bounds within which the namespace has ceased to be STRICT, At is when it was tried.
-	After, Found, At time.Time
-}
-
-// RemedyLog is told of remedies. It must not block.
-type RemedyLog interface {
-	Remedied(r Remedy)
-}
-
-// remedied tells of an attempt.
-func (r *Restorer) remedied(policy *objects.PeerAuthentication, done bool) {
-	if r.Remedies == nil {
-		return
-	}
-	gap := r.Memory.gap(policy.Namespace)
-	r.Remedies.Remedied(Remedy{Policy: policy, Done: done, After: gap.After, Found: gap.Found, At: r.Now()})
-}
 
 // gap is that of a namespace in which there is one.
 func (m *Memory) gap(name string) scan.Gap {
@@ -72,7 +48,7 @@ func (r *Restorer) apply(ctx context.Context, repair *policies.Repair) error {
 	case err != nil:
 		return fmt.Errorf("restore STRICT by PeerAuthentication %s: %w", want.Key(), err)
 	}
-	r.remedied(object, true)
+	r.remedied(object, RemedyDone)
 	r.Log.WarnContext(ctx, "made a namespace STRICT again", "namespace", want.Namespace, "policy", want.Name, "created", repair.Old == nil)
 	r.Events.Eventf(namespaceReference(want.Namespace), object, corev1.EventTypeWarning, "StrictRestored", "Restore", "%s", shortened(done))
 	if repair.Old != nil {

@@ -119,7 +119,7 @@ func TestRestorer(t *testing.T) {
 	if told := r.told(); told != "StrictLost StrictRestored" {
 		t.Errorf("told %q", told)
 	}
-	if m := r.remedies; len(m) != 1 || !m[0].Done || m[0].Policy.Name != "default" || !m[0].Found.Equal(r.now) || !m[0].After.Equal(r.now.Add(-12*time.Second)) || !m[0].At.Equal(r.now) {
+	if m := r.remedies; len(m) != 1 || m[0].Outcome != RemedyDone || m[0].Provisioned || m[0].Object.GetName() != "default" || !m[0].Found.Equal(r.now) || !m[0].After.Equal(r.now.Add(-12*time.Second)) || !m[0].At.Equal(r.now) {
 		t.Errorf("remedies %+v", m)
 	}
 	r.now = r.now.Add(time.Second)
@@ -268,6 +268,9 @@ func TestRestorerSaysOnceThatItCannot(t *testing.T) {
 	look()
 	if told := r.told(); told != "StrictLost StrictNotRestored" || r.outcomes["impossible"] != 1 {
 		t.Errorf("told %q, %v", told, r.outcomes)
+	}
+	if m := r.remedies; len(m) != 1 || m[0].Outcome != RemedyGivenUp || m[0].Object.GetName() != "istio-system" || m[0].Object.GetNamespace() != "" || !m[0].Found.Equal(r.now) {
+		t.Errorf("remedies %+v", m)
 	}
 }
 

@@ -124,11 +124,11 @@ func (k *Keeper) Reconcile(ctx context.Context, ref Ref) (reconcile.Result, erro
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	if !o.kept {
-		k.Ledger.Unrepaired(ctx, o.want, ref.Kind, wrongness(different)+", and Meshvakt has no right to put it back")
+		k.Ledger.LeftAlone(ctx, o.want, ref.Kind, wrongness(different)+", and Meshvakt has no right to put it back")
 		return reconcile.Result{RequeueAfter: resync}, nil
 	}
 	if wait := k.tired(ref); wait > 0 {
-		k.Ledger.Unrepaired(ctx, o.want, ref.Kind, fmt.Sprintf("somebody changes it again and again; it is put back at most %d times a minute", often))
+		k.Ledger.LeftAlone(ctx, o.want, ref.Kind, fmt.Sprintf("somebody changes it again and again; it is put back at most %d times a minute", often))
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	if err := k.repair(ctx, ref, o, live, different); err != nil {

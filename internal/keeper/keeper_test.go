@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -90,13 +91,18 @@ func TestKeeperPutsBack(t *testing.T) {
 				t.Fatalf("repaired what was right: %v", s.counts)
 			}
 			var repaired []string
-			s.keeper.Ledger.OnRepair(func(o client.Object, at time.Time) { repaired = append(repaired, o.GetName()+at.Sub(s.now).String()) })
+			s.keeper.Ledger.OnRepair(func(o client.Object, r Repair) {
+				if r.Done && o.GetResourceVersion() == "" {
+					t.Errorf("%s was put back in no version", o.GetName())
+				}
+				repaired = append(repaired, fmt.Sprintf("%s%s %t %t", o.GetName(), r.At.Sub(s.now), r.Done, r.GivenUp))
+			})
 			c.harm(t, s)
 			if _, err := s.reconcile(t, c.ref); err != nil {
 				t.Fatal(err)
 			}
 			s.settled(t, c.ref)
-			if want := c.ref.Name + "0s"; len(repaired) != 1 || repaired[0] != want {
+			if want := c.ref.Name + "0s true false"; len(repaired) != 1 || repaired[0] != want {
 				t.Errorf("told of repairs %q; want %q", repaired, want)
 			}
 			if len(s.counts) != 1 || s.counts[c.count] != 1 {
@@ -220,6 +226,13 @@ func TestKeeperSaysWhatHindersIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSetting(t, failing(c.err))
+			var came []Repair
+			s.keeper.Ledger.OnRepair(func(_ client.Object, r Repair) { came = append(came, r) })
+			defer func() {
+				if len(came) != 1 || came[0].Done || came[0].GivenUp {
+					t.Errorf("told %+v; want one that failed", came)
+				}
+			}()
 			if _, err := s.reconcile(t, role); !errors.Is(err, c.err) {
 				t.Errorf("got %v", err)
 			}
@@ -233,6 +246,20 @@ func TestKeeperSaysWhatHindersIt(t *testing.T) {
 // A program that wants something else is not raced with.
 func TestKeeperTires(t *testing.T) {
 	s := newSetting(t, interceptor.Funcs{})
+	done, givenUp := 0, 0
+	s.keeper.Ledger.OnRepair(func(_ client.Object, r Repair) {
+		switch {
+		case r.Done:
+			done++
+		case r.GivenUp:
+			givenUp++
+		}
+	})
+	defer func() {
+		if done != often+1 || givenUp != 1 {
+			t.Errorf("told of %d repairs, and %d times that it was given up; want %d, the last of them a minute later, and once", done, givenUp, often+1)
+		}
+	}()
 	for range often + 5 {
 		if r := s.role(t); len(r.Rules) > 0 {
 			r.Rules = nil

@@ -40,10 +40,17 @@ type Ledger struct {
 	now    func() time.Time
 
 	mu       sync.Mutex
-	wrong    map[string]wrong                      // guarded by mu; by kind and name
-	repaired []repair                              // guarded by mu; the latest, oldest first
-	changed  []func()                              // guarded by mu
-	onRepair []func(o client.Object, at time.Time) // guarded by mu
+	wrong    map[string]wrong                  // guarded by mu; by kind and name
+	repaired []repair                          // guarded by mu; the latest, oldest first
+	changed  []func()                          // guarded by mu
+	onRepair []func(o client.Object, r Repair) // guarded by mu
+}
+
+// Repair is what came of an object that was not as it should be.
+type Repair struct {
+	At time.Time
+	// Done: it was put back. GivenUp: Meshvakt does not try, for it may not, or somebody undoes it. Neither: it could not.
+	Done, GivenUp bool
 }
 
 type wrong struct{ kind, why string }
@@ -73,8 +80,8 @@ func (l *Ledger) OnChange(f func()) {
 	l.changed = append(l.changed, f)
 }
 
-// OnRepair has f called with each object that was put back, and when. f must not block, nor change the object.
-func (l *Ledger) OnRepair(f func(o client.Object, at time.Time)) {
+// OnRepair has f called with each object that was put back, or was not. f must not block, nor change the object.
+func (l *Ledger) OnRepair(f func(o client.Object, r Repair)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.onRepair = append(l.onRepair, f)
@@ -98,16 +105,23 @@ func (l *Ledger) Repaired(ctx context.Context, o client.Object, kind string, act
 	l.emit(o, corev1.EventTypeWarning, "OwnObjectRepaired", "%s %s, and was put back as installed: %s", name, action.Harm(), how)
 	l.mu.Lock()
 	delete(l.wrong, name)
-	at, onRepair := l.now(), l.onRepair
+	at := l.now()
 	l.repaired = append(l.repaired, repair{name, at})
 	if more := len(l.repaired) - remembered; more > 0 {
 		l.repaired = slices.Delete(l.repaired, 0, more)
 	}
 	l.mu.Unlock()
-	for _, f := range onRepair {
-		f(o, at)
-	}
+	l.came(o, Repair{At: at, Done: true})
 	l.tell()
+}
+
+func (l *Ledger) came(o client.Object, r Repair) {
+	l.mu.Lock()
+	onRepair := l.onRepair
+	l.mu.Unlock()
+	for _, f := range onRepair {
+		f(o, r)
+	}
 }
 
 // Harm says what somebody had done to the object.
@@ -118,9 +132,19 @@ func (a Action) Harm() string {
 	return "was changed"
 }
 
-// Unrepaired notes that an object is not as installed, and is not put back. It is said
+// Unrepaired notes that an object is not as installed, and could not be put back. It is said
 // once for each reason.
 func (l *Ledger) Unrepaired(ctx context.Context, o client.Object, kind, why string) {
+	l.notAsInstalled(ctx, o, kind, why, false)
+}
+
+// LeftAlone notes that an object is not as installed, and that nobody tries to put it back. It is
+// said once for each reason.
+func (l *Ledger) LeftAlone(ctx context.Context, o client.Object, kind, why string) {
+	l.notAsInstalled(ctx, o, kind, why, true)
+}
+
+func (l *Ledger) notAsInstalled(ctx context.Context, o client.Object, kind, why string, givenUp bool) {
 	name := described(kind, o)
 	l.mu.Lock()
 	known := l.wrong[name].why == why
@@ -129,6 +153,7 @@ func (l *Ledger) Unrepaired(ctx context.Context, o client.Object, kind, why stri
 	if known {
 		return
 	}
+	l.came(o, Repair{At: l.now(), GivenUp: givenUp})
 	l.tell()
 	l.log.ErrorContext(ctx, "an object of Meshvakt's own is not as installed, and is not put back", "object", name, "reason", why)
 	l.emit(o, corev1.EventTypeWarning, "OwnObjectNotAsInstalled", "%s is not as installed, and is not put back: %s", name, why)

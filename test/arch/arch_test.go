@@ -104,7 +104,8 @@ func mayImport() map[string][]string {
 		"internal/evidence/volume":    {},
 		"internal/evidence/journal":   {"api/v1alpha1", "internal/evidence/canonical", "internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume", "policies", "policies/facts"},
 		"internal/evidence/observe":   {"api/v1alpha1", "internal/cluster", "internal/evidence/canonical", "internal/evidence/record", "internal/mesh", "internal/scan", "policies", "policies/facts"},
-		"internal/evidence/seal":      {"internal/evidence/record", "internal/evidence/spool", "internal/evidence/volume"},
+		"internal/evidence/seal":      {"internal/evidence/record", "internal/evidence/spool", "internal/evidence/store", "internal/evidence/volume"},
+		"internal/evidence/store":     {},
 		"internal/evidence/supervise": {},
 		"internal/evidence/verify":    {"internal/evidence/record", "internal/evidence/volume"},
 		"internal/evidence/report":    {"internal/evidence/record", "internal/evidence/verify"},
@@ -135,19 +136,26 @@ func TestImportsPointDownwards(t *testing.T) {
 // Tessera ends its process where a disk fails, which the webhook must outlive.
 func TestTesseraStaysInTheSealer(t *testing.T) {
 	importers := map[string][]string{}
+	sealer := []string{"cmd/meshvakt/evidence_mirror.go", "cmd/meshvakt/evidence_seal.go"}
 	for _, s := range sources(t) {
 		for _, i := range s.file.Imports {
 			path := strings.Trim(i.Path.Value, `"`)
 			if strings.HasPrefix(path, "github.com/transparency-dev/tessera") && filepath.ToSlash(filepath.Dir(s.path)) != "internal/evidence/seal" {
 				t.Errorf("%s: imports %s; only internal/evidence/seal must", s.path, path)
 			}
-			if path == module+"internal/evidence/seal" && !s.test() {
+			if strings.HasPrefix(path, "github.com/minio/") && filepath.ToSlash(filepath.Dir(s.path)) != "internal/evidence/store" && !strings.HasPrefix(s.path, "test/") {
+				t.Errorf("%s: imports %s; only internal/evidence/store must", s.path, path)
+			}
+			if (path == module+"internal/evidence/seal" || path == module+"internal/evidence/store") && !s.test() {
 				importers[path] = append(importers[path], s.path)
 			}
 		}
 	}
-	if got := importers[module+"internal/evidence/seal"]; !slices.Equal(got, []string{"cmd/meshvakt/evidence_seal.go"}) {
-		t.Errorf("internal/evidence/seal is imported by %q; must be by cmd/meshvakt/evidence_seal.go alone", got)
+	if got := importers[module+"internal/evidence/seal"]; !slices.Equal(got, sealer) {
+		t.Errorf("internal/evidence/seal is imported by %q; must be by %q alone", got, sealer)
+	}
+	if got := importers[module+"internal/evidence/store"]; !slices.Equal(got, []string{sealer[0], "internal/evidence/seal/mirror.go"}) {
+		t.Errorf("internal/evidence/store is imported by %q; must be by the sealer alone", got)
 	}
 }
 

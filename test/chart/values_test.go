@@ -266,6 +266,8 @@ func TestSchemaRefuses(t *testing.T) {
 		{"evidence.name=https://evidence.example.org", "name"},
 		{"evidence.breakGlassGroups={}", "breakGlassGroups"},
 		{"evidence.retention=13 months", "retention"},
+		{"evidence.clock.error=half a second", "error"},
+		{"evidence.clock.kernel=ok", "kernel"},
 		{"evidence.retention=0h", "retention"},
 		{"evidence.volume.type=nfs", "type"},
 		{"evidence.volume.accessModes={ReadWriteMany}", "accessModes"},
@@ -284,6 +286,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"evidence.enabled=true,evidence.retention=forever":         "evidence.name must be set",
 		"evidence.enabled=true,evidence.name=evidence.example.org": "evidence.retention must be set",
 		"evidence.migration=true":                                  "evidence.migration is for evidence.enabled true",
+		"evidence.enabled=true,evidence.name=evidence.example.org,evidence.retention=forever,evidence.clock.error=500ms":   "evidence.clock.source must be set",
+		"evidence.enabled=true,evidence.name=evidence.example.org,evidence.retention=forever,evidence.clock.source=chrony": "evidence.clock.error must be set",
 	} {
 		if _, _, err := helm(t, "template", "meshvakt", chart, "--set", set); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v\nmust say %q", set, err, says)

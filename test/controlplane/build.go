@@ -26,7 +26,13 @@ type IstioBinaries struct {
 	Manifests string
 }
 
-// Builder compiles the programs of a control plane from the modules pinned below
+// WitnessBinaries are the paths of a witness of transparency logs, and of what manages its logs.
+type WitnessBinaries struct {
+	Litewitness string
+	Witnessctl  string
+}
+
+// Builder compiles the programs of a control plane, and what else tests need, from the modules pinned below
 // binaries/ and caches them outside the source tree. The zero value is ready to use.
 // Any number of processes may build at once: one works, the others wait for it.
 type Builder struct {
@@ -95,6 +101,27 @@ func istioGroup() group {
 	}
 }
 
+func s3Group() group {
+	return group{
+		name:     "s3",
+		released: "github.com/versity/versitygw",
+		mains:    []mainPackage{{"versitygw", "github.com/versity/versitygw/cmd/versitygw"}},
+		ldflags:  func(string) string { return "-s -w" },
+	}
+}
+
+func witnessGroup() group {
+	return group{
+		name:     "witness",
+		released: "filippo.io/torchwood",
+		mains: []mainPackage{
+			{"litewitness", "filippo.io/torchwood/cmd/litewitness"},
+			{"witnessctl", "filippo.io/torchwood/cmd/witnessctl"},
+		},
+		ldflags: func(string) string { return "-s -w" },
+	}
+}
+
 // kubernetesLdflags stamps the version: an API server that calls itself v0.0.0-master
 // is refused by clients that check the version.
 func kubernetesLdflags(version string) string {
@@ -144,6 +171,24 @@ func (b *Builder) Istio(ctx context.Context) (IstioBinaries, error) {
 		Istioctl:  paths["istioctl"],
 		Manifests: filepath.Join(source.Dir, "manifests"),
 	}, nil
+}
+
+// S3 returns versitygw, an S3 server that checks signatures, and builds it when it is missing.
+func (b *Builder) S3(ctx context.Context) (path string, err error) {
+	paths := map[string]string{}
+	if err := b.complete(ctx, s3Group(), paths); err != nil {
+		return "", fmt.Errorf("build the S3 server: %w", err)
+	}
+	return paths["versitygw"], nil
+}
+
+// Witness returns litewitness and witnessctl, and builds them when they are missing.
+func (b *Builder) Witness(ctx context.Context) (WitnessBinaries, error) {
+	paths := map[string]string{}
+	if err := b.complete(ctx, witnessGroup(), paths); err != nil {
+		return WitnessBinaries{}, fmt.Errorf("build the witness: %w", err)
+	}
+	return WitnessBinaries{Litewitness: paths["litewitness"], Witnessctl: paths["witnessctl"]}, nil
 }
 
 // assets lists the programs in a KUBEBUILDER_ASSETS directory, or none of them when one

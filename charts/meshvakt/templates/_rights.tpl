@@ -141,6 +141,10 @@
   resources: [secrets]
   resourceNames: [meshvakt-evidence]
   verbs: [get, update]
+# Who has used them, which whoever does announces by an Event.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [list, watch, patch]
 # Which start of which replica is running: each renews its own Lease, and reads those of all
 # pods behind the Service.
 - apiGroups: [coordination.k8s.io]

@@ -29,6 +29,14 @@ func KernelClock() record.Clock {
 	return record.Clock{MaxErrorMicros: uint64(max(t.Maxerror, 0)), Unsynchronised: t.Status&unix.STA_UNSYNC != 0}
 }
 
+// declareClock tells what the operator says about the clock, in each shard before the first beat that goes by it.
+func (o *Observer) declareClock(ctx context.Context) error {
+	if o.config.Declared == nil {
+		return nil
+	}
+	return o.write(ctx, o.config.Declared)
+}
+
 // tellBeat tells that the replica is there, if it is time to.
 func (o *Observer) tellBeat(ctx context.Context) error {
 	mono := o.config.Since()

@@ -47,6 +47,8 @@ type Config struct {
 	// Own are further objects that Meshvakt is made of, of which changes are told. There must be the right to list and
 	// watch each of them.
 	Own []OwnObject
+	// User is who Meshvakt itself is to the API server; nil where nobody knows.
+	User func(context.Context) (string, error)
 	// Boot is the ID of this start of the process.
 	Boot string
 	// Beat is the time from one beat to the next; a minute by default.
@@ -59,6 +61,8 @@ type Config struct {
 	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 	// Clock is what the kernel says about its own; KernelClock by default.
 	Clock func() record.Clock
+	// Declared is what the operator says of it, nil where that is nothing.
+	Declared *record.ClockDeclared
 }
 
 // The pace of the Observer.
@@ -301,7 +305,11 @@ func (o *Observer) tellShard(ctx context.Context, now time.Time, mono time.Durat
 	}
 	before, was := o.shard, o.pseudonyms
 	o.shard, o.pseudonyms = shard, p
-	if err := o.snapshot(ctx, why); err != nil {
+	err = o.declareClock(ctx)
+	if err == nil {
+		err = o.snapshot(ctx, why)
+	}
+	if err != nil {
 		o.shard, o.pseudonyms = before, was
 		return err
 	}

@@ -408,6 +408,37 @@ func TestRoster(t *testing.T) {
 	}, append(prod(), endpoints, lease("meshvakt-1", other), lease("meshvakt-3", "Nobody's"))...)
 }
 
+// TestDeclaredClock: what the operator says is told in each shard, before the first beat.
+func TestDeclaredClock(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.observer.config.Declared = &record.ClockDeclared{Source: "chrony on the node", MaxErrorMicros: 500_000}
+		s.clock.Unsynchronised = true
+		s.opened()
+		s.log.open("2027q1")
+		s.pass(90 * time.Second)
+		declared, shards := false, 0
+		for _, r := range s.log.told() {
+			switch b := r.Body.(type) {
+			case *record.Genesis:
+				declared = false
+			case *record.ClockDeclared:
+				declared = true
+				shards++
+				if b.Source != "chrony on the node" || b.MaxErrorMicros != 500_000 {
+					t.Errorf("told %+v", b)
+				}
+			case *record.Beat:
+				if !declared || !b.Clock.Unsynchronised || b.Clock.MaxErrorMicros != 1500 {
+					t.Errorf("a beat has %+v, declared before: %t", b.Clock, declared)
+				}
+			}
+		}
+		if shards != 2 {
+			t.Errorf("told %d times; must be once in each shard", shards)
+		}
+	}, prod()...)
+}
+
 // TestOwnObjects: the hooks of a beat, and what is changed behind the back of whoever would be asked.
 func TestOwnObjects(t *testing.T) {
 	open := admissionregistrationv1.Ignore
@@ -530,27 +561,48 @@ func TestRemedies(t *testing.T) {
 		at := time.Now().UTC()
 		policy := policyOf("prod", "default", "STRICT")
 		after, found := at.Add(-time.Minute), at.Add(-time.Second)
-		s.observer.Remedied(Remedy{Object: policy, After: after, Found: found, At: at})
-		s.observer.Remedied(Remedy{Object: policy, Done: true, After: after, Found: found, At: at})
-		s.observer.Remedied(Remedy{Own: true, Done: true, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: Failed, Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: Done, Object: policy, After: after, Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Own, Outcome: Done, At: at, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u"}}})
+		s.observer.Remedied(Remedy{What: Provisioned, Outcome: Done, Object: policyOf("other", "default", "STRICT"), Found: found, At: at})
+		s.observer.Remedied(Remedy{What: Restored, Outcome: GivenUp, Object: namespaceNamed("lost"), After: after, Found: found, At: at})
 		s.pass(time.Second)
 		var told []string
 		for _, r := range of[*record.Remediation](s.since(n)) {
 			told = append(told, fmt.Sprintf("%s %s %s %d", r.What, r.Object.GVK, r.Outcome, r.Tries))
-			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) {
+			if !r.Done.Equal(at) || r.After.After(r.Found) || r.Found.After(r.Done) || (r.Outcome == GivenUp) != (r.Object.Digest == "") {
 				t.Errorf("%+v", r)
+			}
+			if unknown := r.What != Restored; unknown != r.After.Equal(time.Unix(0, 0)) {
+				t.Errorf("%s came about after %s", r.What, r.After)
 			}
 		}
 		if want := []string{
 			"restored security.istio.io/v1/PeerAuthentication failed 1", "restored security.istio.io/v1/PeerAuthentication done 2",
 			"own admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration done 1",
+			"provisioned security.istio.io/v1/PeerAuthentication done 1", "restored v1/Namespace givenUp 1",
 		}; !slices.Equal(told, want) {
 			t.Errorf("told %q; want %q", told, want)
+		}
+		// What fails again and again is told ever more seldom.
+		n = len(s.log.told())
+		for range 20 {
+			s.observer.Remedied(Remedy{What: Provisioned, Outcome: Failed, Object: policyOf("other", "default", "STRICT"), At: at})
+			s.pass(time.Second)
+		}
+		s.observer.Remedied(Remedy{What: Provisioned, Outcome: Done, Object: policyOf("other", "default", "STRICT"), At: at})
+		s.pass(time.Second)
+		var tries []uint64
+		for _, r := range of[*record.Remediation](s.since(n)) {
+			tries = append(tries, r.Tries)
+		}
+		if want := []uint64{1, 2, 4, 8, 16, 21}; !slices.Equal(tries, want) {
+			t.Errorf("told tries %d; want %d", tries, want)
 		}
 		// Those that wait are bounded.
 		s.log.breaks(unix.EIO)
 		for range 2 * maxRemedies {
-			s.observer.Remedied(Remedy{Object: policy, Done: true, At: at})
+			s.observer.Remedied(Remedy{What: Restored, Outcome: Done, Object: policy, At: at})
 		}
 		s.pass(time.Minute)
 		n = len(s.log.told())

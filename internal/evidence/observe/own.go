@@ -1,14 +1,13 @@
 package observe
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -44,12 +43,15 @@ type own struct {
 	kinds     []*follower
 	guards    toolscache.ResourceEventHandlerRegistration
 
-	mu    sync.Mutex
-	seen  map[ownKey]*ownObject // guarded by mu
-	dirty map[ownKey]bool       // guarded by mu
-	met   map[ownKey]bool       // guarded by mu; in lists that are under way
-	begun map[*follower]bool    // guarded by mu; those that have seen all there is once
-	fresh map[ownKey]bool       // guarded by mu; seen in a first list, and not told of yet
+	since func() time.Duration
+
+	mu      sync.Mutex
+	seen    map[ownKey]*ownObject // guarded by mu
+	waiting map[ownKey][]sighting // guarded by mu; what is to be told, oldest first
+	repairs map[ownKey][]string   // guarded by mu; versions that Meshvakt has put in place, the latest
+	met     map[ownKey]bool       // guarded by mu; in lists that are under way
+	begun   map[*follower]bool    // guarded by mu; those that have seen all there is once
+	fresh   map[ownKey]bool       // guarded by mu; seen in a first list, and not told of yet
 	// needed is how many of kinds must have begun before anything is told.
 	needed int
 
@@ -78,7 +80,8 @@ type OwnObject struct {
 
 func newOwn(c *Config, rouse func()) *own {
 	w := &own{
-		rouse: rouse, failsOpen: c.FailsOpen, log: c.Logger, seen: map[ownKey]*ownObject{}, dirty: map[ownKey]bool{}, met: map[ownKey]bool{},
+		rouse: rouse, failsOpen: c.FailsOpen, log: c.Logger, since: c.Since, seen: map[ownKey]*ownObject{}, waiting: map[ownKey][]sighting{},
+		repairs: map[ownKey][]string{}, met: map[ownKey]bool{},
 		begun: map[*follower]bool{}, fresh: map[ownKey]bool{}, told: map[ownKey]*ownObject{},
 	}
 	hook := func(kind string, list func() client.ObjectList, fields fields.Selector) {
@@ -174,8 +177,7 @@ func (w *own) end(f *follower, mine []ownKey) {
 	defer w.mu.Unlock()
 	for _, key := range mine {
 		if w.seen[key] != nil && !w.met[key] {
-			delete(w.seen, key)
-			w.dirty[key] = true
+			w.note(key, nil)
 		}
 		if !w.begun[f] {
 			w.fresh[key] = true
@@ -201,8 +203,7 @@ func (w *own) set(gvk string, o client.Object) {
 	seen.describe(o, w.failsOpen)
 	w.mu.Lock()
 	w.met[key] = true
-	w.seen[key] = seen
-	w.dirty[key] = true
+	w.note(key, seen)
 	w.mu.Unlock()
 	w.rouse()
 }
@@ -236,9 +237,8 @@ func (s *ownObject) entry(configuration, name string, p *admissionregistrationv1
 func (w *own) remove(key ownKey) {
 	w.mu.Lock()
 	_, known := w.seen[key]
-	delete(w.seen, key)
 	if known {
-		w.dirty[key] = true
+		w.note(key, nil)
 	}
 	w.mu.Unlock()
 	if known {
@@ -246,12 +246,10 @@ func (w *own) remove(key ownKey) {
 	}
 }
 
-// hooks are those of a beat: the webhook configurations, and as many bindings as there is room for.
+// hooks are those of a beat, as they were told: the webhook configurations, and as many bindings as there is room for.
 func (w *own) hooks(p record.Pseudonymiser) []record.Hook {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	var list []record.Hook
-	for _, s := range w.seen {
+	for _, s := range w.told {
 		if !s.hook {
 			continue
 		}
@@ -272,57 +270,6 @@ func (w *own) hooks(p record.Pseudonymiser) []record.Hook {
 	list = list[:min(len(list), maxHooks)]
 	slices.SortFunc(list, order)
 	return list
-}
-
-// settle takes what is seen for what is known, at the first snapshot.
-func (w *own) settle() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.told = maps.Clone(w.seen)
-	clear(w.dirty)
-	clear(w.fresh)
-}
-
-// tellOwn tells what has changed of Meshvakt's own.
-func (o *Observer) tellOwn(ctx context.Context) error {
-	w := o.own
-	w.mu.Lock()
-	keys := slices.SortedFunc(maps.Keys(w.dirty), func(a, b ownKey) int { return cmp.Or(cmp.Compare(a.gvk, b.gvk), cmp.Compare(a.name, b.name)) })
-	seen, fresh := maps.Clone(w.seen), maps.Clone(w.fresh)
-	clear(w.dirty)
-	clear(w.fresh)
-	w.mu.Unlock()
-	for i, key := range keys {
-		before, after := w.told[key], seen[key]
-		if before == nil && after != nil && fresh[key] {
-			w.told[key] = after
-			continue
-		}
-		if before == nil && after == nil || before != nil && after != nil && before.uid == after.uid && bytes.Equal(before.form, after.form) {
-			continue
-		}
-		weaker, err := o.weaker(before, after)
-		if err == nil {
-			err = o.write(ctx, changeOf(o.pseudonyms, before, after, weaker))
-		}
-		if err != nil {
-			w.mu.Lock()
-			for _, left := range keys[i:] {
-				w.dirty[left] = true
-				if fresh[left] {
-					w.fresh[left] = true
-				}
-			}
-			w.mu.Unlock()
-			return err
-		}
-		if after == nil {
-			delete(w.told, key)
-		} else {
-			w.told[key] = after
-		}
-	}
-	return nil
 }
 
 // weaker reports whether less is enforced than before.
@@ -348,10 +295,13 @@ func (o *Observer) weaker(before, after *ownObject) (bool, error) {
 }
 
 // changeOf is the record of a change. Who has made it, a watch does not say: where the API server asked, a decision does.
-func changeOf(p record.Pseudonymiser, before, after *ownObject, weaker bool) *record.ConfigChanged {
+// What Meshvakt has put back itself is known by its version.
+func changeOf(p record.Pseudonymiser, before, after *ownObject, weaker, repaired bool, self string) *record.ConfigChanged {
 	c := &record.ConfigChanged{What: "changed", By: p.Subject(""), Weaker: weaker}
 	of := after
 	switch {
+	case repaired:
+		c.What, c.By = "repaired", p.Subject(self)
 	case before == nil:
 		c.What = "created"
 	case after == nil:

@@ -113,3 +113,20 @@ func (h *Hook) fields(c *codec) {
 	c.text("digest", &h.Digest, digest())
 	c.text("failure", &h.Failure, oneOf("Fail", "Ignore"))
 }
+
+// ClockDeclared is what the operator says about the clock, from here on in this start of the process and this shard: for
+// kernels that do not know who disciplines theirs. It is no measurement. Beats go on to have what the kernel says.
+type ClockDeclared struct {
+	// Source is what keeps the clock, in the operator's words.
+	Source         string
+	MaxErrorMicros uint64
+}
+
+// Kind is that of a ClockDeclared.
+func (*ClockDeclared) Kind() Kind { return KindClockDeclared }
+
+func (d *ClockDeclared) fields(c *codec) {
+	c.text("source", &d.Source, visible(128))
+	c.number("maxErrUs", &d.MaxErrorMicros)
+	c.require(d.MaxErrorMicros > 0, "maxErrUs", "be at least 1")
+}

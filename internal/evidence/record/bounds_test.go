@@ -75,6 +75,7 @@ func largest() []Body {
 		&KeyCreated{"log", "", strings.Repeat(`\`, 512)},
 		&KeyDestroyed{testKey().ID(), long(0, 255), "retention", largestSubject()},
 		&KeyUsed{testKey().ID(), long(0, 255), largestSubject(), control, most},
+		&ClockDeclared{strings.Repeat(`"`, 128), most},
 	}
 }
 

@@ -146,5 +146,6 @@ func moreExamples() []Body {
 		&KeyCreated{For: "log", VerifierKey: "evidence.example.org+0a1b2c3d+AQUGBw=="},
 		&KeyDestroyed{ID: testKey().ID(), Origin: origin, Why: "retention", By: p.Subject("system:serviceaccount:meshvakt-system:evidence")},
 		&KeyUsed{ID: testKey().ID(), Origin: origin, By: kari, Reason: "access request 12/2026", N: 4},
+		&ClockDeclared{Source: "chrony on the node", MaxErrorMicros: 500_000},
 	}
 }

@@ -22,6 +22,7 @@ const (
 	KindKeyCreated         Kind = "key.created"
 	KindKeyDestroyed       Kind = "key.destroyed"
 	KindKeyUsed            Kind = "key.used"
+	KindClockDeclared      Kind = "clock.declared"
 )
 
 // Kinds returns all of them.
@@ -31,7 +32,7 @@ func Kinds() []Kind {
 		KindDecision, KindAdmitted, KindRemediation,
 		KindSnapshot, KindState, KindBeat,
 		KindExceptionRequested, KindExceptionGranted, KindExceptionUsed, KindExceptionRevoked, KindExceptionExpired,
-		KindConfigChanged, KindKeyCreated, KindKeyDestroyed, KindKeyUsed,
+		KindConfigChanged, KindKeyCreated, KindKeyDestroyed, KindKeyUsed, KindClockDeclared,
 	}
 }
 
@@ -78,6 +79,8 @@ func newBody(kind Kind) Body {
 		return &KeyDestroyed{}
 	case KindKeyUsed:
 		return &KeyUsed{}
+	case KindClockDeclared:
+		return &ClockDeclared{}
 	}
 	return nil
 }

@@ -82,6 +82,13 @@ func Encode(r Record) ([]byte, error) {
 	return c.buf, nil
 }
 
+// Check reports whether body has a place in the format, as Encode would.
+func Check(body Body) error {
+	c := &codec{buf: make([]byte, 0, 1024)}
+	c.braces(body.fields)
+	return c.err
+}
+
 // Parse reads a line, without a newline. With ErrUnknownKind the Head is there all the same, so that a chain can be
 // followed over records of a newer Meshvakt.
 func Parse(line []byte) (Record, error) {

@@ -262,6 +262,8 @@ func TestFieldsAgreeWithEachOther(t *testing.T) {
 		"vkey": {
 			&KeyCreated{For: "log"}, &KeyCreated{For: "pseudonyms", ID: k, VerifierKey: "v"},
 		},
+		"source":   {&ClockDeclared{Source: "", MaxErrorMicros: 1}, &ClockDeclared{Source: "line\nbreak", MaxErrorMicros: 1}, &ClockDeclared{Source: strings.Repeat("x", 129), MaxErrorMicros: 1}},
+		"maxErrUs": {&ClockDeclared{Source: "chrony"}},
 		"by.id": {
 			&KeyUsed{ID: k, Origin: "o", By: Subject{Kind: User}, Reason: "r"},
 			&KeyUsed{ID: k, Origin: "o", By: Subject{Kind: Node}, Reason: "r"},

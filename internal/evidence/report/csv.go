@@ -152,14 +152,14 @@ func (r *report) registers() []register {
 }
 
 func (r *report) logRegister() register {
-	return register{"logs", []string{"origin", "cluster", "replica", "shard", "size", "root", "key", "trust", "witnesses", "closed", "from", "to", "pseudonyms", "unlogged", "beats", "maxErrorSeconds", "unsynchronisedBeats", "clockJumps"},
+	return register{"logs", []string{"origin", "cluster", "replica", "shard", "size", "root", "key", "trust", "witnesses", "closed", "from", "to", "pseudonyms", "unlogged", "beats", "maxErrorSeconds", "unsynchronisedBeats", "declaredBeats", "declaredClock", "clockJumps"},
 		rows(r.logs, func(l verify.Log) []string {
 			var witnesses []string
 			for _, c := range l.Cosignatures {
 				witnesses = append(witnesses, c.Witness+" "+stamp(c.At))
 			}
 			return []string{l.Origin, l.Cluster, l.Replica, l.Shard, count(l.Size), l.Root, l.Key, l.Trust, strings.Join(witnesses, "; "), strconv.FormatBool(l.Closed), stamp(l.From), stamp(l.To),
-				l.Pseudonyms, count(l.Unlogged), count(l.Clock.Beats), seconds(l.Clock.MaxError), count(l.Clock.Unsynchronised), count(l.Clock.Jumps)}
+				l.Pseudonyms, count(l.Unlogged), count(l.Clock.Beats), seconds(l.Clock.MaxError), count(l.Clock.Unsynchronised), count(l.Clock.Declared), declared(l.Clock), count(l.Clock.Jumps)}
 		})}
 }
 
@@ -201,6 +201,15 @@ func (r *report) momentRegister() register {
 		})...)
 	}
 	return reg
+}
+
+// declared lists what operators say of a clock.
+func declared(c verify.Clock) string {
+	list := make([]string, 0, len(c.Declarations))
+	for _, d := range c.Declarations {
+		list = append(list, seconds(d.MaxError)+" s: "+d.Source)
+	}
+	return strings.Join(list, "; ")
 }
 
 func (r *report) exceptionRegister() register {

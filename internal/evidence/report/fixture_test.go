@@ -51,7 +51,7 @@ func addLogs(r *verify.Result) {
 			Key: name + "+a1b2c3d4+ASFtRtd3R0l3y8eV5tQm3q5yYwqf2S9bJ0m3kq1S4zCk", Trust: verify.TrustGiven,
 			Checkpoint: fmt.Sprintf("%s\n%d\n%s\n\n— %s obLD1AAAAA%sAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", name, 132480+i*1733, root, name, strings.Repeat("b", i+1)),
 			Closed:     i != 2, From: at("2026-07-01T00:00:00.000012Z"), To: at("2026-09-30T23:59:58.412Z"), Pseudonyms: "k:40b9d4d4066ec8c39685a29114be62cd",
-			Clock: verify.Clock{Beats: 132410, MaxError: 12*time.Millisecond + 300*time.Microsecond, Unsynchronised: uint64(i) * 17, Jumps: uint64(i) / 2},
+			Clock: verify.Clock{Beats: 132410, MaxError: 12*time.Millisecond + 300*time.Microsecond, Unsynchronised: uint64(i) * 17, Jumps: uint64(i) / 2, Declarations: declaredAt(i), Declared: uint64(i/2) * 9},
 		}
 		if i < 2 {
 			log.Cosignatures = []verify.Cosignature{{Witness: "witness.audit.example.org", At: at("2026-09-30T23:59:59Z")}, {Witness: "witness.example.net", At: at("2026-09-30T23:59:59Z")}}
@@ -90,7 +90,7 @@ func addTimelines(r *verify.Result, from, to time.Time) {
 			{"2026-07-19T22:04:11Z", verify.Unknown, "", "it changed in this time, and nobody saw when", ""}, {"2026-07-19T22:04:13Z", verify.Violated, "PERMISSIVE", "a port takes PERMISSIVE; pods run outside of the mesh", ""}, observed("2026-07-20T06:41:55Z")}},
 		{clusterB, "betaling", verify.NotProvable, []changeAt{{"2026-07-01T00:00:00Z", verify.Unknown, "", "nobody saw it, and nothing that was seen lies on both sides", ""}, observed("2026-07-06T08:00:00Z"),
 			{"2026-08-10T11:00:00Z", verify.Inferred, "STRICT", "nobody saw it; all that it is computed from was the same before and after", ""}, observed("2026-08-10T13:20:00Z"),
-			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
+			{"2026-09-02T00:00:00Z", verify.ObservedByAudit, "STRICT", "nobody saw it; the audit log of the API server has no change", ""}, observed("2026-09-03T00:00:00Z")}},
 		{clusterB, "klinikk", verify.NotProvable, []changeAt{{"2026-07-20T00:00:00Z", unguarded, "", "no guard selects the namespace, or it is not there", ""}, observed("2026-08-15T12:00:00Z")}},
 	} {
 		line := verify.Timeline{Cluster: n.cluster, Namespace: n.name}
@@ -188,4 +188,9 @@ func addEvents(r *verify.Result) {
 		{Cluster: clusterA, Log: a0, Seq: 61200, At: at("2026-08-14T09:00:00Z"), What: "used", For: "pseudonyms", ID: "k:40b9d4d4066ec8c39685a29114be62cd", Origin: a0, By: kari, Why: "Access request 2026-14", N: 31},
 		{Cluster: clusterA, Log: a0, Seq: 88000, At: at("2026-09-01T00:00:00Z"), What: "destroyed", For: "pseudonyms", ID: "k:0d5c1bb2f2e06d3f1f7a3f0c5a9a8e11", Origin: strings.Replace(a0, "2026q3", "2025q2", 1), By: "system:serviceaccount:meshvakt-system:meshvakt", Why: "retention"},
 	}
+}
+
+// declaredAt is what operators say of the clocks of some replicas.
+func declaredAt(i int) []verify.Declaration {
+	return []verify.Declaration{{Source: "chrony on the node", MaxError: 500 * time.Millisecond}, {Source: "=a sundial", MaxError: 3 * time.Second}}[:min(i, 2)]
 }

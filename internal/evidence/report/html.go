@@ -141,6 +141,13 @@ func (v view) scope() []fact {
 		}
 		facts = append(facts, fact{l.text("scope.cluster", v.cluster(uid)), l.text("scope.cluster.text", shown(uid, 64), strings.Join(replicas, ", "), l.int(names)), ""})
 	}
+	if a := v.Result.Audit; a != nil {
+		use := l.text("scope.audit.used")
+		if !a.Used {
+			use = l.text("scope.audit.unused", l.prose(a.Why))
+		}
+		facts = append(facts, fact{l.text("scope.audit"), l.text("scope.audit.text", l.number(a.Receipts), l.number(a.Untold), l.number(a.Decisions)) + " " + use, ""})
+	}
 	return append(facts,
 		fact{l.text("scope.what"), l.text("scope.what.text"), ""},
 		fact{l.text("scope.excluded"), l.text("scope.excluded.text"), ""})
@@ -163,6 +170,12 @@ func (v view) told(keys []string, trustLogKey bool) string {
 	}
 	if v.Told.MaxClockError != "" {
 		flags.WriteString(" --max-clock-error " + v.Told.MaxClockError)
+	}
+	if v.Told.NoDeclaredClock {
+		flags.WriteString(" --no-declared-clock")
+	}
+	if v.Told.AuditLog {
+		flags.WriteString(" \\\n  --audit-log audit.log")
 	}
 	return flags.String()
 }

@@ -36,6 +36,9 @@ type Told struct {
 	Keys          []string
 	TrustLogKey   bool
 	MaxClockError string // as the flag takes it; empty for its default
+	AuditLog      bool   // an audit log of API servers
+	// NoDeclaredClock: what operators say of clocks was not believed.
+	NoDeclaredClock bool
 }
 
 // report is an Input, narrowed to its period and namespaces.
@@ -94,7 +97,9 @@ func narrow(in Input) (*report, error) {
 		return r.asked(f.Namespace) && (f.From.IsZero() || r.touches(f.From, f.To))
 	})
 	r.changes = keep(res.Changes, func(c verify.Change) bool { return r.within(c.At) })
-	r.fixes = keep(res.Remediations, func(m verify.Remediation) bool { return r.asked(m.Namespace) && r.touches(m.After, m.Done) })
+	r.fixes = keep(res.Remediations, func(m verify.Remediation) bool {
+		return r.asked(m.Namespace) && r.touches(cmpTime(m.After, m.Found), m.Done)
+	})
 	r.runs = keep(res.Runs, func(run verify.Run) bool { return r.touches(run.Started, run.Last) })
 	r.keys = keep(res.Keys, func(k verify.Key) bool { return r.within(k.At) })
 	if listed := uint64(len(res.Refusals.List)); res.Refusals.Total+res.Refusals.Errors > listed {

@@ -27,6 +27,10 @@ func short(hash string) string { return hash[:min(len(hash), 16)] }
 func (v view) fixTable() table {
 	return fill(v, v.table("remediations", "namespace", "what", "bounds", "done", "outcome", "record"), v.fixes, func(m verify.Remediation) []cell {
 		bounds := v.span(m.After, m.Found)
+		if m.After.IsZero() {
+			bounds = parts(part{v.l.instant(m.After), ""}, part{v.l.instant(m.Found), ""})
+			bounds.Nowrap = true
+		}
 		outcome := part{v.l.word("outcome", m.Outcome), ""}
 		if m.Outcome != "done" {
 			outcome.Class = "flag"
@@ -39,9 +43,24 @@ func (v view) fixTable() table {
 func (v view) clockTable() table {
 	t := fill(v, v.table("clocks", "replica", "log", "beats", "maxError", "unsync", "back"), v.logs, func(l verify.Log) []cell {
 		return []cell{parts(part{l.Replica, "name"}, part{v.cluster(l.Cluster), "quiet"}), record(v.ref(l.Origin, -1)), number(v.l.number(l.Clock.Beats)), number(v.l.duration(l.Clock.MaxError, up)),
-			number(v.l.number(l.Clock.Unsynchronised)), number(v.l.number(l.Clock.Jumps))}
+			v.unsynchronised(l.Clock), number(v.l.number(l.Clock.Jumps))}
 	})
 	return t
+}
+
+// unsynchronised says at how many beats the kernel did not vouch for the clock, and who did, if anybody.
+func (v view) unsynchronised(c verify.Clock) cell {
+	list := []part{{v.l.number(c.Unsynchronised), ""}}
+	for _, d := range c.Declarations {
+		list = append(list, part{v.l.text("clock.declared", v.l.duration(d.MaxError, up)), ""}, part{shown(d.Source, 128), "said"})
+	}
+	switch {
+	case c.Declared > 0:
+		list = append(list, part{v.l.text("clock.believed", v.l.number(c.Declared)), "quiet"})
+	case len(c.Declarations) > 0:
+		list = append(list, part{v.l.text("clock.notBelieved"), "quiet"})
+	}
+	return cell{Parts: list, Number: true}
 }
 
 func (v view) keyTable() table {

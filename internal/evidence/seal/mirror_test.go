@@ -1,14 +1,22 @@
 package seal
 
 import (
+	"context"
+	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"filippo.io/torchwood"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/store"
 )
 
 // bucket is a server that stores what is put, and remembers the order.
@@ -16,7 +24,8 @@ type bucket struct {
 	mu      sync.Mutex
 	objects map[string]string
 	order   []string
-	full    int // puts that it takes yet; negative: any number
+	full    int  // puts that it takes yet; negative: any number
+	worm    bool // removes nothing
 }
 
 func (b *bucket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -25,6 +34,12 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	switch {
 	case req.Header.Get("Authorization") != "Bearer letmein":
 		http.Error(w, "who?", http.StatusForbidden)
+	case req.Method == http.MethodPut && req.Header.Get("If-None-Match") == "*" && b.objects[req.URL.Path] != "":
+		http.Error(w, "there", http.StatusPreconditionFailed)
+	case req.Method == http.MethodDelete && b.worm:
+		http.Error(w, "never", http.StatusMethodNotAllowed)
+	case req.Method == http.MethodDelete:
+		delete(b.objects, req.URL.Path)
 	case req.Method == http.MethodPut && b.full == 0:
 		http.Error(w, "full", http.StatusInsufficientStorage)
 	case req.Method == http.MethodPut:
@@ -50,29 +65,35 @@ func (withAuthorization) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
+// mirrorPlace is where the logs of newBook lie on a mirror.
+const mirrorPlace = "/" + testName + "/" + testCluster + "/meshvakt-0"
+
+func mirrorTo(t *testing.T, b *book, url, authorization string) *Mirror {
+	t.Helper()
+	h, err := store.NewHTTP(url, nil, func() (string, error) { return authorization, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Mirror{Store: h, Dir: b.dir, Log: quiet()}
+}
+
 // At every moment the mirror holds a log that verifies, and at the end all of it.
 func TestMirror(t *testing.T) {
 	b := newBook(t, t.TempDir())
-	store := &bucket{objects: map[string]string{}, full: -1}
-	server := httptest.NewServer(store)
+	has := &bucket{objects: map[string]string{}, full: -1}
+	server := httptest.NewServer(has)
 	defer server.Close()
 	set := func(full int) {
-		store.mu.Lock()
-		defer store.mu.Unlock()
-		store.full, store.order = full, nil
+		has.mu.Lock()
+		defer has.mu.Unlock()
+		has.full, has.order = full, nil
 	}
 	newMirror := func() *Mirror {
-		return &Mirror{
-			URL: server.URL + "/cluster/meshvakt-0", Dir: b.dir, Client: server.Client(),
-			Authorization: func() (string, error) { return "Bearer letmein", nil },
-		}
+		return mirrorTo(t, b, server.URL+"/fleet", "Bearer letmein")
 	}
 	holds := func(shard string) int64 {
 		t.Helper()
-		tiles, err := torchwood.NewTileFetcher(server.URL+"/cluster/meshvakt-0/"+shard, torchwood.WithHTTPClient(&http.Client{Transport: withAuthorization{}}))
-		if err != nil {
-			t.Fatal(err)
-		}
+		tiles := mustFetch(t, server.URL+"/fleet"+mirrorPlace+"/logs/"+shard)
 		return mustHold(t, tiles, b.verifier(t, shard), b.lines[shard], false).N
 	}
 	s := openSealer(t, b.config())
@@ -84,16 +105,19 @@ func TestMirror(t *testing.T) {
 		t.Fatalf("the first turn: %v, %d records", err, holds("2026q3"))
 	}
 	set(-1)
-	if err := m.Turn(t.Context()); err != nil || len(store.order) != 0 {
-		t.Errorf("a turn with nothing new: %v, puts %q", err, store.order)
+	if err := m.Turn(t.Context()); err != nil || len(has.order) != 0 {
+		t.Errorf("a turn with nothing new: %v, puts %q", err, has.order)
 	}
 
 	b.fill(t, 300)
 	b.end(t, "2026q4")
 	mustPass(t, s)
-	for full := range 5 {
+	const puts = 7 // two bundles of entries, three tiles of hashes, keys, checkpoint
+	before := maps.Clone(has.objects)
+	for full := range puts {
+		has.objects = maps.Clone(before)
 		set(full)
-		if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "507") {
+		if err := newMirror().Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "507") {
 			t.Errorf("a turn with a server that is full after %d: %v", full, err)
 		}
 		if n := holds("2026q3"); n != 602 {
@@ -108,12 +132,15 @@ func TestMirror(t *testing.T) {
 	if err := m.Turn(t.Context()); err != nil || holds("2026q3") != 903 || holds("2026q4") != 2 {
 		t.Errorf("the turn of another process: %v, %d and %d records", err, holds("2026q3"), holds("2026q4"))
 	}
-	for _, name := range store.order {
+	if len(has.order) >= 2*puts {
+		t.Errorf("what the process before has put was put again: %q", has.order)
+	}
+	for _, name := range has.order {
 		if strings.HasSuffix(name, "/2026q3/tile/0/000") || strings.HasSuffix(name, "/2026q3/tile/0/001") {
 			t.Errorf("%s was put again", name)
 		}
 	}
-	m.Authorization = nil
+	m = mirrorTo(t, b, server.URL+"/fleet", "")
 	b.fill(t, 1)
 	mustPass(t, s)
 	if err := m.Turn(t.Context()); err == nil {
@@ -137,19 +164,194 @@ func TestAMirrorThatHasAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := &bucket{objects: map[string]string{}, full: -1}
-	server := httptest.NewServer(store)
+	has := &bucket{objects: map[string]string{}, full: -1}
+	server := httptest.NewServer(has)
 	defer server.Close()
-	m := &Mirror{URL: server.URL, Dir: b.dir, Client: &http.Client{Transport: withAuthorization{}}}
-	store.objects["/2026q4/checkpoint"] = strings.Replace(string(late), "\n7\n", "\n8\n", 1)
-	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "not of this log") || len(store.order) != 0 {
-		t.Errorf("a checkpoint that is not signed: %v, puts %q", err, store.order)
+	m := mirrorTo(t, b, server.URL, "Bearer letmein")
+	has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] = strings.Replace(string(late), "\n7\n", "\n8\n", 1)
+	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "not of this log") || len(has.order) != 0 {
+		t.Errorf("a checkpoint that is not signed: %v, puts %q", err, has.order)
 	}
-	store.objects["/2026q4/checkpoint"] = string(late)
+	has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] = string(late)
 	if err := writeFile(b.dir.Log("2026q4")+"/checkpoint", early); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "set back") || len(store.order) != 0 {
-		t.Errorf("a log that was set back: %v, puts %q", err, store.order)
+	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "set back") || len(has.order) != 0 {
+		t.Errorf("a log that was set back: %v, puts %q", err, has.order)
 	}
+}
+
+// What is on the mirror already must be what is here, or it is told of and left alone.
+func TestAMirrorThatWasChanged(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	b.begin(t, "2026q4")
+	b.fill(t, 300)
+	s := openSealer(t, b.config())
+	mustPass(t, s)
+	has := &bucket{objects: map[string]string{}, full: -1}
+	server := httptest.NewServer(has)
+	defer server.Close()
+	tile := mirrorPlace + "/logs/2026q4/tile/entries/000"
+	has.objects[tile] = "another"
+	err := mirrorTo(t, b, server.URL, "Bearer letmein").Turn(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "has another") || !strings.Contains(err.Error(), "tile/entries/000") {
+		t.Errorf("a tile that is another: %v", err)
+	}
+	if has.objects[tile] != "another" || has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] != "" {
+		t.Error("it was replaced, or a checkpoint was put over it")
+	}
+}
+
+// Partial tiles go once their full one is there; from a store that removes nothing, they do not,
+// and that is no failure.
+func TestMirrorSweeps(t *testing.T) {
+	for _, worm := range []bool{false, true} {
+		b := newBook(t, t.TempDir())
+		b.begin(t, "2026q4")
+		s := openSealer(t, b.config())
+		has := &bucket{objects: map[string]string{}, full: -1, worm: worm}
+		server := httptest.NewServer(has)
+		defer server.Close()
+		m := mirrorTo(t, b, server.URL, "Bearer letmein")
+		partial := func() (list []string) {
+			for name := range has.objects {
+				if strings.Contains(name, ".p/") {
+					list = append(list, strings.TrimPrefix(name, mirrorPlace+"/logs/2026q4/tile/"))
+				}
+			}
+			return list
+		}
+		for range 3 {
+			b.fill(t, 80)
+			mustPass(t, s)
+			if err := m.Turn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if list := partial(); len(list) != 6 {
+			t.Errorf("partial tiles are %q; must be three of entries and three of hashes", list)
+		}
+		b.fill(t, 80)
+		mustPass(t, s)
+		if err := m.Turn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want := 3 // of entries, of hashes, and of the hashes of these
+		if worm {
+			want = 9
+		}
+		if list := partial(); len(list) != want {
+			t.Errorf("with worm %t partial tiles are %q; must be %d", worm, list, want)
+		}
+	}
+}
+
+// What a shard leaves when it is over is copied too: its bundle, and its tombstone.
+func TestMirrorKeeps(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	b.begin(t, "2026q1")
+	b.fill(t, 10)
+	b.end(t, "2026q2")
+	b.begin(t, "2026q2")
+	now := testTime()
+	c := b.config()
+	c.Now, c.Retention = func() time.Time { return now }, 300*24*time.Hour
+	s := openSealer(t, c)
+	mustPass(t, s)
+	if err := s.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	has := &bucket{objects: map[string]string{}, full: -1}
+	server := httptest.NewServer(has)
+	defer server.Close()
+	m := mirrorTo(t, b, server.URL, "Bearer letmein")
+	turn := func() {
+		t.Helper()
+		if err := m.Turn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn()
+	zip, err := os.ReadFile(b.dir.Bundle("2026q1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has.objects[mirrorPlace+"/bundles/2026q1.zip"] != string(zip) {
+		t.Error("the bundle on the mirror is another")
+	}
+	if keys := has.objects[mirrorPlace+"/logs/2026q1/keys"]; keys != b.verifier(t, "2026q1")+"\n" {
+		t.Errorf("the keys on the mirror are %q", keys)
+	}
+	now = now.AddDate(1, 0, 0)
+	if err := s.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	turn()
+	stone, err := os.ReadFile(b.dir.Tombstone("2026q1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has.objects[mirrorPlace+"/tombstones/2026q1"] != string(stone) || has.objects[mirrorPlace+"/bundles/2026q1.zip"] != string(zip) {
+		t.Error("the tombstone is not on the mirror, or what was there is gone")
+	}
+	// Another process finds that it is there, and one that is of another length.
+	has.objects[mirrorPlace+"/tombstones/2026q1"] = "short"
+	m = mirrorTo(t, b, server.URL, "Bearer letmein")
+	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "has another") {
+		t.Errorf("a tombstone that is another: %v", err)
+	}
+}
+
+// A mirror that does not answer holds up nothing, is asked ever less often, and gets all in the end.
+func TestMirrorThatIsAway(t *testing.T) {
+	for _, random := range []float64{0, 1} {
+		pauses := []time.Duration{}
+		for n := range 40 {
+			pauses = append(pauses, backoff(n+1, 10*time.Second, random))
+		}
+		if pauses[0] < 5*time.Second || pauses[0] > 15*time.Second || pauses[1] != 2*pauses[0] || pauses[39] < mirrorRest/2 || pauses[39] > 3*mirrorRest/2 {
+			t.Errorf("pauses are %v", pauses)
+		}
+	}
+	b := newBook(t, t.TempDir())
+	b.begin(t, "2026q4")
+	has := &bucket{objects: map[string]string{}}
+	server := httptest.NewServer(has)
+	defer server.Close()
+	c := b.config()
+	c.Mirror = mirrorTo(t, b, server.URL, "Bearer letmein")
+	s := openSealer(t, c)
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	for st := s.Stats(); st.Sealed != 2 || st.MirrorFailures == 0; st = s.Stats() {
+		if err := t.Context().Err(); err != nil {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+	}
+	if has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] != "" {
+		t.Error("a server that is full has a checkpoint")
+	}
+	has.mu.Lock()
+	has.full = -1
+	has.mu.Unlock()
+	b.fill(t, 5)
+	end()
+	if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	tree, _, err := verifyLog(mustFetch(t, server.URL+mirrorPlace+"/logs/2026q4"), b.verifier(t, "2026q4"))
+	if err != nil || tree.N != 7 {
+		t.Errorf("at the end the mirror has %d records: %v; must have all that was sealed last", tree.N, err)
+	}
+}
+
+func mustFetch(t *testing.T, url string) torchwood.TileReader {
+	t.Helper()
+	tiles, err := torchwood.NewTileFetcher(url, torchwood.WithHTTPClient(&http.Client{Transport: withAuthorization{}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tiles
 }

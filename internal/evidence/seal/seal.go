@@ -136,6 +136,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 	if s.config.Retention <= 0 {
 		s.config.Log.WarnContext(ctx, "no retention is set: evidence, which has pseudonyms of people, is kept for ever until somebody removes it")
 	}
+	whole := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keepOn(ctx) })
 	if s.config.Mirror != nil {
@@ -158,7 +159,11 @@ func (s *Sealer) Run(ctx context.Context) error {
 			}
 		}
 	})
-	return group.Wait()
+	err := group.Wait()
+	if err == nil && s.config.Mirror != nil {
+		s.mirrorLast(whole)
+	}
+	return err
 }
 
 // tryPass returns the errors that another attempt does not heal.
@@ -300,7 +305,7 @@ func (s *Sealer) publish(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(failed, err)
 	}
-	if s.stats.covered(s.config.Now(), signed, witnessed, extent.Last) {
+	if s.stats.covered(s.config.Now(), signed, witnessed, extent.Last, failed == nil) {
 		if err := s.config.Dir.WriteSealed(volume.Sealed{Line: signed, At: s.config.Now()}); err != nil {
 			failed = errors.Join(failed, err)
 		}

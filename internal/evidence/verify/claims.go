@@ -1,10 +1,13 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
 // ParseClaim reads a claim as in "mtls=STRICT,namespace=payments". Namespace may stand more
@@ -43,34 +46,29 @@ func ParseClaim(text string, from, to time.Time, acceptInferred bool) (Claim, er
 	return c, nil
 }
 
-// answer says what the logs prove of a claim.
+// answer says what the logs prove of a claim: the worst of what they do for each cluster.
 func (f *fleet) answer(c Claim) Answer {
-	a := Answer{Claim: c, Verdict: Holds, Namespaces: []NamespaceAnswer{}}
-	clusters := 0
-	for i := range f.out.Namespaces {
-		t := &f.out.Namespaces[i]
-		if c.Cluster != "" && t.Cluster != c.Cluster || c.Namespaces[0] != "*" && !slices.Contains(c.Namespaces, t.Namespace) {
-			continue
-		}
-		clusters++
-		if n := answerOf(&c, t); n.Verdict != NothingToTell {
-			a.Namespaces = append(a.Namespaces, n)
-		}
-	}
-	for i := range a.Namespaces {
-		switch v := a.Namespaces[i].Verdict; {
-		case v == IsViolated, v == NotProvable && a.Verdict == Holds:
-			a.Verdict = v
-		}
-	}
+	a := Answer{Claim: c, Verdict: Holds, Clusters: []ClusterAnswer{}, Namespaces: []NamespaceAnswer{}}
 	for _, uid := range f.uids() {
-		if c.Cluster != "" && c.Cluster != uid {
-			continue
+		if c.Cluster == "" || c.Cluster == uid {
+			in, list := f.answerIn(&c, uid)
+			a.Clusters, a.Namespaces = append(a.Clusters, in), append(a.Namespaces, list...)
 		}
-		for _, ns := range c.Namespaces {
-			if ns != "*" && !slices.ContainsFunc(f.out.Namespaces, func(t Timeline) bool { return t.Cluster == uid && t.Namespace == ns }) && a.Verdict == Holds {
-				a.Verdict, a.Why = NotProvable, fmt.Sprintf("no log of cluster %s tells of namespace %q", uid, ns)
-			}
+	}
+	for _, uid := range f.absentIn(&c) {
+		in := ClusterAnswer{Cluster: uid, Verdict: NotProvable}
+		in.Why = fmt.Sprintf("the policy or --key names logs of cluster %s, and none of them is given", uid)
+		a.Clusters = append(a.Clusters, in)
+	}
+	slices.SortStableFunc(a.Clusters, func(a, b ClusterAnswer) int { return strings.Compare(a.Cluster, b.Cluster) })
+	for _, in := range a.Clusters {
+		if in.Verdict == IsViolated || in.Verdict == NotProvable && a.Verdict == Holds {
+			a.Verdict = in.Verdict
+		}
+	}
+	if a.Verdict == NotProvable {
+		for _, in := range a.Clusters {
+			a.Why = cmp.Or(a.Why, in.Why)
 		}
 	}
 	if len(a.Namespaces) == 0 && a.Verdict == Holds {
@@ -78,6 +76,85 @@ func (f *fleet) answer(c Claim) Answer {
 	}
 	f.distrust(&a)
 	return a
+}
+
+// answerIn is the part of an answer about one cluster of which there are logs.
+func (f *fleet) answerIn(c *Claim, uid string) (ClusterAnswer, []NamespaceAnswer) {
+	in := ClusterAnswer{Cluster: uid, Verdict: Holds}
+	var list []NamespaceAnswer
+	known := map[string]bool{"*": true}
+	for i := range f.out.Namespaces {
+		t := &f.out.Namespaces[i]
+		if t.Cluster != uid || c.Namespaces[0] != "*" && !slices.Contains(c.Namespaces, t.Namespace) {
+			continue
+		}
+		known[t.Namespace] = true
+		n := answerOf(c, t)
+		if n.Verdict == NothingToTell {
+			continue
+		}
+		list = append(list, n)
+		in.Namespaces++
+		if n.Verdict != Holds {
+			in.Failed++
+		}
+		if n.Verdict == IsViolated || n.Verdict == NotProvable && in.Verdict == Holds {
+			in.Verdict = n.Verdict
+		}
+	}
+	for _, ns := range c.Namespaces {
+		if !known[ns] && in.Verdict == Holds {
+			in.Verdict, in.Why = NotProvable, fmt.Sprintf("no log of cluster %s tells of namespace %q", uid, ns)
+		}
+	}
+	if in.Namespaces == 0 && in.Verdict == Holds {
+		in.Verdict = NothingToTell
+	}
+	return in, list
+}
+
+// absentIn are clusters of which logs are named by who verifies, for a time that the claim is about,
+// while none is given: that nothing speaks against them proves nothing.
+func (f *fleet) absentIn(c *Claim) []string {
+	var list []string
+	for origin := range f.trust.keys {
+		_, uid, _, shard, err := volume.SplitOrigin(origin)
+		if err != nil || f.clusters[uid] != nil || c.Cluster != "" && c.Cluster != uid {
+			continue
+		}
+		period, _, err := volume.ParseShard(shard)
+		if err != nil {
+			continue
+		}
+		if from, to, err := period.Bounds(); err == nil && from.Before(c.To) && c.From.Before(to) {
+			list = append(list, uid)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// notGiven finds logs that are named by who verifies and are not given, though others of that
+// quarter are.
+func (f *fleet) notGiven() []Finding {
+	given, periods := map[string]bool{}, map[volume.Period]bool{}
+	for i := range f.out.Logs {
+		given[f.out.Logs[i].Origin] = true
+		if period, _, err := volume.ParseShard(f.out.Logs[i].Shard); err == nil {
+			periods[period] = true
+		}
+	}
+	var list []Finding
+	for origin := range f.trust.keys {
+		_, uid, _, shard, err := volume.SplitOrigin(origin)
+		if err != nil || given[origin] {
+			continue
+		}
+		if period, _, err := volume.ParseShard(shard); err == nil && periods[period] {
+			list = append(list, Finding{Code: FindingMissingLog, Cluster: uid, Log: origin, Seq: -1, What: "the policy or --key names this log, and it is not given"})
+		}
+	}
+	return list
 }
 
 func (f *fleet) uids() []string {
@@ -125,7 +202,7 @@ func answerOf(c *Claim, t *Timeline) NamespaceAnswer {
 	all := c.Namespaces[0] == "*"
 	for _, in := range within {
 		switch {
-		case in.Grade == Observed, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
+		case in.Grade == Observed, in.Grade == ObservedByAudit, in.Grade == Inferred && c.AcceptInferred, in.Unguarded && all:
 			continue
 		case in.Grade == Violated:
 			n.Verdict = IsViolated

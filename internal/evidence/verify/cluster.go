@@ -25,11 +25,12 @@ type cluster struct {
 	uid     string
 	span    span
 	ledgers []*ledger
+	audit   *Audit // nil without one
 
 	findings      []Finding
 	gaps          []Gap
 	runs          []Run
-	changes       []Change
+	changes       map[changeKey]Change
 	remediations  []Remediation
 	keys          []Key
 	exceptions    map[string]*exception
@@ -80,7 +81,8 @@ type inputSeen struct {
 }
 
 func newCluster(uid string) *cluster {
-	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{}, inputs: map[inputChange]inputSeen{}, gone: map[string][]int64{}}
+	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{},
+		changes: map[changeKey]Change{}, inputs: map[inputChange]inputSeen{}, gone: map[string][]int64{}}
 }
 
 func (c *cluster) spread(t time.Time) {

@@ -39,6 +39,14 @@ func TestFindings(t *testing.T) {
 			b.decide(seconds(1), "payments", 3)
 			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
 		}, []string{FindingUnexplained}},
+		"a change that Meshvakt has made to put it right": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "done", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, nil},
+		"a change that Meshvakt could not make": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "failed", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, []string{FindingUnexplained}},
 		"a policy that is gone": {func(b *book) {
 			row := b.row("payments", "STRICT", 0, 1)
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
@@ -225,10 +233,59 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 		claimOf(t, "mtls=STRICT,namespace=payments,cluster="+other, 0, 240),
 	}
 	r := verifyAll(t, Options{Claims: claims}, sources...)
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespace\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespace\nclaim"} {
+		if !strings.Contains(text.String(), line) {
+			t.Errorf("the text lacks %q:\n%s", line, text.String())
+		}
+	}
 	for i, want := range []Verdict{IsViolated, Holds, IsViolated} {
 		if r.Claims[i].Verdict != want || len(r.Claims[i].Namespaces) != []int{2, 1, 1}[i] {
 			t.Errorf("%s: %+v; must be %s", claims[i].Text, r.Claims[i], want)
 		}
+	}
+}
+
+// A cluster whose logs are named by who verifies, and not given, is not left out of the answer.
+func TestAClusterThatIsMissing(t *testing.T) {
+	b := quiet("meshvakt-0", 4)
+	origin := func(cluster, replica, shard string) string {
+		return strings.Join([]string{testName, cluster, replica, shard}, "/")
+	}
+	var own []string
+	for _, s := range b.shards {
+		own = append(own, s.key.public)
+	}
+	for name, c := range map[string]struct {
+		origin   string
+		claim    string
+		verdict  Verdict
+		findings int
+	}{
+		"of this quarter":           {origin("c", "meshvakt-0", "2026q4"), "namespace=payments", NotProvable, 1},
+		"all guarded namespaces":    {origin("c", "meshvakt-0", "2026q4"), "namespace=*", NotProvable, 1},
+		"the claim is of another":   {origin("c", "meshvakt-0", "2026q4"), "namespace=payments,cluster=" + testCluster, Holds, 1},
+		"of another quarter":        {origin("c", "meshvakt-0", "2026q1"), "namespace=payments", Holds, 0},
+		"a replica of this cluster": {origin(testCluster, "meshvakt-1", "2026q4"), "namespace=payments", Holds, 1},
+		"no log of evidence":        {"sum.golang.org", "namespace=payments", Holds, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			trust := must(NewTrust(nil, append([]string{newSigner(c.origin, 9).public}, own...), false))
+			r := verifyAll(t, Options{Trust: trust, Claims: []Claim{claimOf(t, "mtls=STRICT,"+c.claim, 0, 240)}}, b.sources()...)
+			a := r.Claims[0]
+			if a.Verdict != c.verdict || len(r.Findings) != c.findings {
+				t.Errorf("%+v, findings %+v; must be %s with %d findings", a, r.Findings, c.verdict, c.findings)
+			}
+			if c.verdict != Holds && !strings.Contains(a.Why, "logs of cluster c, and none of them is given") {
+				t.Errorf("why: %q", a.Why)
+			}
+			if c.findings == 1 && (r.Findings[0].Code != FindingMissingLog || r.Findings[0].Log != c.origin) {
+				t.Errorf("finding %+v", r.Findings[0])
+			}
+		})
 	}
 }
 

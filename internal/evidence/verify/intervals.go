@@ -62,6 +62,8 @@ type scene struct {
 	views      []view
 	absences   []absence
 	exemptions []exemption
+	// unchanged reports whether an audit log shows that nothing came and went in a time; nil without one.
+	unchanged func(span) bool
 }
 
 // conflict is a time in which two views cannot both be right.
@@ -255,7 +257,9 @@ func (s *scene) infer(in *Interval, x int64, covered []span) {
 				continue
 			}
 			s.gradeOne(in, x, b)
-			if in.Grade == Observed {
+			if in.Grade == Observed && s.unchanged != nil && s.unchanged(span{covered[i-1].to, covered[i].from}) {
+				in.Grade, in.Why = ObservedByAudit, "nobody saw it; the audit log of the API server has no change"
+			} else if in.Grade == Observed {
 				in.Grade, in.Why = Inferred, "nobody saw it; all that it is computed from was the same before and after"
 			} else if in.Why != "" {
 				in.Why += " (nobody saw it; the same before and after)"

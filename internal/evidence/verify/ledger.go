@@ -23,9 +23,9 @@ const (
 // ledger follows the records of one replica, through all its shards, and keeps what intervals
 // are made from. It keeps no records.
 type ledger struct {
-	cluster  *cluster
-	replica  string
-	maxError time.Duration
+	cluster *cluster
+	replica string
+	options *Options
 
 	log        *Log // the shard in hand
 	pseudonyms string
@@ -49,6 +49,7 @@ type ledger struct {
 	relisted *place
 	pending  []pendingStep
 	errors   time.Duration // the largest error of the clock
+	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
 
 	ready    []roster
 	spans    []bootSpan
@@ -118,8 +119,8 @@ type bootSpan struct {
 	stopped bool
 }
 
-func newLedger(c *cluster, replica string, maxError time.Duration) *ledger {
-	return &ledger{cluster: c, replica: replica, maxError: maxError, history: map[string][]told{}, hooks: map[string]record.Hook{}}
+func newLedger(c *cluster, replica string, o *Options) *ledger {
+	return &ledger{cluster: c, replica: replica, options: o, history: map[string][]told{}, hooks: map[string]record.Hook{}}
 }
 
 // take follows one record. The error is a fault of the record, which proves nothing then.
@@ -155,6 +156,8 @@ func (l *ledger) take(r record.Record) error {
 		return l.state(b)
 	case *record.Beat:
 		return l.beat(b)
+	case *record.ClockDeclared:
+		l.declare(b)
 	default:
 		l.register(r.Body)
 	}
@@ -176,12 +179,17 @@ func (l *ledger) clocks() {
 	}
 	l.log.Clock.Jumps++
 	l.broken = true
-	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
+	what := fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart)
+	if l.declared != nil {
+		l.declared = nil
+		what += ", so what the operator says of its error is not believed any more"
+	}
+	l.finding(FindingClock, "", before.time, here.time, what)
 }
 
 func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
-	l.table.known = false
+	l.table.known, l.declared = false, nil
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
 		return
 	}

@@ -84,6 +84,7 @@ func arrange(list []*opened) {
 // reading is what verifying logs has come to.
 type reading struct {
 	trust    *Trust
+	audit    *Audit              // nil without one
 	announce map[string][]string // keys of logs that verified logs have announced, by origin
 	trusted  map[string]string   // how far: TrustChained or TrustOwn
 	problems []Problem
@@ -123,7 +124,7 @@ type tail struct {
 func (r *reading) verify(ctx context.Context, o *opened, before *tail, take func(*Log, record.Record) error) (*Log, *tail, error) {
 	origin := o.claimed.Origin
 	log := &Log{Origin: origin, Cluster: o.genesis.Cluster, Replica: o.genesis.Replica, Shard: o.genesis.Shard, Checkpoint: string(o.checkpoint),
-		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}}
+		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}, Clock: Clock{Declarations: []Declaration{}}}
 	c, believed := r.believe(o, log)
 	if !believed || !r.links(o, before) {
 		return log, nil, nil
@@ -219,6 +220,11 @@ func (f *follower) entry(seq int64, line []byte) error {
 		return nil
 	}
 	f.chain = next
+	if f.audit != nil {
+		if err := f.audit.agrees(f.log.Origin, r.Seq, next.Last()); err != nil {
+			f.problem(f.log.Origin, seq, err.Error())
+		}
+	}
 	f.kinds[string(r.Body.Kind())]++
 	if !f.boots[r.Boot] {
 		f.boots[r.Boot] = true

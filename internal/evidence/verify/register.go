@@ -20,8 +20,13 @@ func (l *ledger) register(body record.Body) {
 	case *record.Admitted:
 		l.admitted += b.N
 	case *record.Remediation:
+		if b.Outcome == "done" && judged(b.Object.GVK) {
+			// What Meshvakt has done itself, the API server may not have asked about: it may be put right while the
+			// webhook is not registered. The record says what it was changed to.
+			c.allow(allowed{objectKey(&b.Object), digestKey(b.Object.Digest, false), instant(b.Done)})
+		}
 		c.remediations = append(c.remediations, Remediation{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), What: b.What,
-			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: b.After, Found: b.Found, Done: b.Done})
+			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: knownTime(b.After), Found: b.Found, Done: b.Done})
 	case *record.ConfigChanged:
 		l.configChanged(b)
 	case *record.KeyCreated:
@@ -45,6 +50,9 @@ func (l *ledger) key(k Key) {
 func (l *ledger) decision(d *record.Decision) {
 	l.decided++
 	c := l.cluster
+	if c.audit != nil && d.Verdict != "error" { // which is no answer that the API server could note
+		c.audit.decided(l.log.Origin, l.head.Seq, l.head.Time)
+	}
 	if d.BreakGlass {
 		l.finding(FindingBreakGlass, d.Object.Namespace, l.head.Time, l.head.Time, "a "+d.Operation+" of a "+d.Object.GVK+" was allowed to the break-glass group while no record could be made")
 	}
@@ -83,9 +91,8 @@ func (l *ledger) decision(d *record.Decision) {
 }
 
 func (l *ledger) configChanged(g *record.ConfigChanged) {
-	c := l.cluster
-	c.changes = append(c.changes, Change{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
-		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason})
+	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
+		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason, Seen: 1})
 	if g.Weaker {
 		l.finding(FindingWeakened, "", l.head.Time, l.head.Time, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
 	}
@@ -254,4 +261,12 @@ func first(known *time.Time, at time.Time) bool {
 	}
 	*known = at
 	return true
+}
+
+// knownTime is zero for the time by which a record says that it is not known.
+func knownTime(t time.Time) time.Time {
+	if t.Equal(time.Unix(0, 0)) {
+		return time.Time{}
+	}
+	return t
 }

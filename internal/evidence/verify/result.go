@@ -22,6 +22,25 @@ type Result struct {
 	Runs         []Run         `json:"runs"`
 	Keys         []Key         `json:"keys"`
 	Claims       []Answer      `json:"claims"`
+	// Audit is how logs and the audit log of the API server agree, nil where none was given.
+	Audit *AuditLog `json:"audit,omitempty"`
+}
+
+// AuditLog is an audit log that logs were held against.
+type AuditLog struct {
+	// Cluster is the UID of the one that its receipts are of, empty without any.
+	Cluster string    `json:"cluster"`
+	Events  uint64    `json:"events"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	// Receipts are the records that the API server was told of. Those that are not as it was told are Problems.
+	Receipts uint64 `json:"receipts"`
+	// Decisions are those in the logs that fall into its time, and Untold those of them that it does not have.
+	Decisions uint64 `json:"decisions"`
+	Untold    uint64 `json:"untold"`
+	// Used: it is complete enough to tell of times that no replica saw. Why says what it lacks.
+	Used bool   `json:"used"`
+	Why  string `json:"why"`
 }
 
 // Log is one verified log: a shard of one replica.
@@ -78,6 +97,16 @@ type Clock struct {
 	MaxError       time.Duration `json:"maxErrorNs"`
 	Unsynchronised uint64        `json:"unsynchronised"` // beats
 	Jumps          uint64        `json:"jumps"`          // where wall clock and monotonic clock disagree
+	// Declared are the unsynchronised beats whose error is what the operator has declared, and not what anything has
+	// measured; Declarations are what was declared, believed or not.
+	Declared     uint64        `json:"declared"`
+	Declarations []Declaration `json:"declarations"`
+}
+
+// Declaration is what an operator says about a clock.
+type Declaration struct {
+	Source   string        `json:"source"`
+	MaxError time.Duration `json:"maxErrorNs"`
 }
 
 // Problem is a fault in a log, at a record unless Seq is -1.
@@ -101,6 +130,7 @@ type Finding struct {
 
 // The codes of findings.
 const (
+	FindingTail         = "unsealed-receipts"      // the API server was told of records that the log does not have yet, or not any more
 	FindingUnexplained  = "unexplained-change"     // a change without a request that was allowed
 	FindingSelfApproved = "self-approved"          // who asked for an exception has approved it
 	FindingMissingLog   = "missing-log"            // a replica that others have seen and whose log is not here
@@ -123,7 +153,7 @@ type Grade string
 // The grades, best first.
 const (
 	Observed        Grade = "OBSERVED"
-	ObservedByAudit Grade = "OBSERVED-BY-AUDIT" // reserved
+	ObservedByAudit Grade = "OBSERVED-BY-AUDIT"
 	Inferred        Grade = "INFERRED"
 	Excepted        Grade = "EXCEPTED"
 	Unknown         Grade = "UNKNOWN"
@@ -299,7 +329,7 @@ type Refusal struct {
 	Verdict   string    `json:"verdict"` // deny or error
 }
 
-// Change is one of the control itself.
+// Change is one of the control itself. Each replica tells of it; Log and Seq are of the first that did.
 type Change struct {
 	Cluster   string    `json:"cluster"`
 	Log       string    `json:"log"`
@@ -313,6 +343,7 @@ type Change struct {
 	By        string    `json:"by"`
 	Request   string    `json:"request"` // empty where it is not known by which it came
 	Reason    string    `json:"reason"`
+	Seen      int       `json:"seen"` // how often it was told
 }
 
 // Remediation is something that Meshvakt has put right, or could not.
@@ -326,7 +357,7 @@ type Remediation struct {
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"`
 	Tries     uint64    `json:"tries"`
-	After     time.Time `json:"after"`
+	After     time.Time `json:"after"` // zero where it is not known
 	Found     time.Time `json:"found"`
 	Done      time.Time `json:"done"`
 }
@@ -404,8 +435,21 @@ type Answer struct {
 	Claim   Claim   `json:"claim"`
 	Verdict Verdict `json:"verdict"`
 	// Why is the reason where it is not the namespaces'.
-	Why        string            `json:"why"`
+	Why string `json:"why"`
+	// Clusters are all that the claim is about, those of which a log is missing too.
+	Clusters   []ClusterAnswer   `json:"clusters"`
 	Namespaces []NamespaceAnswer `json:"namespaces"`
+}
+
+// ClusterAnswer is the part of an Answer about one cluster.
+type ClusterAnswer struct {
+	Cluster string  `json:"cluster"`
+	Verdict Verdict `json:"verdict"`
+	// Why is the reason where it is not the namespaces'.
+	Why string `json:"why"`
+	// Namespaces are those that the claim is about; for Failed of them it does not hold.
+	Namespaces int `json:"namespaces"`
+	Failed     int `json:"failed"`
 }
 
 // NamespaceAnswer is the part of an Answer about one namespace of one cluster.

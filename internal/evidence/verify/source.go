@@ -46,7 +46,8 @@ type files interface {
 }
 
 // Open finds the logs in input: a bundle (zip), the directory of a log, the directory of a
-// replica's evidence, or the http or https URL of a log.
+// replica's evidence, or the http or https URL of a log. Of any other directory, such as a copy of a
+// mirror, it is all that lies below.
 func Open(input string, client *http.Client) ([]*Source, error) {
 	if u, err := url.Parse(input); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 		return []*Source{{Name: u.Redacted(), files: &remote{strings.TrimSuffix(input, "/"), client}}}, nil
@@ -61,7 +62,53 @@ func Open(input string, client *http.Client) ([]*Source, error) {
 	if _, err := os.Stat(path.Join(input, "checkpoint")); err == nil {
 		return openLog(input)
 	}
+	if _, err := os.Stat(volume.Dir(input).Logs()); errors.Is(err, fs.ErrNotExist) {
+		return openAllBelow(input, maxDepth)
+	}
 	return openReplica(volume.Dir(input))
+}
+
+// maxDepth is how far below a directory logs are looked for: NAME, of several parts, CLUSTER, REPLICA.
+const maxDepth = 10
+
+// openAllBelow opens bundles and what Open takes for a directory of logs, and follows no links.
+func openAllBelow(dir string, depth int) (all []*Source, err error) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open evidence: %w", err)
+	}
+	for _, e := range list {
+		name := path.Join(dir, e.Name())
+		var some []*Source
+		switch {
+		case e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".zip"):
+			some, err = openBundle(name)
+		case !e.IsDir() || depth == 0:
+		case exists(name, "checkpoint"):
+			some, err = openLog(name)
+		case exists(name, "logs"):
+			some, err = openReplica(volume.Dir(name))
+		default:
+			if some, err = openAllBelow(name, depth-1); errors.Is(err, errNothing) {
+				err = nil
+			}
+		}
+		all = append(all, some...)
+		if err != nil {
+			return all, err
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("open evidence: %w: %s is no log, no bundle and no directory of a replica's evidence, and none lies below", errNothing, path.Base(dir))
+	}
+	return all, nil
+}
+
+var errNothing = errors.New("there is none")
+
+func exists(dir, name string) bool {
+	_, err := os.Stat(path.Join(dir, name))
+	return err == nil
 }
 
 func openLog(dir string) ([]*Source, error) {

@@ -158,18 +158,14 @@ func (l *ledger) beat(b *record.Beat) error {
 	for _, w := range b.Watches {
 		here.quiet = max(here.quiet, time.Duration(min(w.QuietMillis, 1<<40))*time.Millisecond)
 	}
-	here.err = time.Duration(min(b.Clock.MaxErrorMicros, 1<<40)) * time.Microsecond
-	if b.Clock.Unsynchronised {
-		here.err = max(here.err, unsynchronisedError)
-		l.log.Clock.Unsynchronised++
-	}
+	here.err = l.clockError(b)
 	l.log.Clock.Beats++
 	l.log.Clock.MaxError = max(l.log.Clock.MaxError, here.err)
 	for _, w := range b.Watches {
 		here.watches[w.GVK] = w.Epoch
 		here.good = here.good && w.Healthy
 	}
-	here.good = here.good && here.err <= l.maxError
+	here.good = here.good && here.err <= l.options.MaxClockError
 	l.widen(here)
 	l.see(here)
 	l.names(b)

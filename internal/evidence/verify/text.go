@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -21,12 +22,18 @@ func (r *Result) WriteText(w io.Writer) error {
 		for i := range r.Namespaces {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
-			p.intervals(t.Intervals, false)
+			p.intervals(t.Intervals, false, "    ")
 			p.moments(t.Moments)
 		}
 	}
 	p.logs(r)
 	p.exceptions(r.Exceptions)
+	if a := r.Audit; a != nil {
+		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
+		if !a.Used {
+			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+		}
+	}
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
@@ -61,18 +68,75 @@ func (p *printer) line(format string, args ...any) {
 func (p *printer) claim(a *Answer) {
 	c := &a.Claim
 	p.line("claim %s, %s to %s: %s", c.Text, stamp(c.From), stamp(c.To), strings.ToUpper(string(a.Verdict)))
-	if a.Why != "" {
+	if a.Why != "" && !slices.ContainsFunc(a.Clusters, func(c ClusterAnswer) bool { return len(a.Clusters) > 1 && c.Why == a.Why }) {
 		p.line("  %s", a.Why)
 	}
+	if len(a.Clusters) > 1 {
+		p.fleet(a)
+		return
+	}
 	for i := range a.Namespaces {
-		n := &a.Namespaces[i]
-		p.line("  namespace %s, cluster %s: %s: %s", n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
-		p.intervals(n.Intervals, true)
-		p.moments(n.Moments)
+		p.namespace(&a.Namespaces[i], "  ")
 	}
 }
 
-func (p *printer) intervals(list []Interval, all bool) {
+func (p *printer) namespace(n *NamespaceAnswer, indent string) {
+	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
+	p.intervals(n.Intervals, true, indent+"  ")
+	p.moments(n.Moments)
+}
+
+// fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
+// namespaces do not.
+func (p *printer) fleet(a *Answer) {
+	counts := map[Verdict]int{}
+	for _, c := range a.Clusters {
+		counts[c.Verdict]++
+	}
+	var told []string
+	order := []Verdict{IsViolated, NotProvable, Holds, NothingToTell}
+	for _, v := range order {
+		if counts[v] > 0 {
+			told = append(told, fmt.Sprintf("%d %s", counts[v], v))
+		}
+	}
+	p.line("  %d clusters: %s", len(a.Clusters), strings.Join(told, ", "))
+	for _, v := range order {
+		for _, c := range a.Clusters {
+			if c.Verdict != v {
+				continue
+			}
+			p.line("  cluster %s: %s%s", c.Cluster, strings.ToUpper(string(c.Verdict)), c.because())
+			listed := 0
+			for i := range a.Namespaces {
+				n := &a.Namespaces[i]
+				if n.Cluster != c.Cluster || n.Verdict == Holds {
+					continue
+				}
+				if listed++; listed <= maxListed {
+					p.namespace(n, "    ")
+				}
+			}
+			if listed > maxListed {
+				p.line("    ... and %d namespaces more; -o json has all", listed-maxListed)
+			}
+		}
+	}
+}
+
+func (c *ClusterAnswer) because() string {
+	switch {
+	case c.Why != "":
+		return ", " + c.Why
+	case c.Failed > 0:
+		return fmt.Sprintf(", %d of %d %s", c.Failed, c.Namespaces, plural(c.Namespaces, "namespace"))
+	case c.Namespaces > 0:
+		return fmt.Sprintf(", %d %s", c.Namespaces, plural(c.Namespaces, "namespace"))
+	}
+	return ""
+}
+
+func (p *printer) intervals(list []Interval, all bool, indent string) {
 	n := 0
 	for i := range list {
 		in := &list[i]
@@ -86,10 +150,10 @@ func (p *printer) intervals(list []Interval, all bool) {
 		if len(in.Exceptions) > 0 {
 			why += ", by exception " + strings.Join(in.Exceptions, ", ")
 		}
-		p.line("    %s %s (%s to %s) %s", in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
+		p.line("%s%s %s (%s to %s) %s", indent, in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
 	}
 	if n > maxListed {
-		p.line("    ... and %d more; -o json has all", n-maxListed)
+		p.line("%s... and %d more; -o json has all", indent, n-maxListed)
 	}
 }
 
@@ -111,6 +175,11 @@ func (p *printer) logs(r *Result) {
 			state = "closed"
 		}
 		p.line("log %s: %d records, root %s, %s, witnesses %d, clock off by at most %s", l.Origin, l.Size, l.Root, state, len(l.Cosignatures), l.Clock.MaxError)
+		if c := &l.Clock; c.Declared > 0 {
+			for _, d := range c.Declarations {
+				p.line("  its kernel does not vouch for the clock; the operator declares at most %s, %q, which %d of %d beats go by", d.MaxError, d.Source, c.Declared, c.Beats)
+			}
+		}
 		switch l.Trust {
 		case TrustOwn:
 			p.line("  its key is known from the log itself: it is shown to be whole, and not who has written it")
@@ -176,6 +245,13 @@ func (p *printer) summary(r *Result) {
 	}
 	p.line("logs %d, records %d, problems %d, findings %d, refused %d, answers without a record %d, unexplained changes %d",
 		len(r.Logs), records, len(r.Problems), len(r.Findings), r.Refusals.Total, unlogged, unexplained)
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }
 
 // durations leaves out what did not occur.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,13 +19,20 @@ type Options struct {
 	// MaxClockError is how wrong the clock may have been, by what the kernel said of it, for
 	// time to count as seen. Borders are widened by the error in any case.
 	MaxClockError time.Duration
-	Claims        []Claim
+	// RefuseDeclared: what operators say of a clock counts for nothing, only what its kernel says.
+	RefuseDeclared bool
+	Claims         []Claim
+	// Audit is the audit log of a cluster's API servers, nil without one.
+	Audit *Audit
 }
 
 // Verify reads all sources and tells what they prove. An error says that it could not be
 // done; what is wrong with the logs is in the result.
 func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) {
-	r := &reading{trust: o.Trust, announce: map[string][]string{}, trusted: map[string]string{}}
+	if o.Audit != nil {
+		o.Audit.finish()
+	}
+	r := &reading{trust: o.Trust, audit: o.Audit, announce: map[string][]string{}, trusted: map[string]string{}}
 	list, err := r.openAll(ctx, sources)
 	if err != nil {
 		return nil, err
@@ -40,6 +48,7 @@ func Verify(ctx context.Context, sources []*Source, o Options) (*Result, error) 
 		}
 		list = list[n:]
 	}
+	f.ends()
 	return f.result(), nil
 }
 
@@ -93,9 +102,12 @@ func (f *fleet) replica(ctx context.Context, shards []*opened) error {
 	c := f.clusters[g.Cluster]
 	if c == nil {
 		c = newCluster(g.Cluster)
+		if a := f.options.Audit; a != nil && a.out.Cluster == g.Cluster {
+			c.audit = a
+		}
 		f.clusters[g.Cluster] = c
 	}
-	l := newLedger(c, g.Replica, f.options.MaxClockError)
+	l := newLedger(c, g.Replica, f.options)
 	var before *tail
 	for _, o := range shards {
 		if o.genesis.PrevOrigin != "" && (before == nil || before.origin != o.genesis.PrevOrigin) {
@@ -133,6 +145,10 @@ func (f *fleet) result() *Result {
 	out.Findings, out.Namespaces, out.Gaps, out.Exceptions = []Finding{}, []Timeline{}, []Gap{}, []Exception{}
 	out.Changes, out.Remediations, out.Runs, out.Keys, out.Claims = []Change{}, []Remediation{}, []Run{}, []Key{}, []Answer{}
 	out.Refusals = Refusals{Counts: []RefusalCount{}, List: []Refusal{}}
+	if a := f.options.Audit; a != nil {
+		a.judge(f.clusters)
+		out.Audit = &a.out
+	}
 	uids := make([]string, 0, len(f.clusters))
 	for uid := range f.clusters {
 		uids = append(uids, uid)
@@ -141,6 +157,7 @@ func (f *fleet) result() *Result {
 	for _, uid := range uids {
 		f.clusters[uid].tell(out)
 	}
+	out.Findings = append(out.Findings, f.notGiven()...)
 	arrangeResult(out)
 	for _, claim := range f.options.Claims {
 		out.Claims = append(out.Claims, f.answer(claim))
@@ -201,7 +218,7 @@ func (c *cluster) tell(out *Result) {
 		}
 	}
 	for _, ns := range c.namespaces() {
-		s := scene{span: c.span, absences: absences, exemptions: exemptions[ns]}
+		s := scene{span: c.span, absences: absences, exemptions: exemptions[ns], unchanged: c.unchangedIn(ns)}
 		for _, l := range c.ledgers {
 			s.views = append(s.views, l.views(ns)...)
 		}
@@ -221,7 +238,7 @@ func (c *cluster) tell(out *Result) {
 		count.N = n
 		out.Refusals.Counts = append(out.Refusals.Counts, count)
 	}
-	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), append(out.Changes, c.changes...)
+	out.Findings, out.Gaps, out.Changes = append(out.Findings, c.findings...), append(out.Gaps, c.gaps...), slices.AppendSeq(out.Changes, maps.Values(c.changes))
 	out.Remediations, out.Runs, out.Keys = append(out.Remediations, c.remediations...), append(out.Runs, c.runs...), append(out.Keys, c.keys...)
 }
 
@@ -232,6 +249,17 @@ func (c *cluster) namespaces() []string {
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// unchangedIn is what the audit log has to say of times that nobody of ours saw.
+func (c *cluster) unchangedIn(ns string) func(span) bool {
+	if c.audit == nil || !c.audit.out.Used {
+		return nil
+	}
+	guarded := func(other string) bool {
+		return slices.ContainsFunc(c.ledgers, func(l *ledger) bool { return len(l.history[other]) > 0 })
+	}
+	return func(hole span) bool { return c.audit.unchanged(ns, hole, guarded) }
 }
 
 func (c *cluster) kpi(ns string, list []Interval, moments []Moment) KPI {

@@ -1,0 +1,34 @@
+package verify
+
+import (
+	"slices"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+// clockError is how wrong the clock may have been at a beat. The kernel's word goes first; the operator's is for kernels
+// that do not know.
+func (l *ledger) clockError(b *record.Beat) time.Duration {
+	c := &l.log.Clock
+	kernel := microseconds(b.Clock.MaxErrorMicros)
+	if !b.Clock.Unsynchronised {
+		return kernel
+	}
+	c.Unsynchronised++
+	if l.declared == nil || l.options.RefuseDeclared {
+		return max(kernel, unsynchronisedError)
+	}
+	c.Declared++
+	return l.declared.MaxError
+}
+
+// declare takes what the operator says. It holds for this start of the process in this shard.
+func (l *ledger) declare(d *record.ClockDeclared) {
+	l.declared = &Declaration{Source: d.Source, MaxError: microseconds(d.MaxErrorMicros)}
+	if c := &l.log.Clock; !slices.Contains(c.Declarations, *l.declared) {
+		c.Declarations = append(c.Declarations, *l.declared)
+	}
+}
+
+func microseconds(n uint64) time.Duration { return time.Duration(min(n, 1<<40)) * time.Microsecond }

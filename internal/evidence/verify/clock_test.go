@@ -1,0 +1,76 @@
+package verify
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
+)
+
+// TestDeclaredClock has a kernel that does not vouch for its clock, and an operator who does.
+func TestDeclaredClock(t *testing.T) {
+	declare := func(b *book, source string, most time.Duration) {
+		b.add(b.at, &record.ClockDeclared{Source: source, MaxErrorMicros: uint64(most.Microseconds())})
+	}
+	hour := func(b *book, from int) {
+		for m := range 60 {
+			b.beat(seconds(from + 60*(m+1)))
+		}
+	}
+	for name, c := range map[string]struct {
+		unsync   bool
+		kernel   time.Duration
+		options  Options
+		happens  func(b *book)
+		verdict  Verdict
+		declared uint64
+		worst    time.Duration
+		codes    []string
+	}{
+		"nobody says anything":         {true, 16 * time.Second, Options{}, func(b *book) { hour(b, 0) }, NotProvable, 0, 16 * time.Second, nil},
+		"the operator does":            {true, 16 * time.Second, Options{}, func(b *book) { declare(b, "chrony on the node", 500*time.Millisecond); hour(b, 0) }, Holds, 60, 16 * time.Second, nil},
+		"and is not believed":          {true, 16 * time.Second, Options{RefuseDeclared: true}, func(b *book) { declare(b, "chrony on the node", 500*time.Millisecond); hour(b, 0) }, NotProvable, 0, 16 * time.Second, nil},
+		"and says too much":            {true, 16 * time.Second, Options{}, func(b *book) { declare(b, "a sundial", 2*time.Second); hour(b, 0) }, NotProvable, 60, 16 * time.Second, nil},
+		"the kernel's word goes first": {false, 1500 * time.Millisecond, Options{}, func(b *book) { declare(b, "chrony on the node", time.Microsecond); hour(b, 0) }, NotProvable, 0, 1500 * time.Millisecond, nil},
+		"the clock is set": {true, 16 * time.Second, Options{}, func(b *book) {
+			declare(b, "chrony on the node", 500*time.Millisecond)
+			b.beat(seconds(60))
+			b.wall = 3 * time.Second // less than the kernel's 16 s would let pass
+			hour(b, 60)
+		}, NotProvable, 1, 16 * time.Second, []string{FindingClock}},
+		"another start of the process": {true, 16 * time.Second, Options{}, func(b *book) {
+			declare(b, "chrony on the node", 500*time.Millisecond)
+			b.beat(seconds(60))
+			b.add(seconds(61), &record.Stop{Why: "terminated", Counts: b.counts})
+			b.start(seconds(62))
+			b.snapshot(seconds(62), "boot", seconds(62))
+			hour(b, 62)
+		}, NotProvable, 1, 16 * time.Second, nil},
+	} {
+		b := newBook("meshvakt-0", 1)
+		b.rows["payments"] = b.row("payments", "STRICT", 0, 1)
+		b.clock = record.Clock{MaxErrorMicros: uint64(c.kernel.Microseconds()), Unsynchronised: c.unsync}
+		b.start(0)
+		b.snapshot(0, "boot", 0)
+		b.beat(0)
+		c.happens(b)
+		c.options.Claims = []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 600, 3000)}
+		r := verifyAll(t, c.options, b.sources()...)
+		if len(r.Problems) > 0 || !slices.Equal(codes(r), c.codes) {
+			t.Errorf("%s: problems %+v, findings %+v", name, r.Problems, r.Findings)
+		}
+		k := r.Logs[0].Clock
+		if r.Claims[0].Verdict != c.verdict || k.Declared != c.declared || k.MaxError != c.worst || c.unsync != (k.Unsynchronised == k.Beats) {
+			t.Errorf("%s: the claim is %s, the clock %+v; must be %s, with %d beats by the declaration, %s at worst", name, r.Claims[0].Verdict, k, c.verdict, c.declared, c.worst)
+		}
+		var text strings.Builder
+		if err := r.WriteText(&text); err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Contains(text.String(), "the operator declares at most"); said != (c.declared > 0) {
+			t.Errorf("%s: that the operator has declared it is said: %t\n%s", name, said, text.String())
+		}
+	}
+}
