@@ -142,6 +142,13 @@ func TestFindings(t *testing.T) {
 			b.add(seconds(3), &record.ConfigChanged{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: "default", UID: "g", ResourceVersion: "3", What: "changed", Weaker: true, By: record.Subject{Kind: record.Unknown}})
 		}, []string{FindingWeakened}},
 		"the clock is set": {func(b *book) { b.wall = 30 * time.Second }, []string{FindingClock}},
+		"times that are made up": {func(b *book) {
+			b.boot = must(record.NewBoot(b.random))
+			boot := b.bootRecord(record.BootStart)
+			boot.Version = "meshvakt " + record.SimulatedTime
+			b.add(seconds(1), boot)
+			b.snapshot(seconds(2), "boot", seconds(2))
+		}, []string{FindingClock}},
 		"break-glass": {func(b *book) {
 			b.counts.In++
 			b.counts.Written++

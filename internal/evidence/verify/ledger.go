@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -211,6 +212,9 @@ func (l *ledger) begin(b *record.Boot) {
 	l.spans = append(l.spans, bootSpan{boot: l.head.Boot, span: span{instant(l.head.Time), instant(l.head.Time)}})
 	l.run = &Run{Cluster: l.cluster.uid, Replica: l.replica, Boot: l.head.Boot, Pod: b.Pod, Node: b.Node, Version: b.Version,
 		Binary: b.Binary.String(), Policies: b.Policies.String(), Durability: b.Durability, Mode: b.Mode, Started: l.head.Time, Last: l.head.Time}
+	if strings.Contains(b.Version, record.SimulatedTime) {
+		l.finding(FindingClock, "", l.head.Time, l.head.Time, "this start is of a build for tests, whose times are made up")
+	}
 	if b.Durability == "memory" {
 		l.finding(FindingMemory, "", l.head.Time, l.head.Time, "answers were given before their records were stored; what was not sealed at a crash has left no trace")
 	}
