@@ -76,9 +76,8 @@ func standingOf(v *cluster.View, outside func(namespace string, ambient bool) ui
 		least = min(least, weakest)
 	}
 	s.mode, s.least, s.weak = mode.String(), least.String(), weakerThan(mode, classes)
-	without := mesh.ModeStrict
-	s.excused, without = excuses(classes, v.Namespace.Exceptions)
-	s.unexcused = without.String()
+	excused, unexcused := excuses(classes, v.Namespace.Exceptions)
+	s.excused, s.unexcused = excused, unexcused.String()
 	return s
 }
 

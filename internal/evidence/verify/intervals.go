@@ -262,11 +262,12 @@ func (s *scene) infer(in *Interval, x int64, covered []span) {
 				continue
 			}
 			s.gradeOne(in, x, b)
-			if in.Grade == Observed && s.unchanged != nil && s.unchanged(span{covered[i-1].to, covered[i].from}) {
+			switch {
+			case in.Grade == Observed && s.unchanged != nil && s.unchanged(span{covered[i-1].to, covered[i].from}):
 				in.Grade, in.Why = ObservedByAudit, "nobody saw it; the audit log of the API server has no change"
-			} else if in.Grade == Observed {
+			case in.Grade == Observed:
 				in.Grade, in.Why = Inferred, "nobody saw it; all that it is computed from was the same before and after"
-			} else if in.Why != "" {
+			case in.Why != "":
 				in.Why += " (nobody saw it; the same before and after)"
 			}
 			return
