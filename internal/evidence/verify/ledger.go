@@ -51,6 +51,7 @@ type ledger struct {
 	pending  []pendingStep
 	errors   time.Duration // the largest error of the clock
 	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
+	suspect  time.Duration // how far the clocks went apart at the last record, where that is too far
 
 	ready    []roster
 	spans    []bootSpan
@@ -182,22 +183,18 @@ func (l *ledger) clocks() {
 	}
 	apart := here.time.Sub(before.time) - (here.mono - before.mono)
 	allowed := jump + 2*l.errors
-	if apart.Abs() <= allowed {
+	if l.parted(apart, allowed) || apart.Abs() <= allowed {
 		return
 	}
 	l.log.Clock.Jumps++
 	l.broken = true
-	what := fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart)
-	if l.declared != nil {
-		l.declared = nil
-		what += ", so what the operator says of its error is not believed any more"
-	}
-	l.finding(FindingClock, "", before.time, here.time, what)
+	l.suspect = apart
+	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
 }
 
 func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
-	l.table.known, l.declared = false, nil
+	l.table.known, l.declared, l.suspect = false, nil, 0
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
 		l.rested = time.Time{}
 		return
