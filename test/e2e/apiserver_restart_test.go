@@ -205,8 +205,8 @@ func outageIsTold(t *testing.T, log []record.Record, edited string, o *outage) {
 			}
 		}
 	}
-	if before == nil || after == nil || blind < 5 || relists == 0 || told != 1 {
-		t.Fatalf("beats before and after: %v, %v; %d beats without an API server, %d lists from anew, the change told %d times; must be beats before and after, at least 5, one, and 1",
+	if before == nil || after == nil || blind < 2 || relists == 0 || told != 1 {
+		t.Fatalf("beats before and after: %v, %v; %d beats without an API server, %d lists from anew, the change told %d times; must be beats before and after, at least 2, one, and 1",
 			before != nil, after != nil, blind, relists, told)
 	}
 	for i, w := range after.Watches {
