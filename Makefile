@@ -25,9 +25,9 @@ demo: ## Show Meshvakt at work on a real control plane (KEEP=1 leaves it up)
 test: generated lint control-plane unit conformance harness e2e ## Run everything
 
 .PHONY: control-plane
-control-plane: ## Build etcd, Kubernetes and istiod from Go modules (cached outside the tree)
+control-plane: ## Build etcd, Kubernetes, istiod, an S3 server and a witness from Go modules (cached outside the tree)
 	@echo '== control plane: building what is not in the cache; cold this takes about 20 minutes'
-	@go run -C test/controlplane ./cmd/controlplane build --istio
+	@go run -C test/controlplane ./cmd/controlplane build --istio --evidence
 
 # The rules are pure functions, tried with tens of thousands of random pods and with each of their conditions
 # taken out. The race detector would make that five times as long. It watches them in the webhook's own

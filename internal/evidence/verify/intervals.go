@@ -218,15 +218,20 @@ func (s *scene) gradeOne(in *Interval, x int64, p standing) {
 		return
 	}
 	in.Grade, in.Why = Violated, weakness(p)
-	var uids []string
-	mode, membership := p.least == "STRICT", !p.outside
+	mode, uids := "STRICT", []string(nil)
+	if p.least != "STRICT" {
+		mode, uids = p.uncovered(func(uid string) bool {
+			return slices.ContainsFunc(s.exemptions, func(e exemption) bool { return e.uid == uid && e.mode && e.has(x) })
+		})
+	}
+	membership := !p.outside
 	for _, e := range s.exemptions {
-		if e.has(x) && (e.mode && p.least != "STRICT" || e.membership && p.outside) {
-			mode, membership = mode || e.mode, membership || e.membership
+		if p.outside && e.membership && e.has(x) {
+			membership = true
 			uids = append(uids, e.uid)
 		}
 	}
-	if mode && membership {
+	if mode == "STRICT" && membership {
 		slices.Sort(uids)
 		in.Grade, in.Exceptions = Excepted, slices.Compact(uids)
 	}
