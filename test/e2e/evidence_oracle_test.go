@@ -16,6 +16,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // truth is what the test did: from when on a namespace stood otherwise.
@@ -33,7 +34,7 @@ func TestEvidenceOracle(t *testing.T) {
 	ownPlane(t, controlplane.Options{Log: t.Output()})
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	must(t, plane.Apply(t.Context(), []byte(writings)))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	address := freeAddress(t)
 	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--evidence-beat", "2s", "--evidence-clock-error", margin.String(), "--evidence-clock-source", "the test, which goes by the same clock"}, evidenceOf(dir)...)
 	r := startReplica(t, args...).ready(t.Context())

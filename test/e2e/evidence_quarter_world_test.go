@@ -31,6 +31,7 @@ import (
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // quarter is a cluster that lives through one.
@@ -73,7 +74,7 @@ func newQuarter(t *testing.T) *quarter {
 	must(t, err)
 	q.balance()
 	for i := range 2 {
-		q.watchers = append(q.watchers, &watcher{q: q, name: fmt.Sprintf("meshvakt-%d", i), dir: t.TempDir(), listen: freeAddress(t), clock: newTimepiece(t)})
+		q.watchers = append(q.watchers, &watcher{q: q, name: fmt.Sprintf("meshvakt-%d", i), dir: tmpfs.TempDir(t), listen: freeAddress(t), clock: newTimepiece(t)})
 	}
 	q.endpoints = &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: ownNamespace, Name: unique("meshvakt"), Labels: map[string]string{discoveryv1.LabelServiceName: "meshvakt"}},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // member is one cluster of a fleet: a control plane of its own, and two replicas with evidence.
@@ -58,7 +59,7 @@ func newMember(t testing.TB) *member {
 		AddressType: discoveryv1.AddressTypeIPv4,
 	}
 	for i := range 2 {
-		name, dir := fmt.Sprintf("meshvakt-%d", i), t.TempDir()
+		name, dir := fmt.Sprintf("meshvakt-%d", i), tmpfs.TempDir(t)
 		endpoints.Endpoints = append(endpoints.Endpoints, discoveryv1.Endpoint{
 			Addresses: []string{fmt.Sprintf("10.0.0.%d", i+1)},
 			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: ownNamespace, Name: name},
