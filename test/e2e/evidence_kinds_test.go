@@ -278,3 +278,58 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 		}
 	}
 }
+
+// TestEvidenceNewVolume has a replica lose its volume within a quarter. It goes on in a log of another name, and the loss of
+// the other shows.
+func TestEvidenceNewVolume(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	lost, next := t.TempDir(), t.TempDir()
+	args := append(evidenceOf(lost), "--evidence-beat", "1s")
+	beaten := func(dir string) {
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			if n := countOf[*record.Beat](spooled(t, dir)); n < 2 {
+				return fmt.Errorf("%d beats", n)
+			}
+			return nil
+		})
+	}
+	r := start(t, args...)
+	enforcing(t, "default")
+	beaten(lost)
+	r.kill()
+	r = start(t, append(slices.Clone(args), "--evidence-dir", next)...)
+	beaten(next)
+	r.stop()
+	r = start(t, append(slices.Clone(args), "--evidence-dir", next)...) // the same volume again, which goes on
+	r.stop()
+	unregister(t)
+
+	origin := func(dir string) string { return spooled(t, dir)[0].Body.(*record.Genesis).Origin }
+	first, second := origin(lost), origin(next)
+	if n := countOf[*record.Genesis](spooled(t, next)); second != first+"-2" || n != 1 {
+		t.Errorf("the logs are %s and %s, which begins %d times; the second must have a name of its own", first, second, n)
+	}
+	sealAll(t, lost)
+	sealAll(t, next)
+	alone := verified(t, next, time.Now())
+	missing := func(r *verify.Result) (list []string) {
+		for _, f := range r.Findings {
+			if f.Code == verify.FindingMissingShard {
+				list = append(list, f.What)
+			}
+		}
+		return list
+	}
+	if got := missing(alone); len(got) != 1 || !strings.Contains(got[0], first+" is not here") {
+		t.Errorf("of the second log alone is said %q; must name the first", got)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "evidence", "verify", lost, next, "--trust-log-key", "--max-clock-error", "20s", "-o", "json")
+	out, err := cmd.Output()
+	must(t, err)
+	var both verify.Result
+	must(t, json.Unmarshal(out, &both))
+	if got := missing(&both); len(both.Problems) > 0 || len(both.Logs) != 2 || len(got) != 1 || !strings.Contains(got[0], "behind its") {
+		t.Errorf("of both is said %q, problems %+v; must be whole, and name what the first had behind what is here", got, both.Problems)
+	}
+}

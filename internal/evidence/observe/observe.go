@@ -170,7 +170,6 @@ func (o *Observer) rouse() {
 // Start observes until ctx ends.
 func (o *Observer) Start(ctx context.Context) error {
 	o.config.Source.OnChange(o.changed)
-	o.config.Source.OnException(o.changed)
 	ticks, stop := o.config.Ticker(tick)
 	defer stop()
 	for !o.config.Source.Synced() { // by then there are definitions of all that is watched

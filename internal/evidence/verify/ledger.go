@@ -119,6 +119,9 @@ type bootSpan struct {
 	boot    string
 	span    span
 	stopped bool
+	// lost: what came behind it was on a volume that is no more. The next log of the replica begins at until.
+	lost  bool
+	until int64
 }
 
 func newLedger(c *cluster, replica string, o *Options) *ledger {
@@ -132,7 +135,7 @@ func (l *ledger) take(r record.Record) error {
 	if _, is := r.Body.(*record.Boot); !is {
 		l.clocks()
 	}
-	if n := len(l.spans); n > 0 {
+	if n := len(l.spans); n > 0 && !l.spans[n-1].lost {
 		l.spans[n-1].span.to = max(l.spans[n-1].span.to, instant(r.Time))
 	}
 	if l.run != nil {
@@ -146,6 +149,9 @@ func (l *ledger) take(r record.Record) error {
 	switch b := r.Body.(type) {
 	case *record.Genesis:
 		l.pseudonyms = b.Pseudonyms
+		if n := len(l.spans); n > 0 && l.spans[n-1].lost {
+			l.spans[n-1].until = instant(r.Time)
+		}
 	case *record.Boot:
 		l.begin(b)
 	case *record.Stop:
