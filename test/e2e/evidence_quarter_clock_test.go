@@ -124,6 +124,7 @@ func (w *watcher) begin() {
 	n := len(w.records)
 	w.process = startBuild(w.q.t, w.q.binary, w.clock.environment(), append(args, "--evidence-replica", w.name)...)
 	w.process.ready(w.q.t.Context())
+	w.shard = volume.Shard(volume.PeriodAt(w.wall()), 1)
 	w.next = w.q.now + beatOfQuarter
 	w.beaten(n)
 }
@@ -177,9 +178,6 @@ func (w *watcher) read() {
 		r, next, err := w.chain.Follow(line.Text)
 		must(w.q.t, err)
 		w.records, w.chain = append(w.records, r), next
-		if b, is := r.Body.(*record.Genesis); is {
-			w.shard = b.Shard
-		}
 	}
 }
 
@@ -268,11 +266,11 @@ func (q *quarter) advance(to time.Duration) {
 		}
 		// A beat that was late has gone past it.
 		q.now = max(next, q.now)
-		before := q.lengths()
+		at, before := q.now, q.lengths()
 		q.tick()
 		for i, w := range q.watchers {
 			if w.process != nil {
-				q.due(w, before[i])
+				q.due(w, at, before[i])
 			}
 		}
 	}
@@ -299,19 +297,20 @@ func (q *quarter) tick() {
 	}
 }
 
-// due waits for what a replica has to write now.
-func (q *quarter) due(w *watcher, before int) {
+// due waits for what a replica has to write at an instant, which is now unless another was late.
+func (q *quarter) due(w *watcher, at time.Duration, before int) {
 	q.t.Helper()
 	switch shard := volume.Shard(volume.PeriodAt(w.wall()), 1); {
-	case w.mute && w.next <= q.now:
+	case w.mute && w.next <= at:
 		w.missed = min(w.missed, w.next)
 		w.next += beatOfQuarter
 	case w.mute:
 	case w.shard != shard:
+		w.shard = shard
 		w.found(before, "shard "+shard, func(r record.Record) bool { _, is := r.Body.(*record.Genesis); return is })
-		w.next = q.now + beatOfQuarter
+		w.next = at + beatOfQuarter
 		w.beaten(before)
-	case w.next <= q.now:
+	case w.next <= at:
 		w.next += beatOfQuarter
 		w.beaten(before)
 	}

@@ -358,7 +358,7 @@ func (q *quarter) quarterEnds(day, hour int) {
 	must(t, q.dev.Create(t.Context(), workloadPolicy(q.names["quiet"], "before")))
 	q.deedOf(altered, "quiet", "")
 	q.advance(endOfQuarter().Sub(beginning()))
-	q.just(q.now + 8*time.Hour)
+	q.just(endOfQuarter().Sub(beginning()) + 8*time.Hour)
 	must(t, q.dev.Delete(t.Context(), workloadPolicy(q.names["quiet"], "before")))
 	q.deedOf(altered, "quiet", "")
 	q.just(endOfQuarter().Sub(beginning()) + 16*time.Hour)
