@@ -19,7 +19,7 @@ import (
 // It is for tests alone, and has no flag: nothing that is released is built with the tag, and each start of it says in
 // its evidence, by its version, that its times are made up.
 
-const buildMark = "SIMULATED TIME, for tests alone"
+const buildMark = record.SimulatedTime + ", for tests alone"
 
 // clockVariable names the file.
 const clockVariable = "MESHVAKT_SIMULATED_CLOCK"

@@ -51,7 +51,7 @@ func (f *evidenceSubjectFlags) openCluster(ctx context.Context) (*keyCluster, er
 		return nil, fmt.Errorf("get the keys of pseudonyms in Secret %s: %w", key, err)
 	}
 	if len(k.keys()) == 0 {
-		return nil, fmt.Errorf("Secret %s holds no key of pseudonyms; must have entries as 2026q4, of 32 bytes", key)
+		return nil, fmt.Errorf("read Secret %s: it holds no key of pseudonyms; must have entries as 2026q4, of 32 bytes", key)
 	}
 	return k, nil
 }

@@ -146,6 +146,7 @@ func (p *process) newEvidence(context.Context) error {
 		Name:       o.name,
 		Replica:    o.replica,
 		Keeper:     p.keys,
+		Book:       p.keys,
 		Boot:       boot,
 		Required:   o.mode == evidenceRequired,
 		BreakGlass: slices.Clone(o.breakGlass),

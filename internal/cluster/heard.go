@@ -164,14 +164,7 @@ func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duratio
 		defer ended()
 		var over <-chan time.Time
 		for {
-			var e apiwatch.Event
-			more := true
-			select {
-			case e, more = <-w.ResultChan():
-			case <-over:
-				w.Stop()
-				more = false
-			}
+			e, more := next(w, over)
 			if !more {
 				return
 			}
@@ -186,6 +179,16 @@ func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duratio
 		}
 	}()
 	return h
+}
+
+// next is the next event, unless the watch has ended or is over.
+func next(w apiwatch.Interface, over <-chan time.Time) (e apiwatch.Event, more bool) {
+	select {
+	case e, more = <-w.ResultChan():
+	case <-over:
+		w.Stop()
+	}
+	return e, more
 }
 
 // Stop implements watch.Interface.

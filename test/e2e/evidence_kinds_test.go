@@ -225,7 +225,7 @@ func TestEvidenceSubject(t *testing.T) {
 func TestEvidenceDeclaredClock(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := t.TempDir()
-	r := start(t, append(evidenceOf(dir), "--evidence-beat", "1s", "--evidence-clock-error", "250ms", "--evidence-clock-source", "the clock of the test")...)
+	r := start(t, append(evidenceOf(dir), "--evidence-beat", "4s", "--evidence-clock-error", "250ms", "--evidence-clock-source", "the clock of the test")...)
 	enforcing(t, "default")
 	dev := clientFor(t, controlplane.Developer)
 	ns := unique("clock")
@@ -234,7 +234,7 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 	observedAs(t, []string{dir}, ns, "STRICT")
 	beats := countOf[*record.Beat](spooled(t, dir))
 	eventually(t, 30*time.Second, func() error {
-		if n := countOf[*record.Beat](spooled(t, dir)); n < beats+5 {
+		if n := countOf[*record.Beat](spooled(t, dir)); n < beats+3 {
 			return fmt.Errorf("%d beats", n)
 		}
 		return nil
@@ -274,7 +274,62 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 		}
 		t.Logf("the kernel vouches: %t, the operator is believed: %t: %s was observed", kernel, believe, seen)
 		if (seen > 0) != (believe || kernel) {
-			t.Errorf("%s was observed; the kernel vouches: %t, the operator is believed: %t", seen, kernel, believe)
+			t.Errorf("%s was observed; the kernel vouches: %t, the operator is believed: %t; intervals %+v, findings %+v", seen, kernel, believe, result.Namespaces[at].Intervals, result.Findings)
 		}
+	}
+}
+
+// TestEvidenceNewVolume has a replica lose its volume within a quarter. It goes on in a log of another name, and the loss of
+// the other shows.
+func TestEvidenceNewVolume(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	lost, next := t.TempDir(), t.TempDir()
+	args := append(evidenceOf(lost), "--evidence-beat", "1s")
+	beaten := func(dir string) {
+		t.Helper()
+		eventually(t, 30*time.Second, func() error {
+			if n := countOf[*record.Beat](spooled(t, dir)); n < 2 {
+				return fmt.Errorf("%d beats", n)
+			}
+			return nil
+		})
+	}
+	r := start(t, args...)
+	enforcing(t, "default")
+	beaten(lost)
+	r.kill()
+	r = start(t, append(slices.Clone(args), "--evidence-dir", next)...)
+	beaten(next)
+	r.stop()
+	r = start(t, append(slices.Clone(args), "--evidence-dir", next)...) // the same volume again, which goes on
+	r.stop()
+	unregister(t)
+
+	origin := func(dir string) string { return spooled(t, dir)[0].Body.(*record.Genesis).Origin }
+	first, second := origin(lost), origin(next)
+	if n := countOf[*record.Genesis](spooled(t, next)); second != first+"-2" || n != 1 {
+		t.Errorf("the logs are %s and %s, which begins %d times; the second must have a name of its own", first, second, n)
+	}
+	sealAll(t, lost)
+	sealAll(t, next)
+	alone := verified(t, next, time.Now())
+	missing := func(r *verify.Result) (list []string) {
+		for _, f := range r.Findings {
+			if f.Code == verify.FindingMissingShard {
+				list = append(list, f.What)
+			}
+		}
+		return list
+	}
+	if got := missing(alone); len(got) != 1 || !strings.Contains(got[0], first+" is not here") {
+		t.Errorf("of the second log alone is said %q; must name the first", got)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "evidence", "verify", lost, next, "--trust-log-key", "--max-clock-error", "20s", "-o", "json")
+	out, err := cmd.Output()
+	must(t, err)
+	var both verify.Result
+	must(t, json.Unmarshal(out, &both))
+	if got := missing(&both); len(both.Problems) > 0 || len(both.Logs) != 2 || len(got) != 1 || !strings.Contains(got[0], "behind its") {
+		t.Errorf("of both is said %q, problems %+v; must be whole, and name what the first had behind what is here", got, both.Problems)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
@@ -220,7 +221,7 @@ func (q *quarter) logs(result *verify.Result) {
 		t.Errorf("logs %q; must be %q", shards, want)
 	}
 	for _, r := range result.Runs {
-		if !strings.Contains(r.Version, "SIMULATED TIME") {
+		if !strings.Contains(r.Version, record.SimulatedTime) {
 			t.Errorf("a start of %q does not say that its time is simulated", r.Version)
 		}
 	}

@@ -317,18 +317,20 @@ func (q *quarter) due(w *watcher, before int) {
 	}
 }
 
-// A beat waits for a watch to be opened again, and for rows to be told, a few seconds at most. The former happens by the
-// machine's time, the latter may take a second of ours.
+// A beat waits for a watch to be opened again, and for rows to be told, a few seconds at most. The latter may take a
+// second of ours, and so is tried first; the former happens by the machine's time.
 const (
 	patienceOfBeat = 5
-	reopened       = 3 * time.Second
+	toldWithin     = 3 * time.Second
+	reopenedWithin = 20 * time.Second
 )
 
 // beaten waits for a beat from the n-th record on.
 func (w *watcher) beaten(n int) {
 	w.q.t.Helper()
+	patience := toldWithin
 	for late := range patienceOfBeat + 1 {
-		for deadline := time.Now().Add(reopened); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			w.read()
 			for _, r := range w.records[min(n, len(w.records)):] {
 				if b, is := r.Body.(*record.Beat); is {
@@ -340,6 +342,7 @@ func (w *watcher) beaten(n int) {
 		w.q.t.Logf("%s at %s: no beat yet, %d s late", w.name, w.q.time().Format(time.DateTime), late)
 		w.q.now += time.Second
 		w.q.tick()
+		patience = reopenedWithin
 	}
 	w.process.dump(60)
 	w.q.t.Fatalf("%s at %s: no beat", w.name, w.q.time().Format(time.RFC3339))

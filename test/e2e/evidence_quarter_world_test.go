@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -240,7 +241,7 @@ func (q *quarter) just(beat time.Duration) {
 	if beat < q.now+saidBefore {
 		q.t.Fatalf("the script goes back to %s, from %s", beat, q.now)
 	}
-	for {
+	for tries := 1; ; tries++ {
 		q.advance(beat - saidBefore)
 		q.said()
 		q.tick()
@@ -253,10 +254,26 @@ func (q *quarter) just(beat time.Duration) {
 			break
 		}
 		q.t.Logf("%s; another beat later then", late)
+		if tries == 10 {
+			q.stuck()
+		}
 		beat += beatOfQuarter
 	}
 	q.advance(beat + doneAfter - 4*time.Second)
 	q.advance(beat + doneAfter)
+}
+
+// stuck ends the test, with what all goroutines of the replicas are at.
+func (q *quarter) stuck() {
+	q.t.Helper()
+	for _, w := range q.watchers {
+		if w.process != nil {
+			_ = w.process.cmd.Process.Signal(syscall.SIGQUIT)
+			<-w.process.exited
+			w.process.dump(5000)
+		}
+	}
+	q.t.Fatal("a watch hears nothing")
 }
 
 // unheard tells of a watch that, by the beat of now, has not told yet what was said before it.

@@ -30,8 +30,14 @@ import (
 	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
-// evidenceOf are the flags of a replica that keeps evidence in dir.
+// evidenceOf are the flags of a replica that keeps evidence in dir. Tests share a cluster, which remembers what logs there
+// were: each directory would be a new volume in the place of one that was lost.
 func evidenceOf(dir string) []string {
+	forget := []string{"-n", ownNamespace, "annotate", "secret", "meshvakt-evidence"}
+	for i := range 3 {
+		forget = append(forget, fmt.Sprintf("evidence.meshvakt.io/meshvakt-%d-", i))
+	}
+	_, _, _ = plane.Kubectl(context.Background(), controlplane.Admin, "", forget...) // there may be no Secret yet
 	return []string{"--evidence-dir", dir, "--evidence-name", "evidence.example.org", "--evidence-replica", "meshvakt-0"}
 }
 

@@ -37,12 +37,23 @@ type Keeper interface {
 	User(context.Context) (string, error)
 }
 
+// Book remembers, for longer than a volume lasts, which logs there have been. A volume that is new would begin another log of
+// the same name with another key, which witnesses and verifiers could but take for a forgery.
+type Book interface {
+	// Last is the last shard that a replica has begun; empty where none is known.
+	Last(ctx context.Context, replica string) (shard string, err error)
+	// Note notes that a replica begins a shard. It never goes back to an earlier one.
+	Note(ctx context.Context, replica, shard string) error
+}
+
 // Config is what a Journal needs.
 type Config struct {
 	Dir volume.Dir
 	// Name is the first part of the origin of the logs, Replica the name of the pod.
 	Name, Replica string
 	Keeper        Keeper
+	// Book may be nil: then a new volume begins with the first log of the quarter.
+	Book Book
 	// Boot says what is running; Why, Torn, Mode and Durability are filled in here.
 	Boot record.Boot
 	// Required: nothing is admitted without a record.

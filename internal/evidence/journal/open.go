@@ -111,7 +111,7 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 		return fmt.Errorf("read the cluster's UID: %w", err)
 	}
 	if l.spool.Recovery().LastSeq == 0 {
-		return j.begin(ctx, l, at, cluster, volume.PeriodAt(now))
+		return j.beginAnew(ctx, l, cluster, now)
 	}
 	// Before anything is added: once it is, the sealer may let go of the genesis.
 	if err := j.config.Dir.WriteCurrent(at.shard); err != nil {
@@ -130,7 +130,11 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 	expected := volume.Origin(j.config.Name, cluster, j.config.Replica, at.shard.Shard)
 	switch {
 	case at.chain.Closed():
-		return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
+		name, err := j.reserve(ctx, at.shard.Shard, max(period, volume.PeriodAt(now)))
+		if err != nil {
+			return err
+		}
+		return j.begin(ctx, l, at, cluster, name)
 	case at.shard.Origin == expected && period >= volume.PeriodAt(now) && at.chain.Size() < j.config.MaxRecords:
 		key, err := j.config.Keeper.Key(ctx, period)
 		if err != nil {
@@ -141,12 +145,17 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 			j.config.Log.ErrorContext(ctx, "evidence: the key of pseudonyms is another than the one the shard was begun with, so another shard begins", "shard", at.shard.Shard, "was", at.shard.Pseudonyms, "is", key.ID())
 			break
 		}
+		j.note(ctx, at.shard.Shard)
 		return j.adopt(l, at.shard, period, key, l.spool.Recovery().LastSeq-min(at.chain.Size(), l.spool.Recovery().LastSeq))
 	}
-	if at.chain, err = j.end(ctx, l, at.shard, cluster, max(period, volume.PeriodAt(now))); err != nil {
+	name, err := j.reserve(ctx, at.shard.Shard, max(period, volume.PeriodAt(now)))
+	if err != nil {
 		return err
 	}
-	return j.begin(ctx, l, at, cluster, max(period, volume.PeriodAt(now)))
+	if at.chain, err = j.end(ctx, l, at.shard, cluster, name); err != nil {
+		return err
+	}
+	return j.begin(ctx, l, at, cluster, name)
 }
 
 // reboot is the first record of this start of the process in a shard of an earlier one.
@@ -179,12 +188,16 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	if _, err := j.config.Keeper.Key(ctx, period); err != nil {
 		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
 	}
+	name, err := j.reserve(ctx, was.name, period)
+	if err != nil {
+		return err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.open = nil
 	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin, Pseudonyms: was.key}}
-	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, period); err == nil {
-		err = j.beginLocked(ctx, was.log, at, cluster, period)
+	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, name); err == nil {
+		err = j.beginLocked(ctx, was.log, at, cluster, name)
 	}
 	if err != nil {
 		// How far it has come will be read from the disk.
@@ -193,30 +206,9 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// following names the shard after one, or the first. Where there are logs and no spool that they
-// came from, the first is the next that is free: another log cannot go on in the place of one.
-func (j *Journal) following(shard string, period volume.Period) (string, error) {
-	if shard == "" {
-		for number := 1; ; number++ {
-			name := volume.Shard(period, number)
-			if there, err := j.config.Dir.Has(name); !there || err != nil {
-				return name, err
-			}
-		}
-	}
-	p, number, err := volume.ParseShard(shard)
-	if err != nil {
-		return "", err
-	}
-	if p == period {
-		return volume.Shard(period, number+1), nil
-	}
-	return volume.Shard(period, 1), nil
-}
-
 // end closes a shard, after the key that will sign the next one has been announced in it.
-func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, cluster string, period volume.Period) (record.Chain, error) {
-	name, err := j.following(shard.Shard, period)
+func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, cluster, name string) (record.Chain, error) {
+	period, _, err := volume.ParseShard(name)
 	if err != nil {
 		return record.Chain{}, err
 	}
@@ -242,24 +234,28 @@ func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, clu
 }
 
 // begin writes the first records of a shard and opens it.
-func (j *Journal) begin(ctx context.Context, l *logbook, before tail, cluster string, period volume.Period) error {
+func (j *Journal) begin(ctx context.Context, l *logbook, before tail, cluster, name string) error {
+	period, _, err := volume.ParseShard(name)
+	if err != nil {
+		return err
+	}
 	// Nothing is open, so nobody waits for the lock who could be kept waiting by the API server.
 	if _, err := j.config.Keeper.Key(ctx, period); err != nil {
 		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.beginLocked(ctx, l, before, cluster, period)
+	return j.beginLocked(ctx, l, before, cluster, name)
 }
 
-func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, cluster string, period volume.Period) error {
+func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, cluster, name string) error {
+	period, _, err := volume.ParseShard(name)
+	if err != nil {
+		return err
+	}
 	pseudonyms, err := j.config.Keeper.Key(ctx, period)
 	if err != nil {
 		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
-	}
-	name, err := j.following(before.shard.Shard, period)
-	if err != nil {
-		return err
 	}
 	origin := volume.Origin(j.config.Name, cluster, j.config.Replica, name)
 	key, err := j.config.Dir.LogKey(name, origin, j.config.Random)

@@ -58,8 +58,8 @@ func (s *ownObject) same(o *ownObject) bool {
 func (w *own) repaired(key ownKey, version string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := append(w.repairs[key], version)
-	w.repairs[key] = list[max(len(list)-maxRepairs, 0):]
+	w.repairs[key] = append(w.repairs[key], version)
+	w.repairs[key] = w.repairs[key][max(len(w.repairs[key])-maxRepairs, 0):]
 }
 
 // settle takes what is seen for what is known, at the first snapshot.

@@ -122,7 +122,7 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		"it is silent for six minutes": {func(_ *book, s *apiServer) { s.cut(seconds(12*60), seconds(18*60-1)) }, NotProvable, ""},
 		"it ends too early":            {func(_ *book, s *apiServer) { s.cut(seconds(20*60), seconds(40*60)) }, NotProvable, ""},
 		"it has no write of pods":      {func(_ *book, s *apiServer) { s.cut(seconds(2), seconds(3)) }, NotProvable, "it has no write of pods at all, which its policy may leave out"},
-		"it lacks a decision": {func(b *book, s *apiServer) {
+		"it lacks a decision": {func(b *book, _ *apiServer) {
 			b.decide(seconds(29*60+1), "payments", 2)
 		}, NotProvable, "of 2 decisions in its time it does not have 1: that of an API server is missing, or a part of one"},
 		"a decision that could not be made": {func(b *book, _ *apiServer) {

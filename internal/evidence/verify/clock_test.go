@@ -39,7 +39,15 @@ func TestDeclaredClock(t *testing.T) {
 			b.beat(seconds(60))
 			b.wall = 3 * time.Second // less than the kernel's 16 s would let pass
 			hour(b, 60)
-		}, NotProvable, 1, 16 * time.Second, []string{FindingClock}},
+		}, NotProvable, 2, 16 * time.Second, []string{FindingClock}},
+		"the process is held up between the two clocks": {true, 16 * time.Second, Options{}, func(b *book) {
+			declare(b, "chrony on the node", 500*time.Millisecond)
+			b.beat(seconds(60))
+			b.wall = -3 * time.Second
+			b.beat(seconds(120))
+			b.wall = 0
+			hour(b, 120)
+		}, Holds, 62, 16 * time.Second, []string{FindingClock}},
 		"another start of the process": {true, 16 * time.Second, Options{}, func(b *book) {
 			declare(b, "chrony on the node", 500*time.Millisecond)
 			b.beat(seconds(60))

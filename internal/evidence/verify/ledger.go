@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -50,6 +51,7 @@ type ledger struct {
 	pending  []pendingStep
 	errors   time.Duration // the largest error of the clock
 	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
+	suspect  time.Duration // how far the clocks went apart at the last record, where that is too far
 
 	ready    []roster
 	spans    []bootSpan
@@ -57,7 +59,8 @@ type ledger struct {
 	admitted uint64
 	unlogged uint64
 	inexact  bool
-	midway   bool // the beginning of the run is in a shard that is not here
+	midway   bool      // the beginning of the run is in a shard that is not here
+	rested   time.Time // when the start before has told its last
 	hooks    map[string]record.Hook
 	silent   *span
 	silences []span // when the API server did not ask, for all that this replica tried
@@ -117,6 +120,9 @@ type bootSpan struct {
 	boot    string
 	span    span
 	stopped bool
+	// lost: what came behind it was on a volume that is no more. The next log of the replica begins at until.
+	lost  bool
+	until int64
 }
 
 func newLedger(c *cluster, replica string, o *Options) *ledger {
@@ -130,7 +136,7 @@ func (l *ledger) take(r record.Record) error {
 	if _, is := r.Body.(*record.Boot); !is {
 		l.clocks()
 	}
-	if n := len(l.spans); n > 0 {
+	if n := len(l.spans); n > 0 && !l.spans[n-1].lost {
 		l.spans[n-1].span.to = max(l.spans[n-1].span.to, instant(r.Time))
 	}
 	if l.run != nil {
@@ -144,6 +150,9 @@ func (l *ledger) take(r record.Record) error {
 	switch b := r.Body.(type) {
 	case *record.Genesis:
 		l.pseudonyms = b.Pseudonyms
+		if n := len(l.spans); n > 0 && l.spans[n-1].lost {
+			l.spans[n-1].until = instant(r.Time)
+		}
 	case *record.Boot:
 		l.begin(b)
 	case *record.Stop:
@@ -174,26 +183,24 @@ func (l *ledger) clocks() {
 	}
 	apart := here.time.Sub(before.time) - (here.mono - before.mono)
 	allowed := jump + 2*l.errors
-	if apart.Abs() <= allowed {
+	if l.parted(apart, allowed) || apart.Abs() <= allowed {
 		return
 	}
 	l.log.Clock.Jumps++
 	l.broken = true
-	what := fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart)
-	if l.declared != nil {
-		l.declared = nil
-		what += ", so what the operator says of its error is not believed any more"
-	}
-	l.finding(FindingClock, "", before.time, here.time, what)
+	l.suspect = apart
+	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
 }
 
 func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
-	l.table.known, l.declared = false, nil
+	l.table.known, l.declared, l.suspect = false, nil, 0
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
+		l.rested = time.Time{}
 		return
 	}
 	l.endRun("crashed")
+	l.rested = l.mark.time
 	l.mark, l.last, l.errors = mark{l.head.Time, l.head.Mono, l.head.Boot}, nil, 0
 	l.broken, l.relisted, l.pending = false, nil, nil
 	l.close()
@@ -202,6 +209,9 @@ func (l *ledger) begin(b *record.Boot) {
 	l.spans = append(l.spans, bootSpan{boot: l.head.Boot, span: span{instant(l.head.Time), instant(l.head.Time)}})
 	l.run = &Run{Cluster: l.cluster.uid, Replica: l.replica, Boot: l.head.Boot, Pod: b.Pod, Node: b.Node, Version: b.Version,
 		Binary: b.Binary.String(), Policies: b.Policies.String(), Durability: b.Durability, Mode: b.Mode, Started: l.head.Time, Last: l.head.Time}
+	if strings.Contains(b.Version, record.SimulatedTime) {
+		l.finding(FindingClock, "", l.head.Time, l.head.Time, "this start is of a build for tests, whose times are made up")
+	}
 	if b.Durability == "memory" {
 		l.finding(FindingMemory, "", l.head.Time, l.head.Time, "answers were given before their records were stored; what was not sealed at a crash has left no trace")
 	}

@@ -28,12 +28,7 @@ func (r *Result) WriteText(w io.Writer) error {
 	}
 	p.logs(r)
 	p.exceptions(r.Exceptions)
-	if a := r.Audit; a != nil {
-		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
-		if !a.Used {
-			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
-		}
-	}
+	p.audit(r)
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
@@ -157,6 +152,30 @@ func (p *printer) intervals(list []Interval, all bool, indent string) {
 	}
 }
 
+func requests(n uint64) string {
+	if n == 1 {
+		return "1 request"
+	}
+	return fmt.Sprintf("%d requests", n)
+}
+
+func (p *printer) audit(r *Result) {
+	a := r.Audit
+	if a == nil {
+		return
+	}
+	p.line("audit log of cluster %s: %d events%s; it names records of these logs %d times", a.Cluster, a.Events, period(a.From, a.To), a.Receipts)
+	if a.Decisions > 0 {
+		p.line("  of %d decisions in its time it lacks %d", a.Decisions, a.Untold)
+	}
+	inferred := slices.ContainsFunc(r.Namespaces, func(t Timeline) bool {
+		return slices.ContainsFunc(t.Intervals, func(in Interval) bool { return in.Grade == Inferred })
+	})
+	if !a.Used && inferred {
+		p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+	}
+}
+
 func (p *printer) moments(list []Moment, indent string) {
 	for i, m := range list {
 		if i == maxListed {
@@ -204,7 +223,7 @@ func (p *printer) exceptions(list []Exception) {
 		}
 		switch {
 		case e.Used > 0:
-			p.line("  used by %d requests, %s to %s", e.Used, stamp(e.FirstUsed), stamp(e.LastUsed))
+			p.line("  used by %s, %s to %s", requests(e.Used), stamp(e.FirstUsed), stamp(e.LastUsed))
 		case e.Standing == 0:
 			p.line("  not used")
 		}
@@ -212,7 +231,7 @@ func (p *printer) exceptions(list []Exception) {
 			p.line("  at most %d objects stood by it at once, %s to %s", e.Standing, stamp(e.StandingFrom), stamp(e.StandingTo))
 		}
 		for _, u := range e.Uses {
-			p.line("    %d requests about %s by %s, from %s#%d on", u.N, u.GVK, cmp.Or(u.By, "somebody"), u.Log, u.Seq)
+			p.line("    %s about %s by %s, from %s#%d on", requests(u.N), u.GVK, cmp.Or(u.By, "somebody"), u.Log, u.Seq)
 		}
 	}
 }

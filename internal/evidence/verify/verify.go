@@ -110,6 +110,9 @@ func (f *fleet) replica(ctx context.Context, shards []*opened) error {
 	l := newLedger(c, g.Replica, f.options)
 	var before *tail
 	for _, o := range shards {
+		if o.genesis.PrevOrigin == "" {
+			l.anew(&o.genesis, before)
+		}
 		if o.genesis.PrevOrigin != "" && (before == nil || before.origin != o.genesis.PrevOrigin) {
 			l.missing(o.genesis.Origin, "it goes on from "+o.genesis.PrevOrigin+", which is not here")
 		}
@@ -358,6 +361,9 @@ func (c *cluster) lacks(r record.Replica, s span, patience int64) (span, string)
 	known := r.Boot == ""
 	last := bootSpan{}
 	for _, b := range starts {
+		if b.lost && (r.Boot == "" || r.Boot == b.boot) && s.from <= b.until && b.span.to+patience < min(s.to, b.until) {
+			return span{max(s.from, b.span.to), min(s.to, b.until)}, "the volume of replica " + r.Pod + " was lost, and its log ends before"
+		}
 		known = known || b.boot == r.Boot
 		last = b
 		last.span.to = max(last.span.to, b.span.to)

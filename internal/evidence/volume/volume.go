@@ -68,6 +68,20 @@ func (d Dir) Has(shard string) (bool, error) {
 	return false, nil
 }
 
+// Begun reports whether the log of a shard was to begin here, and has not: there is its key, and nothing else of it.
+func (d Dir) Begun(shard string) (bool, error) {
+	if _, err := os.Lstat(d.LogKeyFile(shard)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look for shard %s: %w", shard, err)
+	}
+	if there, err := d.Has(shard); there || err != nil {
+		return false, err
+	}
+	current, err := d.ReadCurrent()
+	return current.Shard != shard, err
+}
+
 // Create makes what is not there yet. The directory itself must be.
 func (d Dir) Create() error {
 	for _, sub := range []string{d.Spool(), d.Keys(), d.Logs(), d.Bundles(), d.Tombstones()} {
