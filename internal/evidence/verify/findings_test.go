@@ -119,6 +119,26 @@ func TestFindings(t *testing.T) {
 			b.add(seconds(2), &record.ExceptionGranted{Object: exception(b), By: b.pseudonyms.Subject("kari"), For: b.pseudonyms.Subject("ola"), Until: until})
 		}, []string{FindingNoPrevious}},
 		"more was counted than is here": {func(b *book) { b.counts.In, b.counts.Written = 1, 1 }, []string{FindingCounters}},
+		"less was counted than is here": {func(b *book) {
+			b.decide(seconds(1), "payments", 1)
+			b.stop(seconds(2), record.Counters{})
+		}, []string{FindingCounters}},
+		"what was not stored in time, and was all the same": {func(b *book) {
+			b.decide(seconds(1), "payments", 1)
+			b.add(seconds(2), &record.Gap{Of: "decisions", Cause: "slow", From: epoch(), To: epoch().Add(seconds(1)), Counts: []record.GapCount{{Verdict: "allow", GVK: paGVK, N: 1}}})
+			b.stop(seconds(3), record.Counters{In: 1, Unlogged: 1})
+		}, nil},
+		"more than that": {func(b *book) {
+			b.decide(seconds(1), "payments", 1)
+			b.decide(seconds(1), "payments", 1)
+			b.add(seconds(2), &record.Gap{Of: "decisions", Cause: "slow", From: epoch(), To: epoch().Add(seconds(1)), Counts: []record.GapCount{{Verdict: "allow", GVK: paGVK, N: 1}}})
+			b.stop(seconds(3), record.Counters{In: 1, Unlogged: 1})
+		}, []string{FindingCounters}},
+		"exactly what was not stored": {func(b *book) {
+			b.decide(seconds(1), "payments", 1)
+			b.add(seconds(2), &record.Gap{Of: "decisions", Cause: "full", From: epoch(), To: epoch().Add(seconds(1)), Exact: true, Counts: []record.GapCount{{Verdict: "allow", GVK: paGVK, N: 1}}})
+			b.stop(seconds(3), record.Counters{In: 1, Unlogged: 1})
+		}, []string{FindingCounters}},
 		"nobody asks the webhook": {func(b *book) {
 			b.beat(seconds(3), func(x *record.Beat) { x.Enforcing, x.CanaryMillis = false, 61_000 })
 		}, []string{FindingNotAsked}},

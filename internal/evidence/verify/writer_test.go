@@ -249,6 +249,13 @@ func (b *book) state(at, after time.Duration, row record.Row) {
 	b.add(at, &record.State{What: "set", After: epoch().Add(after + b.wall), Row: row})
 }
 
+// stop ends the process, and another begins.
+func (b *book) stop(at time.Duration, counts record.Counters) {
+	b.add(at, &record.Stop{Why: "terminated", Counts: counts})
+	b.start(at)
+	b.snapshot(at, "boot", at)
+}
+
 // leave takes the row of a namespace out of the table.
 func (b *book) leave(at, after time.Duration, what, ns string) {
 	row := b.rows[ns]
