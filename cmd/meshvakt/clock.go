@@ -17,4 +17,6 @@ type clock struct {
 	ticker func(time.Duration) (ticks <-chan time.Time, stop func())
 	// quality is what is known of how wrong now may be.
 	quality func() record.Clock
+	// disk is how long a record may take to be stored, 0 for as long as the spool says.
+	disk time.Duration
 }

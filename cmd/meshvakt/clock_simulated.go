@@ -19,7 +19,7 @@ import (
 // It is for tests alone, and has no flag: nothing that is released is built with the tag, and each start of it says in
 // its evidence, by its version, that its times are made up.
 
-const buildMark = "SIMULATED TIME, for tests alone"
+const buildMark = record.SimulatedTime + ", for tests alone"
 
 // clockVariable names the file.
 const clockVariable = "MESHVAKT_SIMULATED_CLOCK"
@@ -41,6 +41,8 @@ const (
 	turnsEvery = 2 * time.Millisecond
 	// idleEvery is how soon a loop gets a turn though no time has passed: what it waits for may have come.
 	idleEvery = 20 * time.Millisecond
+	// diskPatience: the disk goes by the machine's time, in which minutes may be days here.
+	diskPatience = 30 * time.Second
 )
 
 // simulation is the file, mapped. It is never unmapped: the process ends first.
@@ -68,6 +70,7 @@ func newClock() (clock, error) {
 		since:   func() time.Duration { return time.Duration(s.load(wordMono) - started) },
 		ticker:  s.ticker,
 		quality: func() record.Clock { return record.Clock{MaxErrorMicros: atomic.LoadUint64(s.word(wordError))} },
+		disk:    diskPatience,
 	}, nil
 }
 

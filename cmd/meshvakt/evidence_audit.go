@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,12 +35,12 @@ func (f *auditFlags) read() (*verify.Audit, error) {
 	return a, nil
 }
 
-func readAudit(a *verify.Audit, name string) error {
+func readAudit(a *verify.Audit, name string) (err error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { err = errors.Join(err, file.Close()) }()
 	buffered := bufio.NewReader(file)
 	var text io.Reader = buffered
 	if magic, _ := buffered.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) { // what is shorter is none

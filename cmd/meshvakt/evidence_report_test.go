@@ -47,7 +47,7 @@ func (h *hourLog) row(least string) record.Row {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return record.Row{Namespace: "payments", UID: "ns", Guards: []string{"default"}, GuardsN: 1, Mode: least, Least: least, Authorization: "none", Inputs: in, InputsN: 1, InputsHash: hash}
+	return record.Row{Namespace: "payments", UID: "ns", Guards: []string{"default"}, GuardsN: 1, Mode: least, Least: least, Unexcused: least, Authorization: "none", Inputs: in, InputsN: 1, InputsHash: hash}
 }
 
 func (h *hourLog) beat(minute int, row record.Row) {

@@ -97,8 +97,10 @@ func newEvidenceVerify() *cobra.Command {
 cluster nor, unless a log is given by its URL, a network.
 
 INPUT is a bundle of one shard (zip), the directory of a log, the directory of a
-replica's evidence, or the http or https URL of a log. A claim about a cluster
-needs the logs of all its replicas.
+replica's evidence, or the http or https URL of a log. Of any other directory, such
+as a copy of a mirror, it is all that lies below. A claim about a cluster needs the
+logs of all its replicas; one without cluster=UID is about all clusters that are
+given, and those whose keys are.
 
 Whose logs they are is shown by keys that you have from elsewhere: --policy or
 --key. The key of a later shard is believed if the shard before it, which is

@@ -25,6 +25,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/keyring"
 	"github.com/meshvakt/meshvakt/internal/evidence/observe"
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/spool"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/internal/keeper"
 	"github.com/meshvakt/meshvakt/internal/scan"
@@ -152,6 +153,7 @@ func (p *process) newEvidence(context.Context) error {
 		Now:        p.clock.now,
 		Since:      p.clock.since,
 		Ticker:     p.clock.ticker,
+		Spool:      spool.Options{Budget: p.clock.disk},
 		Random:     rand.Reader,
 		Log:        p.log,
 		Event: func(warning bool, reason, text string) {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/watchlist"
@@ -100,7 +101,7 @@ func (h *hearing) IsWatchListSemanticsUnSupported() bool {
 // ListWithContext begins an epoch with the first page.
 func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	if o.Continue == "" {
-		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.opens(false) })
 	}
 	list, err := h.ListerWatcherWithContext.ListWithContext(ctx, o)
 	if err == nil {
@@ -116,30 +117,50 @@ func (h *hearing) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 func (h *hearing) WatchWithContext(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
 	if initial {
-		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.open = false })
+		h.watches.note(h.kind, func(k *watch) { k.epoch++; k.opens(false) })
 	} else if h.short {
 		o.TimeoutSeconds = new(int64(WordEvery / time.Second))
 	}
-	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
-	if ctx.Err() == nil {
-		h.watches.reached(h.kind, err, time.Now())
-	}
+	w, err := h.begin(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	h.watches.note(h.kind, func(k *watch) { k.open = !initial; k.heard = h.now() })
+	h.watches.note(h.kind, func(k *watch) { k.opens(!initial); k.heard = h.now() })
 	return newHeardWatch(w, func(e apiwatch.Event) (last time.Duration) {
 		h.watches.note(h.kind, func(k *watch) {
 			k.heard = h.now()
 			if initial && e.Type == apiwatch.Bookmark && endsInitialEvents(e.Object) {
-				k.open = true
+				k.opens(true)
 				if h.short {
 					last = WordEvery // it may take any time until here, and no longer than others from here on
 				}
 			}
 		})
 		return last
-	}, func() { h.watches.note(h.kind, func(k *watch) { k.open = false }) }), nil
+	}, func() { h.watches.note(h.kind, func(k *watch) { k.opens(false) }) }), nil
+}
+
+// refusedAgain is how soon a watch is asked for again where nobody listens.
+const refusedAgain = time.Second
+
+// begin asks for a watch until somebody listens. An informer would go on from the same place too, but rest
+// longer each time, for up to half a minute; as long as that, replicas would not be ready when the API server
+// is back.
+func (h *hearing) begin(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	for {
+		w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, o)
+		if ctx.Err() == nil {
+			h.watches.reached(h.kind, err, time.Now())
+		}
+		if err == nil || !utilnet.IsConnectionRefused(err) {
+			return w, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(refusedAgain):
+		}
+	}
 }
 
 func endsInitialEvents(o runtime.Object) bool {
@@ -164,14 +185,7 @@ func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duratio
 		defer ended()
 		var over <-chan time.Time
 		for {
-			var e apiwatch.Event
-			more := true
-			select {
-			case e, more = <-w.ResultChan():
-			case <-over:
-				w.Stop()
-				more = false
-			}
+			e, more := next(w, over)
 			if !more {
 				return
 			}
@@ -186,6 +200,16 @@ func newHeardWatch(w apiwatch.Interface, heard func(apiwatch.Event) time.Duratio
 		}
 	}()
 	return h
+}
+
+// next is the next event, unless the watch has ended or is over.
+func next(w apiwatch.Interface, over <-chan time.Time) (e apiwatch.Event, more bool) {
+	select {
+	case e, more = <-w.ResultChan():
+	case <-over:
+		w.Stop()
+	}
+	return e, more
 }
 
 // Stop implements watch.Interface.

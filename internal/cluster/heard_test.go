@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +24,7 @@ import (
 
 // asked is an API server that is asked by one informer.
 type asked struct {
+	mu    sync.Mutex
 	fail  error
 	watch *apiwatch.FakeWatcher
 	how   metav1.ListOptions
@@ -32,6 +35,8 @@ func (a *asked) List(metav1.ListOptions) (runtime.Object, error) {
 }
 
 func (a *asked) Watch(o metav1.ListOptions) (apiwatch.Interface, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.watch, a.how = apiwatch.NewFake(), o
 	return a.watch, a.fail
 }
@@ -144,6 +149,26 @@ func TestHearing(t *testing.T) {
 			t.Errorf("with a watch again, the watches have been broken for %v; it is asked for with a timeout of %v", got, server.how.TimeoutSeconds)
 		}
 		w.Stop()
+
+		// Where nobody listens it asks again soon, and long afterwards as soon.
+		server.fail = syscall.ECONNREFUSED
+		back := time.Now().Add(10*time.Minute + time.Millisecond)
+		go func() {
+			time.Sleep(time.Until(back))
+			server.mu.Lock()
+			defer server.mu.Unlock()
+			server.fail = nil
+		}()
+		if w, err = h.WatchWithContext(t.Context(), metav1.ListOptions{}); err != nil || time.Since(back) > refusedAgain {
+			t.Errorf("%v, %s after there was somebody to ask", err, time.Since(back))
+		}
+		w.Stop()
+		server.fail = syscall.ECONNREFUSED
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := h.WatchWithContext(ctx, metav1.ListOptions{}); !errors.Is(err, syscall.ECONNREFUSED) || ctx.Err() == nil {
+			t.Errorf("it gives up with %v, %v", err, ctx.Err())
+		}
 	})
 }
 

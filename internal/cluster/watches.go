@@ -45,6 +45,8 @@ type watch struct {
 	epoch uint64
 	open  bool
 	heard time.Time
+	// opened is when the watch was, zero while it is not open.
+	opened time.Time
 }
 
 func newWatches() *watches { return &watches{kinds: map[string]*watch{}} }
@@ -93,6 +95,13 @@ func (w *watches) reached(kind string, err error, now time.Time) {
 	})
 }
 
+func (k *watch) opens(is bool) {
+	k.open, k.opened = is, time.Time{}
+	if is {
+		k.opened = time.Now()
+	}
+}
+
 // broken is for how long the watch has been broken, and why; 0 for one that works.
 func (k *watch) broken(now time.Time) (time.Duration, error) {
 	var since time.Duration
@@ -115,17 +124,21 @@ func (w *watches) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			w.check()
+			w.check(time.Now())
 		}
 	}
 }
 
-// check clears the failure of every watch that has moved on.
-func (w *watches) check() {
+// lasting is how long a watch has been open that is not about to break off again.
+const lasting = 5 * time.Second
+
+// check clears the failure of every watch that has moved on, or lasts: a quiet one moves on about once a minute.
+func (w *watches) check(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range w.kinds {
-		if !k.failing.IsZero() && progress(k.informer) != k.at {
+		lasts := !k.opened.IsZero() && k.opened.After(k.failing) && now.Sub(k.opened) >= lasting
+		if !k.failing.IsZero() && (lasts || progress(k.informer) != k.at) {
 			k.failing, k.err = time.Time{}, nil
 		}
 	}
@@ -134,7 +147,7 @@ func (w *watches) check() {
 // healthy returns an error that names the watches broken for longer than
 // MaxStaleness.
 func (w *watches) healthy(now time.Time) error {
-	w.check()
+	w.check(now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var errs []error
@@ -148,7 +161,7 @@ func (w *watches) healthy(now time.Time) error {
 
 // Ages returns for how long each watch has been broken; 0 for one that works.
 func (s *Source) Ages(now time.Time) map[string]time.Duration {
-	s.watches.check()
+	s.watches.check(now)
 	s.watches.mu.Lock()
 	defer s.watches.mu.Unlock()
 	ages := make(map[string]time.Duration, len(s.watches.kinds))

@@ -90,6 +90,24 @@ func TestWatches(t *testing.T) {
 			}, "expired",
 			map[string]time.Duration{"MeshGuard": time.Minute, "PeerAuthentication": 0},
 		},
+		"a watch that lasts ends it": {
+			func(p *play) {
+				p.watches.failed("MeshGuard", broken, begin)
+				p.watches.note("MeshGuard", func(k *watch) { k.opened = begin.Add(time.Minute) })
+				p.now = begin.Add(time.Minute + lasting)
+			}, "",
+			map[string]time.Duration{"MeshGuard": 0, "PeerAuthentication": 0},
+		},
+		"one that was open before, or has only just begun, does not": {
+			func(p *play) {
+				p.watches.note("MeshGuard", func(k *watch) { k.opened = begin })
+				p.watches.failed("MeshGuard", broken, begin)
+				p.watches.note("PeerAuthentication", func(k *watch) { k.opened = begin.Add(time.Minute) })
+				p.watches.failed("PeerAuthentication", broken, begin)
+				p.now = begin.Add(time.Minute + lasting - 1)
+			}, "MeshGuard",
+			map[string]time.Duration{"MeshGuard": time.Minute + lasting - 1, "PeerAuthentication": time.Minute + lasting - 1},
+		},
 		"progress of another watch does not": {
 			func(p *play) {
 				p.watches.failed("MeshGuard", broken, begin)
@@ -102,7 +120,7 @@ func TestWatches(t *testing.T) {
 			func(p *play) {
 				p.watches.failed("MeshGuard", broken, begin)
 				p.guards.version = "2"
-				p.watches.check()
+				p.watches.check(begin)
 				p.watches.failed("MeshGuard", broken, begin.Add(time.Minute))
 				p.now = begin.Add(80 * time.Second)
 			}, "",

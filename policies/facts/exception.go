@@ -131,7 +131,7 @@ func (e *Exception) selects(r *Review) bool {
 	for _, o := range []any{r.Object, r.OldObject} {
 		switch o := o.(type) {
 		case *mesh.PeerAuthentication:
-			if !e.containsAll(o.Selector) {
+			if !e.SelectsAll(o.Selector) {
 				return false
 			}
 		case *corev1.Namespace:
@@ -170,18 +170,18 @@ func (e *Exception) selects(r *Review) bool {
 func (e *Exception) selectsIstio(o *IstioObject) bool {
 	switch s := o.Spec.(type) {
 	case *networkingv1alpha3.EnvoyFilter:
-		return e.containsAll(s.GetWorkloadSelector().GetLabels())
+		return e.SelectsAll(s.GetWorkloadSelector().GetLabels())
 	case *networkingv1alpha3.Sidecar:
-		return e.containsAll(s.GetWorkloadSelector().GetLabels())
+		return e.SelectsAll(s.GetWorkloadSelector().GetLabels())
 	case *networkingv1beta1.ProxyConfig:
-		return e.containsAll(s.GetSelector().GetMatchLabels())
+		return e.SelectsAll(s.GetSelector().GetMatchLabels())
 	}
 	return e.selector.Matches(labels.Set(o.Labels))
 }
 
-// containsAll reports whether every object with these labels, whatever others it has,
+// SelectsAll reports whether every object with these labels, whatever others it has,
 // is one that the exception selects.
-func (e *Exception) containsAll(selected map[string]string) bool {
+func (e *Exception) SelectsAll(selected map[string]string) bool {
 	requirements, selectable := e.selector.Requirements()
 	if !selectable {
 		return false

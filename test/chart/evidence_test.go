@@ -276,3 +276,92 @@ func TestLogsAreServedOnRequest(t *testing.T) {
 		t.Errorf("logs are open to %v", open)
 	}
 }
+
+// Where a mirror is set, the sealer has what it needs for it, and the webhook nothing of that.
+func TestMirror(t *testing.T) {
+	const s3 = "evidence.sealer.mirror.url=s3://evidence/fleet,evidence.sealer.mirror.endpoint=https://s3.example.org,evidence.sealer.mirror.region=eu-north-1,evidence.sealer.mirror.secret=keys,evidence.sealer.mirror.lock=compliance,evidence.sealer.mirror.caConfigMap=ca"
+	for _, c := range []struct {
+		set   string
+		args  []string
+		env   []string
+		paths []string
+	}{
+		{"replicaCount=3", nil, nil, nil},
+		{
+			s3,
+			[]string{"--mirror=s3://evidence/fleet", "--mirror-endpoint=https://s3.example.org", "--mirror-region=eu-north-1", "--mirror-ca-file=/etc/meshvakt/mirror-ca/ca.crt", "--mirror-lock=compliance", "--mirror-lock-for=9504h"},
+			[]string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}, []string{"/etc/meshvakt/mirror-ca"},
+		},
+		{"evidence.legalHold=true," + s3, []string{"--mirror=s3://evidence/fleet", "--mirror-endpoint=https://s3.example.org", "--mirror-region=eu-north-1", "--mirror-ca-file=/etc/meshvakt/mirror-ca/ca.crt", "--mirror-lock=compliance", "--mirror-lock-for=9504h"}, []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}, []string{"/etc/meshvakt/mirror-ca"}},
+		{"evidence.sealer.mirror.url=s3://evidence", []string{"--mirror=s3://evidence"}, nil, nil},
+		{
+			"evidence.sealer.mirror.url=https://mirror.example.org/evidence,evidence.sealer.mirror.secret=keys",
+			[]string{"--mirror=https://mirror.example.org/evidence", "--mirror-authorization-file=/etc/meshvakt/mirror/authorization"}, nil, []string{"/etc/meshvakt/mirror"},
+		},
+	} {
+		pod := find[appsv1.StatefulSet](t, withEvidenceAnd(t, c.set), "StatefulSet", "meshvakt").Spec.Template.Spec
+		webhook, sealer := pod.Containers[0], pod.Containers[1]
+		var args, env, paths []string
+		for _, a := range sealer.Args {
+			if strings.HasPrefix(a, "--mirror") {
+				args = append(args, a)
+			}
+		}
+		for _, e := range sealer.Env {
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				env = append(env, e.Name)
+				if e.ValueFrom.SecretKeyRef.Name != "keys" || *e.ValueFrom.SecretKeyRef.Optional != (e.Name == "AWS_SESSION_TOKEN") {
+					t.Errorf("%s: %s is of %+v", c.set, e.Name, e.ValueFrom.SecretKeyRef)
+				}
+			}
+		}
+		for _, m := range sealer.VolumeMounts {
+			if !strings.HasPrefix(m.MountPath, "/etc/meshvakt/mirror") {
+				continue
+			}
+			paths = append(paths, m.MountPath)
+			if !m.ReadOnly || !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name }) {
+				t.Errorf("%s: %+v is of no volume, or can be written to", c.set, m)
+			}
+		}
+		if !slices.Equal(args, c.args) || !slices.Equal(env, c.env) || !slices.Equal(paths, c.paths) {
+			t.Errorf("%s: arguments %q, environment %q, mounts %q; must be %q, %q, %q", c.set, args, env, paths, c.args, c.env, c.paths)
+		}
+		if text := fmt.Sprint(webhook); strings.Contains(text, "mirror") || strings.Contains(text, "AWS_") {
+			t.Errorf("%s: the webhook has something of the mirror: %s", c.set, text)
+		}
+	}
+	for _, set := range []string{
+		"evidence.sealer.mirror.url=https://mirror.example.org,evidence.sealer.mirror.lock=governance",
+		"evidence.sealer.mirror.url=s3://evidence,evidence.sealer.mirror.lock=governance,evidence.retention=forever",
+		"evidence.sealer.mirror.lock=governance",
+	} {
+		if _, stderr, err := helm(t, "template", "meshvakt", chart, "--namespace", "meshvakt-system", "--set", withEvidence+","+set); err == nil || !strings.Contains(stderr, "evidence.sealer.mirror.lock is for") {
+			t.Errorf("%s is taken: %s", set, stderr)
+		}
+	}
+}
+
+// The way to the mirror is open where there is one, and alerts exist where their metrics do.
+func TestMirrorIsReachedAndWatched(t *testing.T) {
+	const both = "evidence.sealer.mirror.url=s3://evidence,evidence.sealer.witnessPolicy.configMap=witnesses,networkPolicy.enabled=true,networkPolicy.mirrorPorts={9000},metrics.prometheusRule.enabled=true"
+	list := withEvidenceAnd(t, both)
+	open := false
+	for _, rule := range find[networkingv1.NetworkPolicy](t, list, "NetworkPolicy", "meshvakt").Spec.Egress {
+		open = open || slices.ContainsFunc(rule.Ports, func(p networkingv1.NetworkPolicyPort) bool { return p.Port.IntVal == 9000 })
+	}
+	if !open {
+		t.Error("the mirror's port is closed")
+	}
+	for listen, want := range map[string]bool{"false": false, "true": true} {
+		list := withEvidenceAnd(t, both, "evidence.sealer.listen.enabled="+listen)
+		for _, alert := range []string{"MeshvaktEvidenceUnwitnessed", "MeshvaktEvidenceMirrorBehind"} {
+			has := slices.ContainsFunc(list, func(o *unstructured.Unstructured) bool {
+				return o.GetKind() == "PrometheusRule" && strings.Contains(fmt.Sprint(o.Object), alert)
+			})
+			if has != want {
+				t.Errorf("with listen.enabled=%s alert %s is there: %t; must be %t", listen, alert, has, want)
+			}
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // sealAll has all that is in a directory sealed.
@@ -54,7 +55,7 @@ func sealAll(t testing.TB, dir string) {
 // provided, and put back.
 func TestEvidenceOfExceptions(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingProvision))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := start(t, append(evidenceOf(dir), "--evidence-beat", "2s")...)
 	enforcing(t, "default")
 	must(t, plane.Apply(t.Context(), []byte(writings)))
@@ -167,7 +168,7 @@ func TestEvidenceOfExceptions(t *testing.T) {
 // TestEvidenceSubject looks up what is held about a person, which is told only once it is recorded.
 func TestEvidenceSubject(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := start(t, append(evidenceOf(dir), "--evidence-beat", "2s")...)
 	enforcing(t, "default")
 	dev := clientFor(t, controlplane.Developer)
@@ -224,7 +225,7 @@ func TestEvidenceSubject(t *testing.T) {
 // not, each beat goes by the word of the operator, for who takes it. What time counts by that is for TestEvidenceOracle.
 func TestEvidenceDeclaredClock(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := start(t, append(evidenceOf(dir), "--evidence-beat", "4s", "--evidence-clock-error", "250ms", "--evidence-clock-source", "the clock of the test")...)
 	enforcing(t, "default")
 	dev := clientFor(t, controlplane.Developer)
@@ -269,7 +270,7 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 // the other shows.
 func TestEvidenceNewVolume(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	lost, next := t.TempDir(), t.TempDir()
+	lost, next := tmpfs.TempDir(t), tmpfs.TempDir(t)
 	args := append(evidenceOf(lost), "--evidence-beat", "1s")
 	beaten := func(dir string) {
 		t.Helper()

@@ -4,20 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // truth is what the test did: from when on a namespace stood otherwise.
@@ -28,17 +27,16 @@ type truth struct {
 
 // TestEvidenceOracle lives through what happens in a cluster: an exception that is used, a change
 // past the webhook, a crash in which nobody looks. Then the verifier, from the signed log alone, must
-// say of each second what the test knows, but for seconds so near to an event that the clock of
-// the machine, by its kernel's own word, could be wrong about them.
+// say of each second what the test knows, but for seconds so near to an event that the clock could be wrong
+// about them, and so near before a change that the API server had not said yet how far it is. With the audit log
+// of the API server it says of the crash what that tells.
 func TestEvidenceOracle(t *testing.T) {
-	if os.Getenv("E2E_ORACLE") == "" {
-		t.Skip("takes five minutes and fails: changes less than some two minutes apart are UNKNOWN to the verifier, for the bounds of states reach back that far in a quiet cluster; E2E_ORACLE=1 runs it")
-	}
+	ownPlane(t, controlplane.Options{Log: t.Output()})
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	must(t, plane.Apply(t.Context(), []byte(writings)))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	address := freeAddress(t)
-	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--evidence-beat", "2s"}, evidenceOf(dir)...)
+	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--evidence-beat", "2s", "--evidence-clock-error", margin.String(), "--evidence-clock-source", "the test, which goes by the same clock"}, evidenceOf(dir)...)
 	r := startReplica(t, args...).ready(t.Context())
 	enforcing(t, "default")
 	sealer := sealing(t, dir)
@@ -48,13 +46,13 @@ func TestEvidenceOracle(t *testing.T) {
 	since := func(namespace string, began time.Time, grade verify.Grade) {
 		know[namespace] = append(know[namespace], truth{began, time.Now(), grade})
 	}
+	create(t, dev, namespace("elsewhere", false), pod("elsewhere", nil)) // so that the audit log has a pod
 	for _, ns := range []string{quiet, excepted, violated} {
 		create(t, dev, namespace(ns, false), policy(ns, "default", "STRICT"))
 		began := time.Now()
 		must(t, relabel(t.Context(), dev, namespace(ns, false), v1alpha1.GuardedLabel, "true"))
 		since(ns, began, verify.Observed)
 	}
-	margin := clockError()
 	pass := func() { waitUntil(t, time.Now().Add(2*margin+heard+20*time.Second)) }
 	pass()
 
@@ -108,6 +106,19 @@ func TestEvidenceOracle(t *testing.T) {
 	must(t, sealer.Process.Signal(syscall.SIGTERM))
 	must(t, sealer.Wait())
 
+	audited := verified(t, dir, end, "--audit-log", plane.AuditLogPath)
+	if a := audited.Audit; a == nil || !a.Used || a.Untold > 0 || a.Receipts == 0 {
+		t.Errorf("the audit log is held against the log: %+v", a)
+	}
+	for _, ns := range []string{quiet, excepted, violated} {
+		byAudit := slices.Clone(know[ns])
+		for i := range byAudit {
+			if byAudit[i].grade == verify.Inferred {
+				byAudit[i].grade = verify.ObservedByAudit
+			}
+		}
+		agree(t, audited, ns, byAudit, end, margin)
+	}
 	result := verified(t, dir, end)
 	for _, ns := range []string{quiet, excepted, violated} {
 		agree(t, result, ns, know[ns], end, margin)
@@ -137,23 +148,18 @@ func TestEvidenceOracle(t *testing.T) {
 	}
 }
 
+// margin is the declared error of the clock, which all of the test has in common.
+const margin = 500 * time.Millisecond
+
 // heard is how long before a change the API server may have said last how far it is.
 const heard = cluster.WordEvery
 
-// clockError is how wrong the kernel says that the clock may be.
-func clockError() time.Duration {
-	var x unix.Timex
-	if _, err := unix.Adjtimex(&x); err != nil || x.Status&unix.STA_UNSYNC != 0 {
-		return 16 * time.Second // as the verifier takes it
-	}
-	return time.Duration(x.Maxerror)*time.Microsecond + time.Second
-}
-
 // verified is what the command makes of the log.
-func verified(t testing.TB, dir string, end time.Time) *verify.Result {
+func verified(t testing.TB, dir string, end time.Time, args ...string) *verify.Result {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary, "evidence", "verify", dir, "--trust-log-key", "--max-clock-error", "20s", "-o", "json",
-		"--claim", "mtls=STRICT,namespace=*", "--from", end.Add(-time.Minute).UTC().Format(time.RFC3339), "--to", end.UTC().Format(time.RFC3339))
+	args = append([]string{"evidence", "verify", dir, "--trust-log-key", "-o", "json",
+		"--claim", "mtls=STRICT,namespace=*", "--from", end.Add(-time.Minute).UTC().Format(time.RFC3339), "--to", end.UTC().Format(time.RFC3339)}, args...)
+	cmd := exec.CommandContext(t.Context(), binary, args...)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 2) {
@@ -177,7 +183,7 @@ func agree(t testing.TB, result *verify.Result, namespace string, known []truth,
 	}
 	slack := margin + 8*time.Second
 	seen := map[verify.Grade]int{}
-	for second := known[0].to.Add(slack); second.Before(end.Add(-slack-heard)); second = second.Add(time.Second) {
+	for second := known[0].to.Add(slack); second.Before(end.Add(-slack - heard)); second = second.Add(time.Second) {
 		want := verify.Grade("")
 		for i, k := range known {
 			next := end.Add(slack)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // TestFleetMirror has a replica's evidence copied to a real S3 server, through refused credentials, a
@@ -23,7 +24,7 @@ import (
 func TestFleetMirror(t *testing.T) {
 	s := startStorage(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	r := start(t, append(evidenceOf(dir), "--evidence-beat", "2s")...)
 	enforcing(t, "default")
 	dev := clientFor(t, controlplane.Developer)

@@ -22,6 +22,7 @@ import (
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 	"github.com/meshvakt/meshvakt/test/controlplane"
+	"github.com/meshvakt/meshvakt/test/tmpfs"
 )
 
 // cosigner is a real litewitness, whose key is in an SSH agent as it wants it.
@@ -147,7 +148,7 @@ func logKeys(t testing.TB, dir string) (keys []string) {
 func TestFleetWitness(t *testing.T) {
 	w := startWitness(t)
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
-	dir := t.TempDir()
+	dir := tmpfs.TempDir(t)
 	dev := clientFor(t, controlplane.Developer)
 	ns := unique("witness")
 	refuses := func(dir string) { // a run of the replica that leaves a record, and no process behind

@@ -108,9 +108,10 @@ func setUp(ctx context.Context, o controlplane.Options) (p *controlplane.Control
 func raceBuild() bool { return os.Getenv("E2E_RACE") != "" }
 
 // build compiles the binary under test.
-func build(ctx context.Context, dir string, race bool) (string, error) {
-	out := filepath.Join(dir, "meshvakt")
-	args := []string{"build", "-o", out, "-ldflags=-s -w"} // debuggers are not needed, and linking for them takes seconds
+func build(ctx context.Context, dir string, race bool, tags ...string) (string, error) {
+	out := filepath.Join(dir, strings.Join(append([]string{"meshvakt"}, tags...), "-"))
+	// Debuggers are not needed, and linking for them takes seconds.
+	args := []string{"build", "-tags", strings.Join(tags, ","), "-o", out, "-ldflags=-s -w"}
 	if race {
 		args = append(args, "-race")
 	}

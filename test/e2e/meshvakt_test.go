@@ -52,12 +52,19 @@ func start(t testing.TB, args ...string) *replica {
 // until it listens; it need not be ready. It is stopped with the test.
 func startReplica(t testing.TB, args ...string) *replica {
 	t.Helper()
+	return startBuild(t, binary, nil, args...)
+}
+
+// startBuild does so with a build of its own, and more in its environment.
+func startBuild(t testing.TB, build string, environment []string, args ...string) *replica {
+	t.Helper()
 	r := &replica{t: t, exited: make(chan struct{}), decided: map[string]int{}}
-	r.cmd = exec.Command(binary, append([]string{
+	r.cmd = exec.Command(build, append([]string{
 		"serve", "--kubeconfig", serviceAccountKubeconfig, "--namespace", ownNamespace,
 		"--operations-listen", "127.0.0.1:0",
 		"--log-format", "json", "--log-level", "debug", "--drain-delay", "200ms",
 	}, args...)...)
+	r.cmd.Env = append(os.Environ(), environment...)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := r.cmd.StderrPipe()
 	if err != nil {

@@ -10,6 +10,10 @@
 {{- fail "evidence.retention must be set where evidence.enabled is true: how long evidence is kept after its quarter, in hours (9504h are 13 months), or forever" }}
 {{- end }}
 {{- end }}
+{{- $m := $e.sealer.mirror }}
+{{- if and $m.lock (or (not (hasPrefix "s3://" $m.url)) (eq $e.retention "forever")) }}
+{{- fail "evidence.sealer.mirror.lock is for evidence.sealer.mirror.url s3://BUCKET/PREFIX, and for evidence.retention in hours, which says until when it locks" }}
+{{- end }}
 {{- if and $e.migration (not $e.enabled) }}
 {{- fail "evidence.migration is for evidence.enabled true; to end evidence, first upgrade with both true, and then with both false" }}
 {{- end }}
@@ -88,6 +92,27 @@ not take the replica from the API server.
     - --witness-policy=/etc/meshvakt/witness/{{ $sealer.witnessPolicy.key }}
     - --witness-required={{ $sealer.witnessPolicy.required }}
     {{- end }}
+    {{- with $sealer.mirror }}
+    {{- if .url }}
+    - {{ printf "--mirror=%s" .url | quote }}
+    {{- if and .secret (not (hasPrefix "s3://" .url)) }}
+    - --mirror-authorization-file=/etc/meshvakt/mirror/authorization
+    {{- end }}
+    {{- with .endpoint }}
+    - {{ printf "--mirror-endpoint=%s" . | quote }}
+    {{- end }}
+    {{- with .region }}
+    - --mirror-region={{ . }}
+    {{- end }}
+    {{- if .caConfigMap }}
+    - --mirror-ca-file=/etc/meshvakt/mirror-ca/ca.crt
+    {{- end }}
+    {{- if .lock }}
+    - --mirror-lock={{ .lock }}
+    - --mirror-lock-for={{ $.Values.evidence.retention }}
+    {{- end }}
+    {{- end }}
+    {{- end }}
     {{- if $sealer.listen.enabled }}
     - --listen=:{{ $sealer.listen.port }}
     {{- end }}
@@ -101,6 +126,16 @@ not take the replica from the API server.
       valueFrom:
         resourceFieldRef:
           resource: limits.memory
+    {{- if and $sealer.mirror.secret (hasPrefix "s3://" $sealer.mirror.url) }}
+    {{- range $name, $optional := dict "AWS_ACCESS_KEY_ID" false "AWS_SECRET_ACCESS_KEY" false "AWS_SESSION_TOKEN" true }}
+    - name: {{ $name }}
+      valueFrom:
+        secretKeyRef:
+          name: {{ $sealer.mirror.secret }}
+          key: {{ $name }}
+          optional: {{ $optional }}
+    {{- end }}
+    {{- end }}
   {{- if $sealer.listen.enabled }}
   ports:
     - name: evidence
@@ -120,6 +155,25 @@ not take the replica from the API server.
       mountPath: /etc/meshvakt/witness
       readOnly: true
     {{- end }}
+    {{- if include "meshvakt.mirrorSecretFile" . | trim }}
+    - name: mirror
+      mountPath: /etc/meshvakt/mirror
+      readOnly: true
+    {{- end }}
+    {{- if and $sealer.mirror.url $sealer.mirror.caConfigMap }}
+    - name: mirror-ca
+      mountPath: /etc/meshvakt/mirror-ca
+      readOnly: true
+    {{- end }}
+{{- end }}
+
+{{/* The Secret that is mounted, and not an environment: it is read anew when it is replaced. */}}
+{{- define "meshvakt.mirrorSecretFile" -}}
+{{- with .Values.evidence.sealer.mirror }}
+{{- if and .url .secret (not (hasPrefix "s3://" .url)) -}}
+{{ .secret }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "meshvakt.evidenceVolumes" -}}
@@ -132,6 +186,18 @@ not take the replica from the API server.
 - name: witness
   configMap:
     name: {{ . }}
+{{- end }}
+{{- with include "meshvakt.mirrorSecretFile" . | trim }}
+- name: mirror
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .Values.evidence.sealer.mirror }}
+{{- if and .url .caConfigMap }}
+- name: mirror-ca
+  configMap:
+    name: {{ .caConfigMap }}
+{{- end }}
 {{- end }}
 # As the kubelet would mount it into all containers.
 - name: token

@@ -31,6 +31,8 @@ type standing struct {
 	guards         []string // sorted
 	mode, least    string
 	weak           []weak // sorted
+	unexcused      string
+	excused        []excuse // sorted
 	outside        uint64
 	inputs         []cluster.Input
 }
@@ -48,7 +50,7 @@ func standingOf(v *cluster.View, outside func(namespace string, ambient bool) ui
 		return nil
 	}
 	name := v.Namespace.Name
-	s := &standing{namespace: name, uid: v.UID, mode: unknown, least: unknown, inputs: v.Inputs}
+	s := &standing{namespace: name, uid: v.UID, mode: unknown, least: unknown, unexcused: unknown, inputs: v.Inputs}
 	for i := range v.Guards {
 		if g := &v.Guards[i]; v.Selects(g, name, v.Namespace.Labels) {
 			s.guards = append(s.guards, g.Name)
@@ -74,6 +76,8 @@ func standingOf(v *cluster.View, outside func(namespace string, ambient bool) ui
 		least = min(least, weakest)
 	}
 	s.mode, s.least, s.weak = mode.String(), least.String(), weakerThan(mode, classes)
+	excused, unexcused := excuses(classes, v.Namespace.Exceptions)
+	s.excused, s.unexcused = excused, unexcused.String()
 	return s
 }
 
@@ -148,6 +152,7 @@ func compareInputs(a, b cluster.Input) int {
 // same reports whether two standings make the same row.
 func (s *standing) same(o *standing) bool {
 	return s.namespace == o.namespace && s.uid == o.uid && s.mode == o.mode && s.least == o.least && s.outside == o.outside &&
+		s.unexcused == o.unexcused && slices.EqualFunc(s.excused, o.excused, func(a, b excuse) bool { return compareExcuses(a, b) == 0 }) &&
 		slices.Equal(s.guards, o.guards) &&
 		slices.EqualFunc(s.weak, o.weak, func(a, b weak) bool {
 			return a.policy.Key() == b.policy.Key() && a.port == b.port && a.mode == b.mode
@@ -169,7 +174,7 @@ func (w *writer) row(s *standing) (record.Row, error) {
 	r := record.Row{
 		Namespace: s.namespace, UID: s.uid, Mode: s.mode, Least: s.least, Outside: s.outside,
 		Guards: s.guards[:min(len(s.guards), maxGuards)], GuardsN: uint64(len(s.guards)),
-		WeakN: uint64(len(s.weak)), InputsN: uint64(len(s.inputs)),
+		WeakN: uint64(len(s.weak)), Unexcused: s.unexcused, Excused: excused(s.excused), InputsN: uint64(len(s.inputs)),
 		// No policies of authorization are watched.
 		Authorization: "unknown",
 	}

@@ -27,6 +27,10 @@ func largestObject(i, gvk int) Object {
 func largestRow(i int) Row {
 	return Row{
 		Namespace: long(i, 63), UID: long(0, 64), Guards: words(8, 253), GuardsN: maxNumber, Mode: "PERMISSIVE", Least: "PERMISSIVE",
+		Unexcused: "PERMISSIVE",
+		Excused: many(8, func(i int) Excuse {
+			return Excuse{"PERMISSIVE", many(4, func(j int) string { return fmt.Sprintf("%d%d%s", i, j, strings.Repeat("x", 62)) })}
+		}),
 		Weak:  many(16, func(i int) Weak { return Weak{digests(16)[i], 65535, "PERMISSIVE"} }),
 		WeakN: maxNumber, Outside: maxNumber, Authorization: "unknown",
 		Inputs:  many(12, func(i int) Input { return Input{largestObject(i, maxGVK), long(0, 32)} }),
@@ -198,7 +202,7 @@ func TestSnapshotsHoldAllRows(t *testing.T) {
 		largestRow,
 		func(i int) Row { return exampleRow(long(i, 10)) },
 		func(i int) Row {
-			return Row{Namespace: long(i, 4), UID: "u", Mode: "STRICT", Least: "STRICT", Authorization: "none"}
+			return Row{Namespace: long(i, 4), UID: "u", Mode: "STRICT", Least: "STRICT", Unexcused: "STRICT", Authorization: "none"}
 		},
 	} {
 		for _, n := range []int{0, 1, 2, 63, 64, 65, 200} {

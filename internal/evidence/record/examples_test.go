@@ -46,8 +46,10 @@ func exampleRow(namespace string) Row {
 	}
 	return Row{
 		Namespace: namespace, UID: uid, Guards: []string{"default"}, GuardsN: 1, Mode: "STRICT", Least: "PERMISSIVE",
-		Weak:  []Weak{{testNames().Object("security.istio.io/v1/PeerAuthentication", "payments", "legacy"), 8080, "PERMISSIVE"}},
-		WeakN: 1, Authorization: "some", Inputs: in, InputsN: 1, InputsHash: sum,
+		Unexcused: "STRICT",
+		Excused:   []Excuse{{"DISABLE", []string{"7f0f0c5e-3b7e-4c58-8b56-7d1f6cb34c11"}}},
+		Weak:      []Weak{{testNames().Object("security.istio.io/v1/PeerAuthentication", "payments", "legacy"), 8080, "PERMISSIVE"}},
+		WeakN:     1, Authorization: "some", Inputs: in, InputsN: 1, InputsHash: sum,
 	}
 }
 

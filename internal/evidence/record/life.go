@@ -43,6 +43,9 @@ func (g *Genesis) fields(c *codec) {
 	c.text("pseudonyms", &g.Pseudonyms, keyID())
 }
 
+// SimulatedTime is in the version of a build that takes the time from a test.
+const SimulatedTime = "SIMULATED TIME"
+
 // Boot says what is running. It is the first record of each start of the process and stands behind each Genesis, so
 // that a shard can be read without the one before. What it says may change from one start to the next within a
 // shard, and so cannot stand in Genesis.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,10 @@ type Row struct {
 	// Weak are the places where it applies something weaker than Mode, at most 16; WeakN counts all.
 	Weak  []Weak
 	WeakN uint64
+	// Unexcused is the weakest mode that applies to any workload that no exception is for, and Excused what applies to
+	// others, at most 8. Whether an exception is in force depends on the time, and is told by its own records.
+	Unexcused string
+	Excused   []Excuse
 	// Outside counts pods that have not ended and are not in the mesh, to which no mode applies.
 	Outside uint64
 	// Authorization is deny where what no policy allows is refused, some where there are policies, none, or unknown.
@@ -43,6 +48,15 @@ type Weak struct {
 	Port uint64
 	Mode string
 }
+
+// Excuse is the weakest mode that applies to some workloads for all of which there are the same exceptions.
+type Excuse struct {
+	Mode string
+	// Exceptions are the UIDs of GuardExceptions, from 1 to 4. Any one of them that is in force excuses.
+	Exceptions []string
+}
+
+func (e *Excuse) key() string { return strings.Join(e.Exceptions, " ") }
 
 // Input is an object that was read. ResourceVersion tells two states of it apart that have the same digest.
 type Input struct {
@@ -79,6 +93,14 @@ func (r *Row) fields(c *codec) {
 		})
 	})
 	counted(c, "weakN", &r.WeakN, len(r.Weak))
+	c.text("unexcused", &r.Unexcused, mode())
+	list(c, "excused", 8, &r.Excused, func(a, b Excuse) int { return cmp.Compare(a.key(), b.key()) }, func(c *codec, e *Excuse) {
+		c.object("", func(c *codec) {
+			c.text("mode", &e.Mode, mode())
+			list(c, "exceptions", 4, &e.Exceptions, cmp.Compare[string], func(c *codec, s *string) { c.text("", s, token(64)) })
+			c.require(len(e.Exceptions) > 0, "exceptions", "name at least one")
+		})
+	})
 	c.number("outside", &r.Outside)
 	c.text("authz", &r.Authorization, oneOf("deny", "some", "none", "unknown"))
 	list(c, "inputs", 12, &r.Inputs, compareInputs, func(c *codec, in *Input) { c.object("", in.fields) })

@@ -22,21 +22,24 @@ type series struct {
 func NewCollector(s *Sealer) *Collector {
 	c := &Collector{sealer: s}
 	add := func(kind prometheus.ValueType, name, help string, value func(Stats, time.Time) float64) {
-		c.series = append(c.series, series{prometheus.NewDesc("meshvakt_sealer_"+name, help, nil, nil), kind, value})
+		c.series = append(c.series, series{prometheus.NewDesc(name, help, nil, nil), kind, value})
 	}
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
-	add(gauge, "sealed_line", "Last line of the spool that is in a published checkpoint with all before it.", func(s Stats, _ time.Time) float64 { return float64(s.Sealed) })
-	add(gauge, "witnessed_line", "Last line of the spool that is in a witnessed checkpoint with all before it; as sealed where no witness is configured.", func(s Stats, _ time.Time) float64 { return float64(s.Witnessed) })
-	add(gauge, "unsealed_lines", "Lines of the spool that are in no published checkpoint, as of the last look.", func(s Stats, _ time.Time) float64 { return float64(s.Last - min(s.Sealed, s.Last)) })
-	add(gauge, "unsealed_seconds", "Time since all of the spool was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.AllSealed, s.Started) })
-	add(gauge, "checkpoint_age_seconds", "Time since a checkpoint was published that has more records than the one before, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Signed, s.Started) })
-	add(gauge, "pass_age_seconds", "Time since the last pass came to an end, whatever became of it.", func(s Stats, now time.Time) float64 { return since(now, s.Pass, s.Started) })
-	add(counter, "sealed_records_total", "Records added to logs by this process.", func(s Stats, _ time.Time) float64 { return float64(s.Records) })
-	add(counter, "failures_total", "Passes, and turns of bundling and retention, that failed.", func(s Stats, _ time.Time) float64 { return float64(s.Failures) })
-	add(counter, "witness_failures_total", "Checkpoints for which the quorum of witnesses was not reached.", func(s Stats, _ time.Time) float64 { return float64(s.WitnessFailures) })
+	add(gauge, "meshvakt_sealer_sealed_line", "Last line of the spool that is in a published checkpoint with all before it.", func(s Stats, _ time.Time) float64 { return float64(s.Sealed) })
+	add(gauge, "meshvakt_sealer_witnessed_line", "Last line of the spool that is in a witnessed checkpoint with all before it; as sealed where no witness is configured.", func(s Stats, _ time.Time) float64 { return float64(s.Witnessed) })
+	add(gauge, "meshvakt_sealer_unsealed_lines", "Lines of the spool that are in no published checkpoint, as of the last look.", func(s Stats, _ time.Time) float64 { return float64(s.Last - min(s.Sealed, s.Last)) })
+	add(gauge, "meshvakt_sealer_unsealed_seconds", "Time since all of the spool was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.AllSealed, s.Started) })
+	add(gauge, "meshvakt_sealer_checkpoint_age_seconds", "Time since a checkpoint was published that has more records than the one before, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Signed, s.Started) })
+	add(gauge, "meshvakt_sealer_pass_age_seconds", "Time since the last pass came to an end, whatever became of it.", func(s Stats, now time.Time) float64 { return since(now, s.Pass, s.Started) })
+	add(counter, "meshvakt_sealer_sealed_records_total", "Records added to logs by this process.", func(s Stats, _ time.Time) float64 { return float64(s.Records) })
+	add(counter, "meshvakt_sealer_failures_total", "Passes, and turns of bundling and retention, that failed.", func(s Stats, _ time.Time) float64 { return float64(s.Failures) })
+	add(counter, "meshvakt_sealer_witness_failures_total", "Checkpoints for which the quorum of witnesses was not reached.", func(s Stats, _ time.Time) float64 { return float64(s.WitnessFailures) })
+	if s.config.Witnesses != nil {
+		add(gauge, "meshvakt_sealer_unwitnessed_seconds", "Time since the quorum of witnesses had cosigned all that was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Seen, s.Started) })
+	}
 	if s.config.Mirror != nil {
-		add(gauge, "mirror_age_seconds", "Time since the mirror had all that was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Mirrored, s.Started) })
-		add(counter, "mirror_failures_total", "Turns of copying to the mirror that failed.", func(s Stats, _ time.Time) float64 { return float64(s.MirrorFailures) })
+		add(gauge, "meshvakt_sealer_mirror_age_seconds", "Time since the mirror had all that was sealed, or since the start.", func(s Stats, now time.Time) float64 { return since(now, s.Mirrored, s.Started) })
+		add(counter, "meshvakt_sealer_mirror_failures_total", "Turns of copying to the mirror that failed.", func(s Stats, _ time.Time) float64 { return float64(s.MirrorFailures) })
 	}
 	return c
 }

@@ -305,7 +305,7 @@ func (s *Sealer) publish(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(failed, err)
 	}
-	if s.stats.covered(s.config.Now(), signed, witnessed, extent.Last) {
+	if s.stats.covered(s.config.Now(), signed, witnessed, extent.Last, failed == nil) {
 		if err := s.config.Dir.WriteSealed(volume.Sealed{Line: signed, At: s.config.Now()}); err != nil {
 			failed = errors.Join(failed, err)
 		}

@@ -26,8 +26,11 @@ func Handler(s *Sealer, metrics http.Handler) (http.Handler, error) {
 	r.Method(http.MethodGet, "/metrics", metrics)
 	r.Get("/healthz", s.health)
 	serve := func(w http.ResponseWriter, req *http.Request) { serveLog(w, req, root) }
+	keys := func(w http.ResponseWriter, req *http.Request) { serveKey(w, req, s.config.Dir) }
 	r.Get("/logs/{shard}/checkpoint", serve)
 	r.Get("/logs/{shard}/tile/*", serve)
+	r.Get("/logs/{shard}/keys", keys)
+	r.Head("/logs/{shard}/keys", keys)
 	r.Head("/logs/{shard}/checkpoint", serve)
 	r.Head("/logs/{shard}/tile/*", serve)
 	return r, nil
@@ -46,6 +49,29 @@ func (s *Sealer) health(w http.ResponseWriter, _ *http.Request) {
 
 // limit is how long a pass may take that does not hang.
 func (s *Sealer) limit() time.Duration { return 3*s.config.Interval + 2*s.config.Stall }
+
+// serveKey has the public half of a log's key, for whoever makes it known to witnesses. Who believes it
+// must know it from elsewhere: the log before announces it.
+func serveKey(w http.ResponseWriter, req *http.Request, dir volume.Dir) {
+	shard := chi.URLParam(req, "shard")
+	if _, _, err := volume.ParseShard(shard); err != nil {
+		http.NotFound(w, req)
+		return
+	}
+	key, err := existingKey(dir, shard)
+	if errors.Is(err, errNoLog) || errors.Is(err, fs.ErrNotExist) {
+		http.NotFound(w, req)
+		return
+	}
+	if err != nil {
+		http.Error(w, "the key cannot be read", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	fmt.Fprintln(w, key.Verifier)
+}
 
 // serveLog has no other files than those of C2SP tlog-tiles, by their one name.
 func serveLog(w http.ResponseWriter, req *http.Request, root *os.Root) {

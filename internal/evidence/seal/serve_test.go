@@ -67,12 +67,16 @@ func TestLogsOverHTTP(t *testing.T) {
 
 	for path, cache := range map[string]string{
 		"/logs/2026q4/checkpoint":            "no-cache",
+		"/logs/2026q4/keys":                  "no-cache",
 		"/logs/2026q4/tile/0/000":            "public, max-age=31536000, immutable",
 		"/logs/2026q4/tile/entries/002.p/90": "public, max-age=31536000, immutable",
 	} {
 		if resp, _ := get(t, server, path); resp.StatusCode != http.StatusOK || resp.Header.Get("Cache-Control") != cache {
 			t.Errorf("%s: %s, cached %q; must be %q", path, resp.Status, resp.Header.Get("Cache-Control"), cache)
 		}
+	}
+	if _, body := get(t, server, "/logs/2026q4/keys"); body != b.verifier(t, "2026q4")+"\n" {
+		t.Errorf("the key of the log is %q", body)
 	}
 	if err := os.Symlink(b.dir.LogKeyFile("2026q4"), b.dir.Log("2026q4")+"/tile/0/009"); err != nil {
 		t.Fatal(err)
@@ -81,7 +85,7 @@ func TestLogsOverHTTP(t *testing.T) {
 		"/logs/2026q4/.state/treeState", "/logs/2026q4/tile/../.state/treeState", "/logs/2026q4/tile/%2e%2e/.state/treeState",
 		"/logs/2026q4/tile/0/000/../../../.state/treeState", "/logs/../keys/2026q4.key", "/logs/%2e%2e/keys/2026q4.key",
 		"/logs/2026q4%2f..%2f..%2fkeys/checkpoint", "/logs/keys/checkpoint", "/logs/2026q4/tile/0/0", "/logs/2026q4/tile/0/000.p/256",
-		"/logs/2026q4/tile/0/009", "/logs/2026q3/checkpoint", "/logs/", "/logs/2026q4/", "/spool/mark", "/",
+		"/logs/2026q4/tile/0/009", "/logs/2026q3/checkpoint", "/logs/2026q3/keys", "/logs/2026q4.key/keys", "/logs/..%2fkeys/keys", "/logs/", "/logs/2026q4/", "/spool/mark", "/",
 	} {
 		resp, body := get(t, server, path)
 		if resp.StatusCode < 300 || strings.Contains(body, "PRIVATE") || strings.Contains(body, "size") {

@@ -16,6 +16,7 @@ type stats struct {
 	last      uint64    // last line in the spool
 	allSealed time.Time // when all lines were sealed last; zero before
 	signed    time.Time // when sealed grew last
+	seen      time.Time // when all lines that are sealed were witnessed last; zero before
 
 	records, failures, witnessFailures, mirrorFailures uint64
 	mirrored                                           time.Time // when the mirror had all last
@@ -25,7 +26,7 @@ type stats struct {
 type Stats struct {
 	Sealed, Witnessed, Last                            uint64
 	Records, Failures, WitnessFailures, MirrorFailures uint64
-	Started, Pass, AllSealed, Signed, Mirrored         time.Time
+	Started, Pass, AllSealed, Signed, Seen, Mirrored   time.Time
 }
 
 // Stats may be asked at any time.
@@ -36,7 +37,7 @@ func (s *Sealer) Stats() Stats {
 	return Stats{
 		Sealed: t.sealed, Witnessed: t.witnessed, Last: t.last,
 		Records: t.records, Failures: t.failures, WitnessFailures: t.witnessFailures, MirrorFailures: t.mirrorFailures,
-		Started: t.started, Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed, Mirrored: t.mirrored,
+		Started: t.started, Pass: t.pass, AllSealed: t.allSealed, Signed: t.signed, Seen: t.seen, Mirrored: t.mirrored,
 	}
 }
 
@@ -76,7 +77,7 @@ func (t *stats) mirror(now time.Time, err error) {
 
 // covered reports whether file sealed is to be written: where more is sealed, or all is. A time
 // that was written while lines wait would hide how long they do.
-func (t *stats) covered(now time.Time, sealed, witnessed, last uint64) bool {
+func (t *stats) covered(now time.Time, sealed, witnessed, last uint64, published bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	more := sealed > t.sealed
@@ -86,6 +87,9 @@ func (t *stats) covered(now time.Time, sealed, witnessed, last uint64) bool {
 	t.sealed, t.witnessed, t.last = sealed, witnessed, last
 	if sealed >= last {
 		t.allSealed = now
+	}
+	if witnessed >= sealed && published { // what witnesses hold back is not sealed either
+		t.seen = now
 	}
 	return more || sealed >= last
 }

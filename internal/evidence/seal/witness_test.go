@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
@@ -122,7 +123,8 @@ func TestWitnesses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := b.config()
+			c, now := b.config(), testTime()
+			c.Now = func() time.Time { return now }
 			if c.Witnesses, err = ParseWitnesses([]byte(text)); err != nil {
 				t.Fatal(err)
 			}
@@ -155,6 +157,11 @@ func TestWitnesses(t *testing.T) {
 			b.fill(t, 498)
 			s := openSealer(t, c)
 			mustPass(t, s)
+			if !s.Stats().Seen.Equal(now) {
+				t.Errorf("all was witnessed last at %s; must be now", s.Stats().Seen)
+			}
+			before := now
+			now = now.Add(time.Hour)
 			if n := witnessed(); n != 500 {
 				t.Fatalf("%d records are witnessed; must be 500", n)
 			}
@@ -173,6 +180,9 @@ func TestWitnesses(t *testing.T) {
 			}
 			if !required && (err != nil || witnessed() != 0 || st.Sealed != 1000 || st.Witnessed != 500) {
 				t.Errorf("without its witness: %v, %d witnessed, %+v; must publish its own checkpoint", err, witnessed(), st)
+			}
+			if !st.Seen.Equal(before) {
+				t.Errorf("all was witnessed last at %s; must be before its witness was away", st.Seen)
 			}
 			if st.WitnessFailures != 1 || first() != kept {
 				t.Errorf("%+v, and the spool begins with %d; must count the failure and keep what is not witnessed", st, first())

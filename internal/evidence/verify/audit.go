@@ -58,6 +58,7 @@ type auditEvent struct {
 	Kind      string `json:"kind"`
 	Stage     string `json:"stage"`
 	Verb      string `json:"verb"`
+	URI       string `json:"requestURI"`
 	ObjectRef struct {
 		APIGroup    string `json:"apiGroup"`
 		Resource    string `json:"resource"`
@@ -187,7 +188,7 @@ func (a *Audit) receipt(place, hash string, at int64) error {
 // resource versions; so what matters is what came, and may have gone again.
 func (a *Audit) write(e *auditEvent, at int64) {
 	o := &e.ObjectRef
-	if o.Subresource != "" || e.ResponseStatus.Code >= 400 {
+	if o.Subresource != "" || e.ResponseStatus.Code >= 400 || strings.Contains(e.URI, "dryRun=All") { // there is no other value
 		return
 	}
 	switch e.Verb {

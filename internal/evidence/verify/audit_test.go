@@ -91,6 +91,10 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		"a policy came, and what it answered was not told": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 0)
 		}, NotProvable, ""},
+		"a policy was tried": {func(_ *book, s *apiServer) {
+			s.event(inside, map[string]any{"verb": "create", "requestURI": "/apis/security.istio.io/v1/namespaces/payments/peerauthentications?dryRun=All&fieldManager=kubectl", "responseStatus": map[string]any{"code": 201},
+				"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
+		}, Holds, ""},
 		"a policy was refused": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 403)
 		}, Holds, ""},
@@ -118,7 +122,7 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		"it is silent for six minutes": {func(_ *book, s *apiServer) { s.cut(seconds(12*60), seconds(18*60-1)) }, NotProvable, ""},
 		"it ends too early":            {func(_ *book, s *apiServer) { s.cut(seconds(20*60), seconds(40*60)) }, NotProvable, ""},
 		"it has no write of pods":      {func(_ *book, s *apiServer) { s.cut(seconds(2), seconds(3)) }, NotProvable, "it has no write of pods at all, which its policy may leave out"},
-		"it lacks a decision": {func(b *book, s *apiServer) {
+		"it lacks a decision": {func(b *book, _ *apiServer) {
 			b.decide(seconds(29*60+1), "payments", 2)
 		}, NotProvable, "of 2 decisions in its time it does not have 1: that of an API server is missing, or a part of one"},
 		"a decision that could not be made": {func(b *book, _ *apiServer) {

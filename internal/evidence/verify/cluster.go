@@ -42,7 +42,7 @@ type cluster struct {
 
 	// allowed is in pieces, each sorted once it is full: one list of millions would be copied again and again.
 	allowed [][]allowed
-	inputs  map[inputChange]inputSeen
+	inputs  map[inputChange][]inputSeen
 	// gone are the times at which a namespace was seen to be no more.
 	gone map[string][]int64
 }
@@ -77,12 +77,13 @@ type inputSeen struct {
 	what string   // for people
 	log  string
 	seq  int64
-	keys bool // the digests before and behind were made with different keys
+	keys bool     // the digests before and behind were made with different keys
+	by   []string // the replicas that tell of it
 }
 
 func newCluster(uid string) *cluster {
 	return &cluster{uid: uid, exceptions: map[string]*exception{}, refusedIn: map[string]uint64{}, refusals: map[RefusalCount]uint64{},
-		changes: map[changeKey]Change{}, inputs: map[inputChange]inputSeen{}, gone: map[string][]int64{}}
+		changes: map[changeKey]Change{}, inputs: map[inputChange][]inputSeen{}, gone: map[string][]int64{}}
 }
 
 func (c *cluster) spread(t time.Time) {
@@ -132,8 +133,8 @@ func (e *exception) end(t time.Time, how, by string) {
 	}
 }
 
-// covers tells what of a namespace's weakness the exception is for. Whom it selects there is
-// not in the records, so it is taken to be what was found.
+// covers tells what of a namespace's weakness the exception is for. Which modes it is for is in the rows. Which of the
+// pods outside of the mesh it selects is not in the records, so it is taken to be those that were found.
 func (e *exception) covers() exemption {
 	x := exemption{span: span{e.sure, instant(e.End)}, uid: e.UID}
 	for _, r := range e.Rules {
@@ -166,10 +167,14 @@ func digestKey(digest string, deleted bool) [12]byte {
 	return short("digest", digest)
 }
 
-// explain notes each object that is another in a row than in the one before.
+// explain notes each object that is another in a row than in the one before. By the first snapshot of a start it may
+// be so since the start before told its last.
 func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays bool) {
 	e := int64(l.errors)
-	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key}
+	if !l.table.known && !l.rested.IsZero() {
+		after = earliest(after, l.rested)
+	}
+	seen := inputSeen{span: span{instant(after) - e, instant(l.head.Time) + e}, log: l.log.Origin, seq: int64(l.head.Seq), keys: was.key != now.key, by: []string{l.replica}}
 	note := func(o *record.Object, deleted bool) {
 		key := inputChange{objectKey(o), digestKey(o.Digest, deleted), o.Namespace}
 		seen.what, seen.name = "a "+o.GVK+" changed", nameKey(o)
@@ -201,11 +206,22 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 	}
 }
 
-// changed notes what must have a request, as the replica tells that has seen it first.
+// changed notes what must have a request, as the replica tells that has seen it first. The same may happen again: what
+// one replica tells twice has been twice, and what another tells is the same if it may have been at the same time.
 func (c *cluster) changed(key inputChange, seen inputSeen) {
-	if old, is := c.inputs[key]; !is || seen.to < old.to {
-		c.inputs[key] = seen
+	for i := range c.inputs[key] {
+		old := &c.inputs[key][i]
+		if slices.Contains(old.by, seen.by[0]) || seen.to+int64(explainAfter) < old.from || old.to+int64(explainAfter) < seen.from {
+			continue
+		}
+		by := append(slices.Clone(old.by), seen.by...)
+		if seen.to < old.to {
+			*old = seen
+		}
+		old.by = by
+		return
 	}
+	c.inputs[key] = append(c.inputs[key], seen)
 }
 
 // A namespace that is guarded no longer has been changed, or some MeshGuard has.
@@ -216,7 +232,7 @@ func anyGuard() [12]byte { return short("guards") }
 func (l *ledger) unguarded(r *record.Row, after time.Time) {
 	e := int64(l.errors)
 	l.cluster.changed(inputChange{short("uid", r.UID), unguards(), r.Namespace}, inputSeen{
-		span: span{instant(after) - e, instant(l.head.Time) + e}, name: anyGuard(), what: "the namespace is guarded no longer", log: l.log.Origin, seq: int64(l.head.Seq),
+		span: span{instant(after) - e, instant(l.head.Time) + e}, name: anyGuard(), what: "the namespace is guarded no longer", log: l.log.Origin, seq: int64(l.head.Seq), by: []string{l.replica},
 	})
 }
 
@@ -226,12 +242,15 @@ func (c *cluster) unexplained() []Finding {
 		sortAllowed(c.allowed[n-1])
 	}
 	var list []Finding
-	for key, seen := range c.inputs {
-		if c.explained(key.object, key.digest, &seen) || c.explained(seen.name, key.digest, &seen) || c.endedWith(&key, &seen) {
-			continue
+	for key, all := range c.inputs {
+		for i := range all {
+			seen := &all[i]
+			if c.explained(key.object, key.digest, seen) || c.explained(seen.name, key.digest, seen) || c.endedWith(&key, seen) {
+				continue
+			}
+			list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
+				From: timeOf(seen.from), To: timeOf(seen.to), What: seen.what + ", and no request that was allowed accounts for it"})
 		}
-		list = append(list, Finding{Code: FindingUnexplained, Cluster: c.uid, Namespace: key.namespace, Log: seen.log, Seq: seen.seq,
-			From: timeOf(seen.from), To: timeOf(seen.to), What: seen.what + ", and no request that was allowed accounts for it"})
 	}
 	return list
 }

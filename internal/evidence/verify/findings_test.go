@@ -39,6 +39,24 @@ func TestFindings(t *testing.T) {
 			b.decide(seconds(1), "payments", 3)
 			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
 		}, []string{FindingUnexplained}},
+		"a change that Meshvakt has made to put it right": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "done", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, nil},
+		"a change that Meshvakt could not make": {func(b *book) {
+			b.add(seconds(2), &record.Remediation{What: "restored", Object: b.policy("payments", 2), Outcome: "failed", Tries: 1, After: epoch(), Found: epoch(), Done: epoch().Add(seconds(1))})
+			b.state(seconds(3), seconds(1), b.row("payments", "STRICT", 0, 2))
+		}, []string{FindingUnexplained}},
+		"the same change again, past the webhook": {func(b *book) {
+			b.decide(seconds(1), "payments", 2)
+			b.state(seconds(2), seconds(1), b.row("payments", "STRICT", 0, 2))
+			b.decide(seconds(10), "payments", 1)
+			b.state(seconds(11), seconds(10), b.row("payments", "STRICT", 0, 1))
+			for m := range 10 {
+				b.beat(seconds(60*m + 12))
+			}
+			b.state(seconds(602), seconds(601), b.row("payments", "STRICT", 0, 2))
+		}, []string{FindingUnexplained}},
 		"a policy that is gone": {func(b *book) {
 			row := b.row("payments", "STRICT", 0, 1)
 			row.Inputs, row.InputsN, row.InputsHash = nil, 0, must(record.HashInputs(nil))
@@ -124,6 +142,13 @@ func TestFindings(t *testing.T) {
 			b.add(seconds(3), &record.ConfigChanged{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: "default", UID: "g", ResourceVersion: "3", What: "changed", Weaker: true, By: record.Subject{Kind: record.Unknown}})
 		}, []string{FindingWeakened}},
 		"the clock is set": {func(b *book) { b.wall = 30 * time.Second }, []string{FindingClock}},
+		"times that are made up": {func(b *book) {
+			b.boot = must(record.NewBoot(b.random))
+			boot := b.bootRecord(record.BootStart)
+			boot.Version = "meshvakt " + record.SimulatedTime
+			b.add(seconds(1), boot)
+			b.snapshot(seconds(2), "boot", seconds(2))
+		}, []string{FindingClock}},
 		"break-glass": {func(b *book) {
 			b.counts.In++
 			b.counts.Written++
@@ -229,7 +254,7 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespaces\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespaces\nclaim"} {
+	for _, line := range []string{"  2 clusters: 1 violated, 1 holds\n", "  cluster " + other + ": VIOLATED, 1 of 1 namespace\n    namespace payments", "  cluster " + testCluster + ": HOLDS, 1 namespace\nclaim"} {
 		if !strings.Contains(text.String(), line) {
 			t.Errorf("the text lacks %q:\n%s", line, text.String())
 		}
@@ -244,7 +269,9 @@ func TestClaimsAboutManyClusters(t *testing.T) {
 // A cluster whose logs are named by who verifies, and not given, is not left out of the answer.
 func TestAClusterThatIsMissing(t *testing.T) {
 	b := quiet("meshvakt-0", 4)
-	origin := func(cluster, replica, shard string) string { return strings.Join([]string{testName, cluster, replica, shard}, "/") }
+	origin := func(cluster, replica, shard string) string {
+		return strings.Join([]string{testName, cluster, replica, shard}, "/")
+	}
 	var own []string
 	for _, s := range b.shards {
 		own = append(own, s.key.public)
@@ -312,6 +339,59 @@ func TestTextOfPeopleMovesNoCursor(t *testing.T) {
 	} {
 		if got := Safe(in); got != want {
 			t.Errorf("%q is shown as %s; must be %s", in, got, want)
+		}
+	}
+}
+
+// A change is one, however many replicas tell of it, and whenever; the same change made again is another.
+func TestUnexplainedChangesAreCounted(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked bool // about the first change
+		again bool // it is put back, by a request, and made once more past the webhook
+		late  bool // the second replica is down meanwhile, and finds it when it starts
+		want  int
+	}{
+		"past the webhook":            {want: 1},
+		"past the webhook, twice":     {again: true, want: 2},
+		"asked, and then not":         {asked: true, again: true, want: 1},
+		"asked":                       {asked: true},
+		"past it, found late as well": {late: true, want: 1},
+		"asked, found late as well":   {asked: true, late: true},
+	} {
+		a, b := quiet("meshvakt-0", 2), quiet("meshvakt-1", 2)
+		change := func(at, version int, asked bool) {
+			if asked {
+				a.decide(seconds(at), "payments", uint64(version))
+			}
+			for i, w := range []*book{a, b} {
+				row := w.row("payments", "STRICT", 0, uint64(version))
+				if w == b && c.late {
+					w.rows["payments"] = row
+					continue
+				}
+				w.state(seconds(at+1+i), seconds(at), row)
+			}
+		}
+		change(130, 2, c.asked)
+		if c.again {
+			change(700, 1, true)
+			change(1300, 2, false)
+		}
+		a.beat(seconds(2000))
+		if c.late {
+			b.start(seconds(2000))
+			b.snapshot(seconds(2000), "boot", seconds(2000))
+		}
+		b.beat(seconds(2001))
+		r := verifyAll(t, Options{}, append(a.sources(), b.sources()...)...)
+		n := 0
+		for _, f := range r.Findings {
+			if f.Code == FindingUnexplained {
+				n++
+			}
+		}
+		if len(r.Problems) > 0 || n != c.want {
+			t.Errorf("%s: %d unexplained changes, must be %d: %+v %v", name, n, c.want, r.Findings, r.Problems)
 		}
 	}
 }

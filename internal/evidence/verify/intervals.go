@@ -218,15 +218,20 @@ func (s *scene) gradeOne(in *Interval, x int64, p standing) {
 		return
 	}
 	in.Grade, in.Why = Violated, weakness(p)
-	var uids []string
-	mode, membership := p.least == "STRICT", !p.outside
+	mode, uids := "STRICT", []string(nil)
+	if p.least != "STRICT" {
+		mode, uids = p.uncovered(func(uid string) bool {
+			return slices.ContainsFunc(s.exemptions, func(e exemption) bool { return e.uid == uid && e.mode && e.has(x) })
+		})
+	}
+	membership := !p.outside
 	for _, e := range s.exemptions {
-		if e.has(x) && (e.mode && p.least != "STRICT" || e.membership && p.outside) {
-			mode, membership = mode || e.mode, membership || e.membership
+		if p.outside && e.membership && e.has(x) {
+			membership = true
 			uids = append(uids, e.uid)
 		}
 	}
-	if mode && membership {
+	if mode == "STRICT" && membership {
 		slices.Sort(uids)
 		in.Grade, in.Exceptions = Excepted, slices.Compact(uids)
 	}
@@ -257,11 +262,12 @@ func (s *scene) infer(in *Interval, x int64, covered []span) {
 				continue
 			}
 			s.gradeOne(in, x, b)
-			if in.Grade == Observed && s.unchanged != nil && s.unchanged(span{covered[i-1].to, covered[i].from}) {
+			switch {
+			case in.Grade == Observed && s.unchanged != nil && s.unchanged(span{covered[i-1].to, covered[i].from}):
 				in.Grade, in.Why = ObservedByAudit, "nobody saw it; the audit log of the API server has no change"
-			} else if in.Grade == Observed {
+			case in.Grade == Observed:
 				in.Grade, in.Why = Inferred, "nobody saw it; all that it is computed from was the same before and after"
-			} else if in.Why != "" {
+			case in.Why != "":
 				in.Why += " (nobody saw it; the same before and after)"
 			}
 			return

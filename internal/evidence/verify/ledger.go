@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -58,7 +59,8 @@ type ledger struct {
 	admitted uint64
 	unlogged uint64
 	inexact  bool
-	midway   bool // the beginning of the run is in a shard that is not here
+	midway   bool      // the beginning of the run is in a shard that is not here
+	rested   time.Time // when the start before has told its last
 	hooks    map[string]record.Hook
 	silent   *span
 	silences []span // when the API server did not ask, for all that this replica tried
@@ -194,9 +196,11 @@ func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
 	l.table.known, l.declared, l.suspect = false, nil, 0
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
+		l.rested = time.Time{}
 		return
 	}
 	l.endRun("crashed")
+	l.rested = l.mark.time
 	l.mark, l.last, l.errors = mark{l.head.Time, l.head.Mono, l.head.Boot}, nil, 0
 	l.broken, l.relisted, l.pending = false, nil, nil
 	l.close()
@@ -205,6 +209,9 @@ func (l *ledger) begin(b *record.Boot) {
 	l.spans = append(l.spans, bootSpan{boot: l.head.Boot, span: span{instant(l.head.Time), instant(l.head.Time)}})
 	l.run = &Run{Cluster: l.cluster.uid, Replica: l.replica, Boot: l.head.Boot, Pod: b.Pod, Node: b.Node, Version: b.Version,
 		Binary: b.Binary.String(), Policies: b.Policies.String(), Durability: b.Durability, Mode: b.Mode, Started: l.head.Time, Last: l.head.Time}
+	if strings.Contains(b.Version, record.SimulatedTime) {
+		l.finding(FindingClock, "", l.head.Time, l.head.Time, "this start is of a build for tests, whose times are made up")
+	}
 	if b.Durability == "memory" {
 		l.finding(FindingMemory, "", l.head.Time, l.head.Time, "answers were given before their records were stored; what was not sealed at a crash has left no trace")
 	}

@@ -20,6 +20,11 @@ func (l *ledger) register(body record.Body) {
 	case *record.Admitted:
 		l.admitted += b.N
 	case *record.Remediation:
+		if b.Outcome == "done" && judged(b.Object.GVK) {
+			// What Meshvakt has done itself, the API server may not have asked about: it may be put right while the
+			// webhook is not registered. The record says what it was changed to.
+			c.allow(allowed{objectKey(&b.Object), digestKey(b.Object.Digest, false), instant(b.Done)})
+		}
 		c.remediations = append(c.remediations, Remediation{Cluster: c.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), What: b.What,
 			GVK: b.Object.GVK, Namespace: b.Object.Namespace, Name: b.Object.Name, Outcome: b.Outcome, Tries: b.Tries, After: knownTime(b.After), Found: b.Found, Done: b.Done})
 	case *record.ConfigChanged:

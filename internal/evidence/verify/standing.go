@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -16,7 +17,10 @@ type standing struct {
 	guarded bool
 	least   string
 	outside bool
-	inputs  inputs
+	// unexcused is the weakest mode that no exception is for. Excused has the modes that some are for, as in
+	// excusesOf.
+	unexcused, excused string
+	inputs             inputs
 }
 
 // inputs tell whether a row was computed from the same objects as another.
@@ -41,7 +45,7 @@ func (i inputs) same(other inputs) bool {
 }
 
 func standingOf(r *record.Row, key string) standing {
-	s := standing{guarded: true, least: r.Least, outside: r.Outside > 0,
+	s := standing{guarded: true, least: r.Least, outside: r.Outside > 0, unexcused: r.Unexcused, excused: excusesText(r.Excused),
 		inputs: inputs{hash: r.InputsHash, n: r.InputsN, key: key, complete: r.InputsN == uint64(len(r.Inputs))}}
 	if weaker(r.Mode, r.Least) {
 		s.least = r.Mode
@@ -53,6 +57,35 @@ func standingOf(r *record.Row, key string) standing {
 	}
 	s.inputs.plain = record.Hash(h.Sum(nil))
 	return s
+}
+
+// excusesText is as a standing keeps it: standings must be comparable.
+func excusesText(list []record.Excuse) string {
+	var b strings.Builder
+	for _, e := range list {
+		b.WriteString(e.Mode + " " + strings.Join(e.Exceptions, " ") + "\n")
+	}
+	return b.String()
+}
+
+// uncovered is the weakest mode that no exception in force is for, and which are for the others. Covers says whether
+// one is in force.
+func (s *standing) uncovered(covers func(uid string) bool) (mode string, uids []string) {
+	mode = s.unexcused
+	for line := range strings.Lines(s.excused) {
+		words := strings.Fields(line)
+		var in []string
+		for _, uid := range words[1:] {
+			if covers(uid) {
+				in = append(in, uid)
+			}
+		}
+		if len(in) == 0 && weaker(words[0], mode) {
+			mode = words[0]
+		}
+		uids = append(uids, in...)
+	}
+	return mode, uids
 }
 
 // strength orders modes. What is not known is worst, for it may be anything.

@@ -22,18 +22,13 @@ func (r *Result) WriteText(w io.Writer) error {
 		for i := range r.Namespaces {
 			t := &r.Namespaces[i]
 			p.line("namespace %s, cluster %s: %s", t.Namespace, t.Cluster, durations(t.KPI.Durations))
-			p.intervals(t.Intervals, false)
-			p.moments(t.Moments)
+			p.intervals(t.Intervals, false, "    ")
+			p.moments(t.Moments, "    ")
 		}
 	}
 	p.logs(r)
 	p.exceptions(r.Exceptions)
-	if a := r.Audit; a != nil {
-		p.line("audit log of cluster %s: %d events%s, %d records that the API server was told of, %d of %d decisions not in it", a.Cluster, a.Events, period(a.From, a.To), a.Receipts, a.Untold, a.Decisions)
-		if !a.Used {
-			p.line("  it tells nothing of times that no replica saw: %s", a.Why)
-		}
-	}
+	p.audit(r)
 	p.problems("PROBLEM", r.Problems)
 	p.problems("NEWER", r.Newer)
 	for i, f := range r.Findings {
@@ -82,8 +77,8 @@ func (p *printer) claim(a *Answer) {
 
 func (p *printer) namespace(n *NamespaceAnswer, indent string) {
 	p.line("%snamespace %s, cluster %s: %s: %s", indent, n.Namespace, n.Cluster, n.Verdict, durations(n.Durations))
-	p.intervals(n.Intervals, true)
-	p.moments(n.Moments)
+	p.intervals(n.Intervals, true, indent+"  ")
+	p.moments(n.Moments, indent+"  ")
 }
 
 // fleet tells of many clusters: each in one line, the worst first, and of those that do not hold which
@@ -129,14 +124,14 @@ func (c *ClusterAnswer) because() string {
 	case c.Why != "":
 		return ", " + c.Why
 	case c.Failed > 0:
-		return fmt.Sprintf(", %d of %d namespaces", c.Failed, c.Namespaces)
+		return fmt.Sprintf(", %d of %d %s", c.Failed, c.Namespaces, plural(c.Namespaces, "namespace"))
 	case c.Namespaces > 0:
-		return fmt.Sprintf(", %d namespaces", c.Namespaces)
+		return fmt.Sprintf(", %d %s", c.Namespaces, plural(c.Namespaces, "namespace"))
 	}
 	return ""
 }
 
-func (p *printer) intervals(list []Interval, all bool) {
+func (p *printer) intervals(list []Interval, all bool, indent string) {
 	n := 0
 	for i := range list {
 		in := &list[i]
@@ -150,20 +145,44 @@ func (p *printer) intervals(list []Interval, all bool) {
 		if len(in.Exceptions) > 0 {
 			why += ", by exception " + strings.Join(in.Exceptions, ", ")
 		}
-		p.line("    %s %s (%s to %s) %s", in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
+		p.line("%s%s %s (%s to %s) %s", indent, in.Grade, length(in.To.Sub(in.From)), stamp(in.From), stamp(in.To), why)
 	}
 	if n > maxListed {
-		p.line("    ... and %d more; -o json has all", n-maxListed)
+		p.line("%s... and %d more; -o json has all", indent, n-maxListed)
 	}
 }
 
-func (p *printer) moments(list []Moment) {
+func requests(n uint64) string {
+	if n == 1 {
+		return "1 request"
+	}
+	return fmt.Sprintf("%d requests", n)
+}
+
+func (p *printer) audit(r *Result) {
+	a := r.Audit
+	if a == nil {
+		return
+	}
+	p.line("audit log of cluster %s: %d events%s; it names records of these logs %d times", a.Cluster, a.Events, period(a.From, a.To), a.Receipts)
+	if a.Decisions > 0 {
+		p.line("  of %d decisions in its time it lacks %d", a.Decisions, a.Untold)
+	}
+	inferred := slices.ContainsFunc(r.Namespaces, func(t Timeline) bool {
+		return slices.ContainsFunc(t.Intervals, func(in Interval) bool { return in.Grade == Inferred })
+	})
+	if !a.Used && inferred {
+		p.line("  it tells nothing of times that no replica saw: %s", a.Why)
+	}
+}
+
+func (p *printer) moments(list []Moment, indent string) {
 	for i, m := range list {
 		if i == maxListed {
-			p.line("    ... and %d more; -o json has all", len(list)-maxListed)
+			p.line("%s... and %d more; -o json has all", indent, len(list)-maxListed)
 			return
 		}
-		p.line("    %s for at least %s, some time between %s and %s: %s", Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
+		p.line("%s%s for at least %s, some time between %s and %s: %s", indent, Violated, length(m.AtLeast), stamp(m.From), stamp(m.To), m.Why)
 	}
 }
 
@@ -204,7 +223,7 @@ func (p *printer) exceptions(list []Exception) {
 		}
 		switch {
 		case e.Used > 0:
-			p.line("  used by %d requests, %s to %s", e.Used, stamp(e.FirstUsed), stamp(e.LastUsed))
+			p.line("  used by %s, %s to %s", requests(e.Used), stamp(e.FirstUsed), stamp(e.LastUsed))
 		case e.Standing == 0:
 			p.line("  not used")
 		}
@@ -212,7 +231,7 @@ func (p *printer) exceptions(list []Exception) {
 			p.line("  at most %d objects stood by it at once, %s to %s", e.Standing, stamp(e.StandingFrom), stamp(e.StandingTo))
 		}
 		for _, u := range e.Uses {
-			p.line("    %d requests about %s by %s, from %s#%d on", u.N, u.GVK, cmp.Or(u.By, "somebody"), u.Log, u.Seq)
+			p.line("    %s about %s by %s, from %s#%d on", requests(u.N), u.GVK, cmp.Or(u.By, "somebody"), u.Log, u.Seq)
 		}
 	}
 }
@@ -245,6 +264,13 @@ func (p *printer) summary(r *Result) {
 	}
 	p.line("logs %d, records %d, problems %d, findings %d, refused %d, answers without a record %d, unexplained changes %d",
 		len(r.Logs), records, len(r.Problems), len(r.Findings), r.Refusals.Total, unlogged, unexplained)
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }
 
 // durations leaves out what did not occur.

@@ -279,7 +279,11 @@ func (b *book) beat(at time.Duration, change ...func(*record.Beat)) {
 // row is how a namespace stands by one policy, in its n-th version.
 func (b *book) row(ns, least string, outside, n uint64) record.Row {
 	in := []record.Input{{Object: b.policy(ns, n), ResourceVersion: fmt.Sprint(1000 + n)}}
-	return record.Row{Namespace: ns, UID: "uid-" + ns, Guards: []string{"default"}, GuardsN: 1, Mode: "STRICT", Least: least, Outside: outside,
+	var excused []record.Excuse
+	if least != "STRICT" {
+		excused = []record.Excuse{{Mode: least, Exceptions: []string{"exception"}}}
+	}
+	return record.Row{Unexcused: "STRICT", Excused: excused, Namespace: ns, UID: "uid-" + ns, Guards: []string{"default"}, GuardsN: 1, Mode: "STRICT", Least: least, Outside: outside,
 		Authorization: "none", Inputs: in, InputsN: 1, InputsHash: must(record.HashInputs(in))}
 }
 

@@ -37,6 +37,7 @@ func (p *process) seal(dir string) error {
 func (s *stage) evidence(dir string) error {
 	fmt.Print("\n== All of it is in a log that is signed and can be verified offline. Where the namespace stood from the\n" +
 		"   first time it was seen until now, an auditor asks the log and not us.\n")
+	begun := time.Now()
 	margin, clock, err := s.clock(dir)
 	if err != nil {
 		return err
@@ -46,7 +47,8 @@ func (s *stage) evidence(dir string) error {
 		return err
 	}
 	from = from.Add(margin)
-	if wait := time.Until(from.Add(3 * time.Second)); wait > 0 {
+	// By then all that has happened so far is certain, and some of the time that is claimed.
+	if wait := max(time.Until(from.Add(3*time.Second)), time.Until(begun.Add(margin+time.Second))); wait > 0 {
 		fmt.Printf("   (waiting %s, by which the clock of this machine may be off)\n", wait.Round(time.Second))
 		time.Sleep(wait)
 	}
@@ -54,12 +56,16 @@ func (s *stage) evidence(dir string) error {
 	if margin > 5*time.Second {
 		fmt.Printf("   (and as long once more)\n")
 	}
-	if err := s.sealed(dir, to.Add(margin)); err != nil {
+	if err := s.watched(dir, to.Add(margin)); err != nil {
 		return err
 	}
 	period := append([]string{"--from", from.Format(time.RFC3339), "--to", to.Format(time.RFC3339), "--trust-log-key"}, clock...)
 	claim := append([]string{"evidence", "verify", dir, "--claim", "mtls=STRICT,namespace=journal"}, period...)
 	if err := s.run(0, "HOLDS", claim...); err != nil {
+		return err
+	}
+	fmt.Print("\n== The API server was told of each record in its answer, and keeps that in its own audit log. Both must agree.\n")
+	if err := s.run(0, "audit log of cluster", append(claim[:len(claim):len(claim)], "--audit-log", s.plane.AuditLogPath)...); err != nil {
 		return err
 	}
 	fmt.Print("\n== The exception was revoked, and what it let in is still there. The log says that too.\n")
@@ -128,6 +134,34 @@ func (s *stage) firstSeen(dir, namespace string) (time.Time, error) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
+}
+
+// watched waits until it is sealed that the API server was heard after that time on each watch: what was seen
+// ends there.
+func (s *stage) watched(dir string, after time.Time) error {
+	fmt.Print("   (waiting until the API server has said how far it is, as it does every 20 s)\n")
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		out, _ := exec.CommandContext(s.ctx, s.meshvakt, "evidence", "inspect", dir, "--kind", "beat", "--from", after.Format(time.RFC3339), "-o", "json").Output()
+		for line := range bytes.Lines(out) {
+			var beat struct {
+				T       time.Time
+				Watches []struct{ QuietMs int64 }
+			}
+			if err := json.Unmarshal(line, &beat); err != nil {
+				return err
+			}
+			heard := beat.T
+			for _, w := range beat.Watches {
+				if at := beat.T.Add(-time.Duration(w.QuietMs) * time.Millisecond); at.Before(heard) {
+					heard = at
+				}
+			}
+			if heard.After(after) {
+				return nil
+			}
+		}
+	}
+	return errors.New("nothing is sealed of what was heard within two minutes")
 }
 
 // sealed waits until a beat after that time is in the log.

@@ -27,6 +27,7 @@ Commands:
 
 Flags:
   --istio      with istiod and istioctl
+  --evidence   (build) with an S3 server and a witness, which tests of evidence copy to and are cosigned by
   --dir DIR    (up) directory for data and logs; default: a temporary one
   --keep       (up) leave the directory behind
 
@@ -62,7 +63,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.BoolVar(&o.Istio, "istio", false, "")
-	if args[0] == "up" {
+	evidence := false
+	switch args[0] {
+	case "build":
+		flags.BoolVar(&evidence, "evidence", false, "")
+	case "up":
 		flags.StringVar(&o.Dir, "dir", "", "")
 		flags.BoolVar(&o.Keep, "keep", false, "")
 	}
@@ -79,14 +84,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	switch args[0] {
 	case "build":
-		return build(ctx, o, stdout)
+		return build(ctx, o, evidence, stdout)
 	case "up":
 		return up(ctx, o, stdout)
 	}
 	return fmt.Errorf("%w: no command %q", errUsage, args[0])
 }
 
-func build(ctx context.Context, o controlplane.Options, stdout io.Writer) error {
+func build(ctx context.Context, o controlplane.Options, evidence bool, stdout io.Writer) error {
 	builder := &controlplane.Builder{Log: o.Log}
 	kubernetes, err := builder.Kubernetes(ctx)
 	if err != nil {
@@ -101,6 +106,17 @@ func build(ctx context.Context, o controlplane.Options, stdout io.Writer) error 
 			return err
 		}
 		programs = append(programs, istio.Istiod, istio.Istioctl)
+	}
+	if evidence {
+		s3, err := builder.S3(ctx)
+		if err != nil {
+			return err
+		}
+		witness, err := builder.Witness(ctx)
+		if err != nil {
+			return err
+		}
+		programs = append(programs, s3, witness.Litewitness, witness.Witnessctl)
 	}
 	fmt.Fprintln(stdout, strings.Join(programs, "\n"))
 	return nil
