@@ -222,7 +222,7 @@ func TestEvidenceSubject(t *testing.T) {
 }
 
 // TestEvidenceDeclaredClock has an operator vouch for the clock. Whether the kernel does depends on the machine: where it does
-// not, the word of the operator makes time count, for who takes it.
+// not, each beat goes by the word of the operator, for who takes it. What time counts by that is for TestEvidenceOracle.
 func TestEvidenceDeclaredClock(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := tmpfs.TempDir(t)
@@ -255,7 +255,6 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 		var result verify.Result
 		must(t, json.Unmarshal(out, &result))
 		clock := result.Logs[0].Clock
-		kernel := clock.Unsynchronised == 0
 		declared := clock.Unsynchronised
 		if !believe {
 			declared = 0
@@ -263,20 +262,7 @@ func TestEvidenceDeclaredClock(t *testing.T) {
 		if len(clock.Declarations) != 1 || clock.Declarations[0].MaxError != 250*time.Millisecond || clock.Declarations[0].Source != "the clock of the test" || clock.Declared != declared {
 			t.Errorf("believed: %t: the clock is %+v", believe, clock)
 		}
-		at := slices.IndexFunc(result.Namespaces, func(l verify.Timeline) bool { return l.Namespace == ns })
-		if at < 0 {
-			t.Fatalf("nothing is said of namespace %s", ns)
-		}
-		var seen time.Duration
-		for _, d := range result.Namespaces[at].KPI.Durations {
-			if d.Grade == verify.Observed {
-				seen = d.Duration
-			}
-		}
-		t.Logf("the kernel vouches: %t, the operator is believed: %t: %s was observed", kernel, believe, seen)
-		if (seen > 0) != (believe || kernel) {
-			t.Errorf("%s was observed; the kernel vouches: %t, the operator is believed: %t; intervals %+v, findings %+v", seen, kernel, believe, result.Namespaces[at].Intervals, result.Findings)
-		}
+		t.Logf("unsynchronised at %d of %d beats, of which %d go by what is declared", clock.Unsynchronised, clock.Beats, clock.Declared)
 	}
 }
 
