@@ -253,7 +253,7 @@ func (q *quarter) webhookIsOut(day, hour int) {
 		t.Errorf("with nobody to answer: %v; must be refused", err)
 	}
 	out := q.time()
-	q.advance(time.Duration(24*day+hour+6) * time.Hour)
+	q.later(6 * time.Hour)
 	q.start(0, 1)
 	q.advance(q.now + beatOfQuarter)
 	q.finds(verify.FindingNotAsked, "", out, 1, anyNumber)
@@ -297,10 +297,10 @@ func (q *quarter) changeWhileNobodyLooks(day, hour int) {
 	q.down(false, 0, 1)
 	out := q.time()
 	unregister(t)
-	q.advance(time.Duration(24*day+hour+2) * time.Hour)
+	q.later(2 * time.Hour)
 	q.unasked(func(ctx context.Context) error { return q.admin.Patch(ctx, weak, setMode("DISABLE")) })
 	q.deedOf(standsAt, "dark", "DISABLE")
-	q.advance(time.Duration(24*day+hour+6) * time.Hour)
+	q.advance(q.now + 4*time.Hour)
 	q.start(0, 1)
 	enforcing(t, "quarter-watched")
 	q.finds(verify.FindingUnexplained, "dark", out, 1, 1)
@@ -329,14 +329,14 @@ func (q *quarter) volumesFail(day, hour int) {
 	}
 	refused(t, q.dev.Create(t.Context(), weakPolicy(ns, "weak")), "MV103")
 	q.unlogged = 4 // two requests, about each of which two entries of the webhook ask
-	q.advance(time.Duration(24*day+hour+8) * time.Hour)
+	q.later(6 * time.Hour)
 	q.watchers[0].silence(false)
 	q.did(deed{what: sees, replica: 0})
 	q.at(day, hour+10)
 	q.finds(verify.FindingNotAsked, "", out, 1, anyNumber)
 	must(t, q.dev.Create(t.Context(), workloadPolicy(ns, "fourth")))
 	q.deedOf(altered, "proper", "")
-	q.advance(time.Duration(24*day+hour+14) * time.Hour)
+	q.later(4 * time.Hour)
 	q.start(1)
 }
 
