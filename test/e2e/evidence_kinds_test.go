@@ -156,6 +156,9 @@ func TestEvidenceOfExceptions(t *testing.T) {
 		t.Errorf("remediations %v; must have the policy that was provided and the configuration that was put back", told)
 	}
 	for _, f := range result.Findings {
+		if f.Namespace != "" && f.Namespace != g.namespace {
+			continue // of another test, on its way out
+		}
 		if f.Code != verify.FindingWeakened && f.Code != verify.FindingHook {
 			t.Errorf("finding %+v", f)
 		}
