@@ -257,9 +257,10 @@ func (q *quarter) just(beat time.Duration) {
 			time.Sleep(cluster.WordEvery + 5*time.Second)
 		}
 		q.tick()
-		q.advance(beat)
-		late := q.unheard()
-		if q.now > beat {
+		last := q.lastOf(beat)
+		q.advance(last)
+		late := q.unheard(last - beat)
+		if q.now > last {
 			late = "a beat was late"
 		}
 		if late == "" {
@@ -275,6 +276,17 @@ func (q *quarter) just(beat time.Duration) {
 	q.advance(beat + doneAfter)
 }
 
+// lastOf is when all have told the beat of that time. A replica whose first beat was late goes on as late as that.
+func (q *quarter) lastOf(beat time.Duration) time.Duration {
+	last := beat
+	for _, w := range q.watchers {
+		if w.process != nil && !w.mute && w.next <= beat+patienceOfBeat*time.Second {
+			last = max(last, w.next)
+		}
+	}
+	return last
+}
+
 // stuck ends the test, with what all goroutines of the replicas are at.
 func (q *quarter) stuck() {
 	q.t.Helper()
@@ -288,15 +300,16 @@ func (q *quarter) stuck() {
 	q.t.Fatal("a watch hears nothing")
 }
 
-// unheard tells of a watch that, by the beat of now, has not told yet what was said before it.
-func (q *quarter) unheard() string {
+// unheard tells of a watch that, by the last beat, which some have told so much later than others, has not told yet what
+// was said before it.
+func (q *quarter) unheard(later time.Duration) string {
 	for _, w := range q.watchers {
 		if w.process == nil || w.mute {
 			continue
 		}
 		for _, watch := range w.beat.Watches {
-			if watch.QuietMillis > uint64(saidBefore.Milliseconds()) {
-				return fmt.Sprintf("%s has heard nothing of %s", w.name, watch.GVK)
+			if watch.QuietMillis > uint64((saidBefore + later).Milliseconds()) {
+				return fmt.Sprintf("%s has heard nothing of %s for %d ms", w.name, watch.GVK, watch.QuietMillis)
 			}
 		}
 	}
