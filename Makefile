@@ -57,16 +57,17 @@ harness: ## Tests of the control plane itself
 	@echo '== control plane tests'
 	@cd test/controlplane && go test ./...
 
-# The end-to-end tests run in three parts at once, which should take the same time: tests that boot control
-# planes of their own, most with istiod; tests in which time must pass, long enough that the error of the
-# machine's clock does not hide what is recorded; and all others.
+# The end-to-end tests are in three parts: tests that boot control planes of their own, most with istiod, and beside
+# them all that share one; and behind both, with the machine for themselves, tests in which time must pass, long
+# enough that the error of the machine's clock does not hide what is recorded.
 OWN_PLANE := ^(TestAdmissionPolicy|TestChartEvidence|TestInjectorGoes|TestIstioObjects|TestKeeper|TestMembership|TestPlacement|TestPreflight|TestSamples|TestScan|TestSidecar|TestWithIstio)
 TIME_PASSES := ^(TestAPIServer|TestEvidenceKilled|TestEvidenceOracle|TestEvidenceQuarter|TestFleet)
 
 .PHONY: e2e e2e-own e2e-shared e2e-time
 e2e: ## The real binary, built with the race detector, against a real control plane
 	@echo '== end-to-end tests'
-	@$(MAKE) --no-print-directory -j3 e2e-own e2e-shared e2e-time
+	@$(MAKE) --no-print-directory -j2 e2e-own e2e-shared
+	@$(MAKE) --no-print-directory e2e-time
 e2e-own:
 	@cd test/e2e && E2E_RACE=1 go test -timeout 45m -run '$(OWN_PLANE)' .
 e2e-shared:

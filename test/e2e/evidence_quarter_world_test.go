@@ -267,7 +267,7 @@ func (q *quarter) just(beat time.Duration) {
 			break
 		}
 		q.t.Logf("%s; another beat later then", late)
-		if tries == 6 {
+		if tries == 12 {
 			q.stuck()
 		}
 		beat += beatOfQuarter
