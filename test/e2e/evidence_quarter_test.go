@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/verify"
 	"github.com/meshvakt/meshvakt/internal/objects"
 )
@@ -153,6 +154,10 @@ func (q *quarter) grant(name string, lasts time.Duration) {
 	must(t, approve(t.Context(), q.platform, e))
 	eventually(t, 20*time.Second, func() error { return q.dev.Create(t.Context(), weakPolicy(q.names[name], "legacy")) })
 	q.observed(name, "PERMISSIVE")
+	q.told("the grant", func(r record.Record) bool {
+		b, is := r.Body.(*record.ExceptionGranted)
+		return is && b.Object.Namespace == q.names[name]
+	})
 	q.did(deed{what: excepted, namespace: name, until: e.Spec.ExpiresAt.Time, replica: -1})
 	q.deedOf(standsAt, name, "PERMISSIVE")
 }
@@ -238,6 +243,10 @@ func (q *quarter) exceptionIsRevoked(day, hour int) {
 	q.at(day+3, hour)
 	e := (&governed{namespace: ns}).legacy("legacy", time.Time{})
 	must(t, q.dev.Patch(t.Context(), e, mergePatch(`{"spec":{"revoked":true}}`)))
+	q.told("the revocation", func(r record.Record) bool {
+		b, is := r.Body.(*record.ExceptionRevoked)
+		return is && b.Object.Namespace == ns
+	})
 	q.deedOf(ended, "revoked", "")
 	q.at(day+3, hour+4)
 	must(t, q.dev.Delete(t.Context(), weakPolicy(ns, "legacy")))

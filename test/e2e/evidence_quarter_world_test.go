@@ -333,6 +333,23 @@ func (q *quarter) observed(name, least string) {
 	}
 }
 
+// told waits until all that are there have recorded something: while it is on its way to them, no time must pass.
+func (q *quarter) told(what string, is func(record.Record) bool) {
+	q.t.Helper()
+	for _, w := range q.watchers {
+		if w.process == nil || w.mute {
+			continue
+		}
+		eventually(q.t, 60*time.Second, func() error {
+			w.read()
+			if !slices.ContainsFunc(w.records, is) {
+				return fmt.Errorf("%s has not recorded %s", w.name, what)
+			}
+			return nil
+		})
+	}
+}
+
 // stands is the weakest mode by the last record of a namespace, empty where there is none.
 func (w *watcher) stands(namespace string) string {
 	for _, r := range slices.Backward(w.records) {
