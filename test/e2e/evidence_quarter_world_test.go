@@ -71,7 +71,8 @@ func newQuarter(t *testing.T) *quarter {
 		dev: clientFor(t, controlplane.Developer), platform: clientFor(t, controlplane.Platform), admin: clientFor(t, controlplane.Admin),
 	}
 	var err error
-	q.binary, err = build(t.Context(), t.TempDir(), raceBuild(), "simulatedtime")
+	// Without the race detector, which the other tests of evidence have: thousands of beats would take minutes more.
+	q.binary, err = build(t.Context(), t.TempDir(), false, "simulatedtime")
 	must(t, err)
 	q.balance()
 	for i := range 2 {
