@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,8 @@ const (
 type Audit struct {
 	receipts map[string][]auditedReceipt // by origin; sorted by number once all is read
 	told     []span                      // each event, and auditSilence behind it
-	changes  map[string][]auditedChange  // by namespace
+	pods     map[string][]int64          // when one came or was changed, by namespace
+	settings []int64                     // when a policy came, or settings of the mesh: in any namespace, which may be a root
 	writes   map[string]bool             // resources of which any write was told
 	out      AuditLog
 }
@@ -45,12 +47,6 @@ type auditedReceipt struct {
 	seq  uint64
 	hash record.Hash
 	at   int64
-}
-
-// auditedChange is a write that may have weakened something, and could have been undone without a trace.
-type auditedChange struct {
-	resource, name string
-	at             int64
 }
 
 // auditEvent is the part of an event that matters here. It has no users and no bodies.
@@ -76,7 +72,7 @@ type auditEvent struct {
 
 // NewAudit is an audit log of which nothing is read yet.
 func NewAudit() *Audit {
-	return &Audit{receipts: map[string][]auditedReceipt{}, changes: map[string][]auditedChange{}, writes: map[string]bool{}}
+	return &Audit{receipts: map[string][]auditedReceipt{}, pods: map[string][]int64{}, writes: map[string]bool{}}
 }
 
 // Read takes the lines of a file, of one API server or of several, in any order. Name is for errors.
@@ -188,7 +184,7 @@ func (a *Audit) receipt(place, hash string, at int64) error {
 // resource versions; so what matters is what came, and may have gone again.
 func (a *Audit) write(e *auditEvent, at int64) {
 	o := &e.ObjectRef
-	if o.Subresource != "" || e.ResponseStatus.Code >= 400 || strings.Contains(e.URI, "dryRun=All") { // there is no other value
+	if o.Subresource != "" || e.ResponseStatus.Code >= 400 || e.tried() {
 		return
 	}
 	switch e.Verb {
@@ -207,9 +203,20 @@ func (a *Audit) write(e *auditEvent, at int64) {
 		return
 	}
 	a.writes[o.Resource] = true
-	if created {
-		a.changes[o.Namespace] = append(a.changes[o.Namespace], auditedChange{o.Resource, o.Name, at})
+	switch {
+	case !created:
+	case o.Resource == "pods":
+		a.pods[o.Namespace] = append(a.pods[o.Namespace], at)
+	default:
+		a.settings = append(a.settings, at)
 	}
+}
+
+// tried reports whether nothing was stored, because nothing was to be. The parameter must stand there as such: in others,
+// people write what they like.
+func (e *auditEvent) tried() bool {
+	u, err := url.ParseRequestURI(e.URI)
+	return err == nil && u.Query().Get("dryRun") == "All"
 }
 
 // settings reports whether a ConfigMap may be one of those that Istio takes its settings from.

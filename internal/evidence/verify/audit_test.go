@@ -95,6 +95,14 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 			s.event(inside, map[string]any{"verb": "create", "requestURI": "/apis/security.istio.io/v1/namespaces/payments/peerauthentications?dryRun=All&fieldManager=kubectl", "responseStatus": map[string]any{"code": 201},
 				"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
 		}, Holds, ""},
+		"a policy came from somebody whose name looks like a try": {func(_ *book, s *apiServer) {
+			s.event(inside, map[string]any{"verb": "create", "requestURI": "/apis/security.istio.io/v1/namespaces/payments/peerauthentications?fieldManager=dryRun=All", "responseStatus": map[string]any{"code": 201},
+				"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
+		}, NotProvable, ""},
+		"a policy of another guarded namespace came": {func(b *book, s *apiServer) {
+			b.state(seconds(28*60+1), seconds(28*60), b.row("journal", "STRICT", 0, 1)) // which may be a root namespace, too
+			s.write(inside, "create", "security.istio.io", "peerauthentications", "journal", "default", 201)
+		}, NotProvable, ""},
 		"a policy was refused": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 403)
 		}, Holds, ""},
@@ -152,9 +160,11 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 // intervalAt is that of payments at a second.
 func intervalAt(r *Result, second int) Interval {
 	at := epoch().Add(seconds(second))
-	for _, in := range r.Namespaces[0].Intervals {
-		if !at.Before(in.From) && at.Before(in.To) {
-			return in
+	for _, line := range r.Namespaces {
+		for _, in := range line.Intervals {
+			if line.Namespace == "payments" && !at.Before(in.From) && at.Before(in.To) {
+				return in
+			}
 		}
 	}
 	return Interval{}

@@ -95,19 +95,7 @@ func (a *Audit) judge(clusters map[string]*cluster) {
 
 // unchanged reports whether nothing came, in a time that nobody of ours saw, that could have weakened the namespace and
 // gone again. What was there before and behind is known to be the same.
-func (a *Audit) unchanged(namespace string, hole span, guarded func(string) bool) bool {
+func (a *Audit) unchanged(namespace string, hole span) bool {
 	wide := span{hole.from - int64(auditMargin), hole.to + int64(auditMargin)}
-	if !a.tells(wide) {
-		return false
-	}
-	for ns, list := range a.changes {
-		own := ns == namespace
-		if !own && guarded(ns) {
-			continue // it has no say in others; any other may be a root namespace
-		}
-		if slices.ContainsFunc(list, func(c auditedChange) bool { return wide.has(c.at) && (own || c.resource != "pods") }) {
-			return false
-		}
-	}
-	return true
+	return a.tells(wide) && !slices.ContainsFunc(a.settings, wide.has) && !slices.ContainsFunc(a.pods[namespace], wide.has)
 }

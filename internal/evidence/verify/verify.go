@@ -259,10 +259,7 @@ func (c *cluster) unchangedIn(ns string) func(span) bool {
 	if c.audit == nil || !c.audit.out.Used {
 		return nil
 	}
-	guarded := func(other string) bool {
-		return slices.ContainsFunc(c.ledgers, func(l *ledger) bool { return len(l.history[other]) > 0 })
-	}
-	return func(hole span) bool { return c.audit.unchanged(ns, hole, guarded) }
+	return func(hole span) bool { return c.audit.unchanged(ns, hole) }
 }
 
 func (c *cluster) kpi(ns string, list []Interval, moments []Moment) KPI {
