@@ -112,9 +112,26 @@ func (s *storage) synced() string {
 type sealer struct {
 	t   testing.TB
 	cmd *exec.Cmd
+	output
+}
 
+// output is what a process says.
+type output struct {
 	mu  sync.Mutex
-	log bytes.Buffer
+	log bytes.Buffer // guarded by mu
+}
+
+// Write keeps it.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.log.Write(p)
+}
+
+func (o *output) said() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.log.String()
 }
 
 // startSealer gives it the credentials of the store with that secret.
@@ -133,19 +150,6 @@ func startSealer(t testing.TB, dir, secret string, args ...string) *sealer {
 		}
 	})
 	return s
-}
-
-// Write keeps what the process says.
-func (s *sealer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.Write(p)
-}
-
-func (s *sealer) said() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.String()
 }
 
 // says waits until its log has all of that in one line.

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,9 +31,7 @@ type cosigner struct {
 	database string
 	address  string
 	key      string // as it says itself
-
-	mu  sync.Mutex
-	log strings.Builder
+	output
 }
 
 func startWitness(t testing.TB) *cosigner {
@@ -88,19 +85,6 @@ func startWitness(t testing.TB) *cosigner {
 		return err
 	})
 	return w
-}
-
-// Write keeps what it says.
-func (w *cosigner) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.log.Write(p)
-}
-
-func (w *cosigner) said() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.log.String()
 }
 
 // knows adds a log, as the people do who run the witness.
