@@ -85,6 +85,9 @@ func recording(t *testing.T, c client.WithWatch, test func(t *testing.T, l *useL
 		u := &Uses{Client: c, Namespace: "meshvakt-system", Secret: "meshvakt-evidence", Replica: "meshvakt-1", Log: l, Logger: slog.New(slog.DiscardHandler), Now: time.Now}
 		var running sync.WaitGroup
 		running.Go(func() { _ = u.Start(ctx) })
+		// A watch of the fake client begins when it is asked for, whatever was listed before: what is announced between the
+		// two would be lost, which the API server does not do.
+		synctest.Wait()
 		test(t, l, func(use Use) (string, error) {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
