@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,40 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// A request that its client has given up may still be served when the client has returned, so all is read under the lock.
+
+func (b *bucket) get(name string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.objects[name]
+}
+
+func (b *bucket) set(name, data string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.objects[name] = data
+}
+
+// all returns what is stored, puts what was put in which order.
+func (b *bucket) all() map[string]string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.objects)
+}
+
+func (b *bucket) puts() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.order)
+}
+
+// takes forgets the order, and how many puts were taken.
+func (b *bucket) takes(full int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.full, b.order = full, nil
+}
+
 type withAuthorization struct{}
 
 func (withAuthorization) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -83,12 +118,7 @@ func TestMirror(t *testing.T) {
 	has := &bucket{objects: map[string]string{}, full: -1}
 	server := httptest.NewServer(has)
 	defer server.Close()
-	set := func(full int) {
-		has.mu.Lock()
-		defer has.mu.Unlock()
-		has.full, has.order = full, nil
-	}
-	newMirror := func() *Mirror {
+	newMirror := func(server *httptest.Server) *Mirror {
 		return mirrorTo(t, b, server.URL+"/fleet", "Bearer letmein")
 	}
 	holds := func(shard string) int64 {
@@ -100,26 +130,30 @@ func TestMirror(t *testing.T) {
 	b.begin(t, "2026q3")
 	b.fill(t, 600)
 	mustPass(t, s)
-	m := newMirror()
+	m := newMirror(server)
 	if err := m.Turn(t.Context()); err != nil || holds("2026q3") != 602 {
 		t.Fatalf("the first turn: %v, %d records", err, holds("2026q3"))
 	}
-	set(-1)
-	if err := m.Turn(t.Context()); err != nil || len(has.order) != 0 {
-		t.Errorf("a turn with nothing new: %v, puts %q", err, has.order)
+	has.takes(-1)
+	if err := m.Turn(t.Context()); err != nil || len(has.puts()) != 0 {
+		t.Errorf("a turn with nothing new: %v, puts %q", err, has.puts())
 	}
 
 	b.fill(t, 300)
 	b.end(t, "2026q4")
 	mustPass(t, s)
 	const puts = 7 // two bundles of entries, three tiles of hashes, keys, checkpoint
-	before := maps.Clone(has.objects)
+	before := has.all()
 	for full := range puts {
+		has.mu.Lock()
 		has.objects = maps.Clone(before)
-		set(full)
-		if err := newMirror().Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "507") {
+		has.mu.Unlock()
+		has.takes(full)
+		filling := httptest.NewServer(has)
+		if err := newMirror(filling).Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "507") {
 			t.Errorf("a turn with a server that is full after %d: %v", full, err)
 		}
+		filling.Close() // what is served still is of this turn
 		if n := holds("2026q3"); n != 602 {
 			t.Errorf("the server has %d records after %d puts; must have 602", n, full)
 		}
@@ -127,15 +161,15 @@ func TestMirror(t *testing.T) {
 	// Another process goes on with what the server says it has.
 	b.begin(t, "2026q4")
 	mustPass(t, s)
-	m = newMirror()
-	set(-1)
+	m = newMirror(server)
+	has.takes(-1)
 	if err := m.Turn(t.Context()); err != nil || holds("2026q3") != 903 || holds("2026q4") != 2 {
 		t.Errorf("the turn of another process: %v, %d and %d records", err, holds("2026q3"), holds("2026q4"))
 	}
-	if len(has.order) >= 2*puts {
-		t.Errorf("what the process before has put was put again: %q", has.order)
+	if len(has.puts()) >= 2*puts {
+		t.Errorf("what the process before has put was put again: %q", has.puts())
 	}
-	for _, name := range has.order {
+	for _, name := range has.puts() {
 		if strings.HasSuffix(name, "/2026q3/tile/0/000") || strings.HasSuffix(name, "/2026q3/tile/0/001") {
 			t.Errorf("%s was put again", name)
 		}
@@ -168,16 +202,16 @@ func TestAMirrorThatHasAnother(t *testing.T) {
 	server := httptest.NewServer(has)
 	defer server.Close()
 	m := mirrorTo(t, b, server.URL, "Bearer letmein")
-	has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] = strings.Replace(string(late), "\n7\n", "\n8\n", 1)
-	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "not of this log") || len(has.order) != 0 {
-		t.Errorf("a checkpoint that is not signed: %v, puts %q", err, has.order)
+	has.set(mirrorPlace+"/logs/2026q4/checkpoint", strings.Replace(string(late), "\n7\n", "\n8\n", 1))
+	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "not of this log") || len(has.puts()) != 0 {
+		t.Errorf("a checkpoint that is not signed: %v, puts %q", err, has.puts())
 	}
-	has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] = string(late)
+	has.set(mirrorPlace+"/logs/2026q4/checkpoint", string(late))
 	if err := writeFile(b.dir.Log("2026q4")+"/checkpoint", early); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "set back") || len(has.order) != 0 {
-		t.Errorf("a log that was set back: %v, puts %q", err, has.order)
+	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "set back") || len(has.puts()) != 0 {
+		t.Errorf("a log that was set back: %v, puts %q", err, has.puts())
 	}
 }
 
@@ -192,12 +226,12 @@ func TestAMirrorThatWasChanged(t *testing.T) {
 	server := httptest.NewServer(has)
 	defer server.Close()
 	tile := mirrorPlace + "/logs/2026q4/tile/entries/000"
-	has.objects[tile] = "another"
+	has.set(tile, "another")
 	err := mirrorTo(t, b, server.URL, "Bearer letmein").Turn(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "has another") || !strings.Contains(err.Error(), "tile/entries/000") {
 		t.Errorf("a tile that is another: %v", err)
 	}
-	if has.objects[tile] != "another" || has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] != "" {
+	if has.get(tile) != "another" || has.get(mirrorPlace+"/logs/2026q4/checkpoint") != "" {
 		t.Error("it was replaced, or a checkpoint was put over it")
 	}
 }
@@ -214,7 +248,7 @@ func TestMirrorSweeps(t *testing.T) {
 		defer server.Close()
 		m := mirrorTo(t, b, server.URL, "Bearer letmein")
 		partial := func() (list []string) {
-			for name := range has.objects {
+			for name := range has.all() {
 				if strings.Contains(name, ".p/") {
 					list = append(list, strings.TrimPrefix(name, mirrorPlace+"/logs/2026q4/tile/"))
 				}
@@ -276,10 +310,10 @@ func TestMirrorKeeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if has.objects[mirrorPlace+"/bundles/2026q1.zip"] != string(zip) {
+	if has.get(mirrorPlace+"/bundles/2026q1.zip") != string(zip) {
 		t.Error("the bundle on the mirror is another")
 	}
-	if keys := has.objects[mirrorPlace+"/logs/2026q1/keys"]; keys != b.verifier(t, "2026q1")+"\n" {
+	if keys := has.get(mirrorPlace + "/logs/2026q1/keys"); keys != b.verifier(t, "2026q1")+"\n" {
 		t.Errorf("the keys on the mirror are %q", keys)
 	}
 	now = now.AddDate(1, 0, 0)
@@ -291,11 +325,11 @@ func TestMirrorKeeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if has.objects[mirrorPlace+"/tombstones/2026q1"] != string(stone) || has.objects[mirrorPlace+"/bundles/2026q1.zip"] != string(zip) {
+	if has.get(mirrorPlace+"/tombstones/2026q1") != string(stone) || has.get(mirrorPlace+"/bundles/2026q1.zip") != string(zip) {
 		t.Error("the tombstone is not on the mirror, or what was there is gone")
 	}
 	// Another process finds that it is there, and one that is of another length.
-	has.objects[mirrorPlace+"/tombstones/2026q1"] = "short"
+	has.set(mirrorPlace+"/tombstones/2026q1", "short")
 	m = mirrorTo(t, b, server.URL, "Bearer letmein")
 	if err := m.Turn(t.Context()); err == nil || !strings.Contains(err.Error(), "has another") {
 		t.Errorf("a tombstone that is another: %v", err)
@@ -331,12 +365,10 @@ func TestMirrorThatIsAway(t *testing.T) {
 		}
 		runtime.Gosched() // until the first turn that has something to copy
 	}
-	if has.objects[mirrorPlace+"/logs/2026q4/checkpoint"] != "" {
+	if has.get(mirrorPlace+"/logs/2026q4/checkpoint") != "" {
 		t.Error("a server that is full has a checkpoint")
 	}
-	has.mu.Lock()
-	has.full = -1
-	has.mu.Unlock()
+	has.takes(-1)
 	b.fill(t, 5)
 	end()
 	if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
