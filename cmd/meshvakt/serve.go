@@ -96,9 +96,12 @@ func serve(ctx context.Context, o serveOptions) error {
 		return err
 	}
 	p := &process{options: o, clock: clock, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
-	for _, step := range []func(context.Context) error{p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
+	for _, step := range []func(context.Context) error{p.reach, p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
 		if err := step(ctx); err != nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			return nil // told to end before there was anything to serve
 		}
 	}
 	return p.run(ctx)
@@ -138,14 +141,17 @@ func (p *process) newManager(context.Context) error {
 		fields.OneTermEqualSelector("metadata.namespace", o.namespace),
 		fields.OneTermEqualSelector("metadata.name", o.caSecret),
 	)}
+	lease, err := controller.NewLease(p.config, o.namespace, "meshvakt-leader", p.log)
+	if err != nil {
+		return err
+	}
 	m, err := ctrl.NewManager(p.config, ctrl.Options{
-		Scheme:                        scheme,
-		Logger:                        logr.FromSlogHandler(p.log.Handler()),
-		Metrics:                       metricsserver.Options{BindAddress: "0"}, // served by our own operations listener
-		LeaderElection:                o.leaderElect,
-		LeaderElectionID:              "meshvakt-leader",
-		LeaderElectionNamespace:       o.namespace,
-		LeaderElectionReleaseOnCancel: true,
+		Scheme:                              scheme,
+		Logger:                              logr.FromSlogHandler(p.log.Handler()),
+		Metrics:                             metricsserver.Options{BindAddress: "0"}, // served by our own operations listener
+		LeaderElection:                      o.leaderElect,
+		LeaderElectionResourceLockInterface: lease,
+		LeaderElectionReleaseOnCancel:       true,
 		Cache: cache.Options{
 			ByObject: cached,
 			NewInformer: func(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {

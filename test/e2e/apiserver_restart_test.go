@@ -34,8 +34,7 @@ func TestAPIServerRestart(t *testing.T) {
 	guard(t, defaultGuard(v1alpha1.OnMissingReject))
 	dir := tmpfs.TempDir(t)
 	address := freeAddress(t)
-	// A leader that cannot renew its Lease ends, which is another story than this one.
-	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--leader-elect=false", "--evidence-beat", "2s",
+	args := append([]string{"--listen", address, "--webhook-url", "https://" + address, "--evidence-beat", "2s",
 		"--evidence-clock-error", margin.String(), "--evidence-clock-source", "the test, which goes by the same clock"}, evidenceOf(dir)...)
 	r := startReplica(t, args...).ready(t.Context())
 	enforcing(t, "default")

@@ -31,7 +31,7 @@ import (
 type replica struct {
 	t          testing.TB
 	cmd        *exec.Cmd
-	admission  string // host:port of the webhook
+	admission  string // host:port of the webhook; empty if it waited for the API server first
 	operations string // host:port of probes and metrics
 	exited     chan struct{}
 	exitErr    error // valid once exited is closed
@@ -123,7 +123,7 @@ func (r *replica) follow(stderr io.Reader, listening chan<- struct{}) {
 			r.decided[record.Kind+" "+record.Namespace]++
 		}
 		r.mu.Unlock()
-		if r.admission == "" && record.Msg == "serving" {
+		if r.operations == "" && (record.Msg == "serving" || record.Msg == "waiting") {
 			r.admission, r.operations = record.Admission, record.Operations
 			close(listening)
 		}

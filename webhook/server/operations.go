@@ -1,8 +1,11 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 )
@@ -31,6 +34,24 @@ func (s *Server) operationsHandler(metrics http.Handler, checks []Check) http.Ha
 		mux.Handle("GET /metrics", metrics)
 	}
 	return mux
+}
+
+// Wait serves /healthz and /readyz on address, "" for DefaultOperationsAddress, until ctx ends, for a process that has
+// nothing else to serve yet: it is healthy, and not ready for want of what is missing.
+func Wait(ctx context.Context, address string, log *slog.Logger, missing Check) error {
+	listener, err := listen(ctx, address, DefaultOperationsAddress)
+	if err != nil {
+		return fmt.Errorf("listen for operations: %w", err)
+	}
+	var s Server
+	operations := newHTTPServer(Config{Log: log}, s.operationsHandler(nil, []Check{missing}))
+	log.InfoContext(ctx, "waiting", "for", missing.Name, "operations", listener.Addr().String())
+	stop := context.AfterFunc(ctx, func() { _ = operations.Close() }) // closes the listener; nobody is answered any more
+	defer stop()
+	if err := operations.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve operations: %w", err)
+	}
+	return nil
 }
 
 // readiness runs every check, so that the report is complete.

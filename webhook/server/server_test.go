@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -233,5 +234,57 @@ func TestAddresses(t *testing.T) {
 	}
 	if code, _, err := get(t, client, "http://"+f.OperationsAddr().String()+"/healthz"); err != nil || code != 200 {
 		t.Errorf("operations: %d, %v", code, err)
+	}
+}
+
+// saying hands on the attribute "operations" of what is logged.
+type saying struct {
+	slog.Handler
+	operations chan string
+}
+
+func (s saying) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "operations" {
+			s.operations <- a.Value.String()
+		}
+		return true
+	})
+	return nil
+}
+
+func TestWait(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	at := make(chan string, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Wait(ctx, "127.0.0.1:0", slog.New(saying{slog.NewTextHandler(io.Discard, nil), at}), Check{"api-server", func() error { return errors.New("is away") }})
+	}()
+	url := "http://" + <-at
+	for path, want := range map[string]struct {
+		code int
+		body string
+	}{"/healthz": {http.StatusOK, "ok\n"}, "/readyz": {http.StatusServiceUnavailable, "[+] serving\n[-] api-server: is away\n"}, "/metrics": {http.StatusNotFound, "404 page not found\n"}} {
+		resp, err := http.Get(url + path) //nolint:noctx // ends with the server
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != want.code || string(body) != want.body {
+			t.Errorf("GET %s: %d %q; must be %d %q", path, resp.StatusCode, body, want.code, want.body)
+		}
+	}
+	end()
+	if err := <-ended; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	l, err := net.Listen("tcp", strings.TrimPrefix(url, "http://")) //nolint:noctx // only to see that it can be
+	if err != nil {
+		t.Fatalf("the address is not free for who serves next: %v", err)
+	}
+	_ = l.Close()
+	if err := Wait(ctx, "no such address", slog.New(slog.DiscardHandler), Check{}); err == nil || !strings.Contains(err.Error(), "listen for operations") {
+		t.Errorf("with an address that is none: %v", err)
 	}
 }
