@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
 const (
@@ -55,6 +57,7 @@ type ledger struct {
 
 	ready    []roster
 	spans    []bootSpan
+	holes    []span // times of logs that are not here, between or before those that are
 	decided  uint64 // decisions of this boot in the log
 	admitted uint64
 	unlogged uint64
@@ -111,6 +114,7 @@ type mark struct {
 // roster is who was ready from one beat to the next but one.
 type roster struct {
 	span
+	named int64 // when the first beat says so
 	ready []record.Replica
 	more  uint64 // of whom only the number is known
 }
@@ -153,6 +157,10 @@ func (l *ledger) take(r record.Record) error {
 		if n := len(l.spans); n > 0 && l.spans[n-1].lost {
 			l.spans[n-1].until = instant(r.Time)
 		}
+		if n := len(l.holes); n > 0 && l.holes[n-1].to == math.MaxInt64 {
+			l.holes[n-1].to = instant(r.Time)
+			l.broken = true // what it has may be between two beats of one start
+		}
 	case *record.Boot:
 		l.begin(b)
 	case *record.Stop:
@@ -171,6 +179,19 @@ func (l *ledger) take(r record.Record) error {
 		l.register(r.Body)
 	}
 	return nil
+}
+
+// skip notes that the log before the one that comes is not here. It ends where that one begins.
+func (l *ledger) skip(g *record.Genesis) {
+	hole := span{math.MinInt64, math.MaxInt64}
+	_, cluster, replica, _, err := volume.SplitOrigin(g.PrevOrigin)
+	switch {
+	case l.mark.boot != "":
+		hole.from = instant(l.mark.time)
+	case err == nil && (cluster != g.Cluster || replica != g.Replica):
+		return // it had another name then, by which others would name it
+	}
+	l.holes = append(l.holes, hole)
 }
 
 // clocks compares the two clocks since the last record of the same start.

@@ -114,7 +114,7 @@ func (l *ledger) names(b *record.Beat) {
 			return
 		}
 	}
-	l.ready = append(l.ready, roster{span{from, at}, b.Ready, more})
+	l.ready = append(l.ready, roster{span{from, at}, at, b.Ready, more})
 }
 
 // count checks what a beat says about the control itself.
