@@ -77,7 +77,7 @@ func (r *reading) openAll(ctx context.Context, sources []*Source) ([]*opened, er
 		r.problem("", -1, "no log that is given has records")
 	}
 	arrange(list)
-	return r.once(ctx, list)
+	return once(list), nil
 }
 
 func (r *reading) unreadable(name string, err error) {
