@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -328,14 +329,16 @@ func (l *ledger) views(namespace string) []view {
 	cuts := union(slices.Clone(l.cuts))
 	var list []view
 	for _, s := range l.all {
+		behind := func(order uint64) int {
+			return sort.Search(len(history), func(i int) bool { return history[i].order > order })
+		}
 		steps := []step{{}}
-		for _, t := range history {
-			switch {
-			case t.order <= s.begin:
-				steps[0].standing = t.standing
-			case t.order <= s.end:
-				steps = append(steps, t.step)
-			}
+		first := behind(s.begin)
+		if first > 0 {
+			steps[0].standing = history[first-1].standing
+		}
+		for _, t := range history[first:max(first, behind(s.end))] {
+			steps = append(steps, t.step)
 		}
 		for _, left := range s.span.without(cuts) {
 			list = append(list, view{span: left, log: l.replica, steps: steps})
