@@ -209,8 +209,9 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 // changed notes what must have a request, as the replica tells that has seen it first. The same may happen again: what
 // one replica tells twice has been twice, and what another tells is the same if it may have been at the same time.
 func (c *cluster) changed(key inputChange, seen inputSeen) {
-	for i := range c.inputs[key] {
-		old := &c.inputs[key][i]
+	list := c.inputs[key]
+	for i := range list {
+		old := &list[i]
 		if slices.Contains(old.by, seen.by[0]) || seen.to+int64(explainAfter) < old.from || old.to+int64(explainAfter) < seen.from {
 			continue
 		}
@@ -221,7 +222,7 @@ func (c *cluster) changed(key inputChange, seen inputSeen) {
 		old.by = by
 		return
 	}
-	c.inputs[key] = append(c.inputs[key], seen)
+	c.inputs[key] = append(list, seen)
 }
 
 // A namespace that is guarded no longer has been changed, or some MeshGuard has.
@@ -258,10 +259,10 @@ func (c *cluster) unexplained() []Finding {
 func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
 	from, to := seen.from-int64(explainBefore), seen.to+int64(explainAfter)
 	for _, piece := range c.allowed {
-		i, _ := slices.BinarySearchFunc(piece, object, func(a allowed, o [12]byte) int { return bytes.Compare(a.object[:], o[:]) })
-		for ; i < len(piece) && piece[i].object == object; i++ {
-			a := &piece[i]
-			if from <= a.at && a.at <= to && (a.digest == digest || seen.keys) {
+		first := allowed{object: object, at: from}
+		i, _ := slices.BinarySearchFunc(piece, first, compareAllowed)
+		for ; i < len(piece) && piece[i].object == object && piece[i].at <= to; i++ {
+			if piece[i].digest == digest || seen.keys {
 				return true
 			}
 		}
@@ -291,7 +292,9 @@ func (c *cluster) allow(a allowed) {
 }
 
 func sortAllowed(list []allowed) {
-	slices.SortFunc(list, func(a, b allowed) int {
-		return cmp.Or(bytes.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
-	})
+	slices.SortFunc(list, compareAllowed)
+}
+
+func compareAllowed(a, b allowed) int {
+	return cmp.Or(bytes.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
 }
