@@ -82,3 +82,41 @@ func TestDeclaredClock(t *testing.T) {
 		}
 	}
 }
+
+// TestAClockThatIsSetInSmallSteps: a busy replica has a record a second. What its clock is set by from one to the next is as
+// little as a process may be held up, and from one beat to the next makes a minute.
+func TestAClockThatIsSetInSmallSteps(t *testing.T) {
+	for name, c := range map[string]struct {
+		step    time.Duration
+		back    bool // each step is undone by the next
+		verdict Verdict
+		codes   []string
+	}{
+		"by nothing":            {0, false, Holds, nil},
+		"forward":               {900 * time.Millisecond, false, NotProvable, []string{FindingClock}},
+		"back":                  {-900 * time.Millisecond, false, NotProvable, []string{FindingClock}},
+		"by a second in all":    {time.Second / 60, false, Holds, nil},
+		"held up now and then":  {900 * time.Millisecond, true, Holds, nil},
+		"held up the other way": {-900 * time.Millisecond, true, Holds, nil},
+	} {
+		b := quiet("meshvakt-0", 2)
+		for i := range 59 {
+			b.wall += c.step
+			if c.back && i%2 == 1 {
+				b.wall = 0
+			}
+			b.counts.In++
+			b.counts.Admitted++
+			b.add(seconds(121+i), &record.Admitted{Namespace: "payments", OwnerGVK: "v1/Pod", Guards: b.pseudonyms.Digest(nil), From: epoch(), To: epoch(), N: 1})
+		}
+		if c.back {
+			b.wall = 0
+		}
+		b.beat(seconds(180))
+		b.beat(seconds(240))
+		r := verifyAll(t, Options{Claims: []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 10, 185)}}, b.sources()...)
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.verdict || !slices.Equal(codes(r), c.codes) {
+			t.Errorf("%s: %s, must be %s with %v; problems %v, findings %+v", name, r.Claims[0].Verdict, c.verdict, c.codes, r.Problems, r.Findings)
+		}
+	}
+}

@@ -55,6 +55,7 @@ type ledger struct {
 	errors   time.Duration // the largest error of the clock
 	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
 	suspect  time.Duration // how far the clocks went apart at the last record, where that is too far
+	crept    time.Duration // how far they did since the last beat, by what is not too far from one record to the next
 
 	ready    []roster
 	spans    []bootSpan
@@ -205,18 +206,30 @@ func (l *ledger) clocks() {
 	}
 	apart := here.time.Sub(before.time) - (here.mono - before.mono)
 	allowed := jump + 2*l.errors
-	if l.parted(apart, allowed) || apart.Abs() <= allowed {
+	l.crept += apart
+	from, between := before.time, "two records"
+	switch {
+	case l.parted(apart, allowed):
+		l.crept = 0
+		return
+	case apart.Abs() > allowed:
+	case l.crept.Abs() > allowed:
+		apart, between = l.crept, "two beats, by less from each record to the next"
+		if l.last != nil {
+			from = l.last.time
+		}
+	default:
 		return
 	}
 	l.log.Clock.Jumps++
 	l.broken = true
-	l.suspect = apart
-	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
+	l.suspect, l.crept = apart, 0
+	l.finding(FindingClock, "", from, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between %s", apart, between))
 }
 
 func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
-	l.table.known, l.declared, l.suspect = false, nil, 0
+	l.table.known, l.declared, l.suspect, l.crept = false, nil, 0, 0
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
 		l.rested = time.Time{}
 		return

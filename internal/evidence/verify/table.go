@@ -170,7 +170,7 @@ func (l *ledger) beat(b *record.Beat) error {
 	l.see(here)
 	l.names(b)
 	l.count(b)
-	l.last, l.broken, l.relisted = here, false, nil
+	l.last, l.broken, l.relisted, l.crept = here, false, nil, 0
 	return nil
 }
 
