@@ -329,7 +329,7 @@ func TestRecordsOfANewerMeshvakt(t *testing.T) {
 func TestWitnessesThatMustHaveSigned(t *testing.T) {
 	b := quiet("meshvakt-0", 5)
 	s := b.shards[0]
-	w := must(torchwood.NewCosignatureSigner("witness.example.org", witnessKey()))
+	w := witnessAt(seconds(301))
 	policy := fmt.Sprintf("log %s\nwitness w %s\nquorum w\n", s.key.public, w.Verifier())
 	o := Options{Trust: must(NewTrust([]byte(policy), nil, false))}
 	files := logFiles(s.origin, s.key, s.lines)
