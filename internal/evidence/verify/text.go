@@ -58,13 +58,13 @@ type printer struct {
 
 func (p *printer) line(format string, args ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintln(p.w, tame(fmt.Sprintf(format, args...)))
+		_, p.err = fmt.Fprintln(p.w, Tame(fmt.Sprintf(format, args...)))
 	}
 }
 
-// tame escapes what could move a cursor or turn the direction of a line: what is told of a bundle that is not as it must be
+// Tame escapes in a line what could move a cursor or turn the direction of a line: what is told of a bundle that is not as it must be
 // has names from it that nobody has signed.
-func tame(line string) string {
+func Tame(line string) string {
 	if !strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return line
 	}
