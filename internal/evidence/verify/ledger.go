@@ -69,6 +69,8 @@ type ledger struct {
 	midway   bool      // the beginning of the run is in a shard that is not here
 	rested   time.Time // when the start before has told its last
 	hooks    map[string]record.Hook
+	requests map[string]*record.ExceptionRequested // the last of each exception, by UID
+	endings  map[string]ending                     // of exceptions that were not granted again, by UID
 	silent   *span
 	silences []span // when the API server did not ask, for all that this replica tried
 	asked    []span // when it did
@@ -134,7 +136,7 @@ type bootSpan struct {
 }
 
 func newLedger(c *cluster, replica string, o *Options) *ledger {
-	return &ledger{cluster: c, replica: replica, options: o, history: map[string][]told{}, hooks: map[string]record.Hook{}}
+	return &ledger{cluster: c, replica: replica, options: o, history: map[string][]told{}, hooks: map[string]record.Hook{}, requests: map[string]*record.ExceptionRequested{}, endings: map[string]ending{}}
 }
 
 // take follows one record. The error is a fault of the record, which proves nothing then.

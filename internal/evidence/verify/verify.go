@@ -213,13 +213,14 @@ func (c *cluster) tell(out *Result) {
 	absences := c.absences()
 	c.findings = append(c.findings, c.unexplained()...)
 	c.notAsked()
+	c.endExceptions()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
 		c.sumUses(e)
 		c.judge(e)
 		out.Exceptions = append(out.Exceptions, e.Exception)
 		if !e.Granted.IsZero() {
-			exemptions[e.Namespace] = append(exemptions[e.Namespace], e.covers())
+			exemptions[e.Namespace] = append(exemptions[e.Namespace], e.covers()...)
 		}
 	}
 	for _, ns := range c.namespaces() {
