@@ -121,7 +121,7 @@ func walkEvidence(ctx context.Context, inputs []string, trust *verify.Trust, eac
 // reportLogs tells what is wrong with logs whose records have been printed.
 func reportLogs(cmd *cobra.Command, r *verify.Result) error {
 	for _, p := range slices.Concat(r.Problems, r.Newer) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "meshvakt: %s#%d: %s\n", p.Log, p.Seq, p.What)
+		fmt.Fprintln(cmd.ErrOrStderr(), verify.Tame(fmt.Sprintf("meshvakt: %s#%d: %s", p.Log, p.Seq, p.What)))
 	}
 	if code := r.ExitCode(); code != 0 {
 		return exitCode(code)

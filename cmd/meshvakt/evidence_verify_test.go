@@ -110,6 +110,17 @@ func TestEvidenceProveAndInspect(t *testing.T) {
 	if out, _, code := evidenceCommand("inspect", dir, "--kind", "state", "-n", "payments", "--from", "2026-10-01T00:25:00Z"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "state what=set") {
 		t.Errorf("inspect states: exit %d\n%s", code, out)
 	}
+	checkpoint := filepath.Join(dir, "checkpoint")
+	text, err := os.ReadFile(checkpoint)
+	if err == nil {
+		err = os.WriteFile(checkpoint, bytes.Replace(text, []byte(hourOrigin), []byte("\x1b[2Jlog"), 1), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, code := evidenceCommand("inspect", dir); code != 3 || !strings.Contains(stderr, `\x1b[2Jlog`) || strings.Contains(stderr, "\x1b") {
+		t.Errorf("inspect a log of another name: exit %d, %q", code, stderr)
+	}
 }
 
 func TestEvidenceSubject(t *testing.T) {

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,6 +30,22 @@ func (l *ledger) declare(d *record.ClockDeclared) {
 	if c := &l.log.Clock; !slices.Contains(c.Declarations, *l.declared) {
 		c.Declarations = append(c.Declarations, *l.declared)
 	}
+}
+
+// foretold reports whether a witness had signed the record in hand well before the time that it says it is of: it was made
+// up, or one of the two clocks is wrong. All that a witness has signed was there by then.
+func (l *ledger) foretold() bool {
+	for _, c := range l.log.Cosignatures {
+		if c.At.Unix() == 0 || !l.head.Time.After(c.At.Add(explainAfter)) { // at 0, it says nothing of the time
+			continue
+		}
+		if l.foretoldIn != l.log {
+			l.foretoldIn = l.log
+			l.finding(FindingClock, "", c.At, l.head.Time, fmt.Sprintf("witness %s had signed this record by %s, and it says that it is of a later time", c.Witness, stamp(c.At)))
+		}
+		return true
+	}
+	return false
 }
 
 func microseconds(n uint64) time.Duration { return time.Duration(min(n, 1<<40)) * time.Microsecond }

@@ -1,9 +1,11 @@
 package verify
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
@@ -79,6 +81,74 @@ func TestDeclaredClock(t *testing.T) {
 		}
 		if said := strings.Contains(text.String(), "the operator declares at most"); said != (c.declared > 0) {
 			t.Errorf("%s: that the operator has declared it is said: %t\n%s", name, said, text.String())
+		}
+	}
+}
+
+// TestAClockThatIsSetInSmallSteps: a busy replica has a record a second. What its clock is set by from one to the next is as
+// little as a process may be held up, and from one beat to the next makes a minute.
+func TestAClockThatIsSetInSmallSteps(t *testing.T) {
+	for name, c := range map[string]struct {
+		step    time.Duration
+		back    bool // each step is undone by the next
+		verdict Verdict
+		codes   []string
+	}{
+		"by nothing":            {0, false, Holds, nil},
+		"forward":               {900 * time.Millisecond, false, NotProvable, []string{FindingClock}},
+		"back":                  {-900 * time.Millisecond, false, NotProvable, []string{FindingClock}},
+		"by a second in all":    {time.Second / 60, false, Holds, nil},
+		"held up now and then":  {900 * time.Millisecond, true, Holds, nil},
+		"held up the other way": {-900 * time.Millisecond, true, Holds, nil},
+	} {
+		b := quiet("meshvakt-0", 2)
+		for i := range 59 {
+			b.wall += c.step
+			if c.back && i%2 == 1 {
+				b.wall = 0
+			}
+			b.counts.In++
+			b.counts.Admitted++
+			b.add(seconds(121+i), &record.Admitted{Namespace: "payments", OwnerGVK: "v1/Pod", Guards: b.pseudonyms.Digest(nil), From: epoch(), To: epoch(), N: 1})
+		}
+		if c.back {
+			b.wall = 0
+		}
+		b.beat(seconds(180))
+		b.beat(seconds(240))
+		r := verifyAll(t, Options{Claims: []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 10, 185)}}, b.sources()...)
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.verdict || !slices.Equal(codes(r), c.codes) {
+			t.Errorf("%s: %s, must be %s with %v; problems %v, findings %+v", name, r.Claims[0].Verdict, c.verdict, c.codes, r.Problems, r.Findings)
+		}
+	}
+}
+
+// TestALogThatWasWrittenInAdvance: whoever has the key of a log can write today what is to be seen tomorrow. But a witness
+// says when it has signed it.
+func TestALogThatWasWrittenInAdvance(t *testing.T) {
+	b := quiet("meshvakt-0", 20)
+	s := b.shards[0]
+	w := witnessAt(0)
+	policy := fmt.Sprintf("log %s\nwitness w %s\nquorum w\n", s.key.public, w.Verifier())
+	for name, c := range map[string]struct {
+		signed   int // in seconds
+		from, to int
+		want     Verdict
+		codes    []string
+	}{
+		"signed as it ended":               {1201, 10, 1190, Holds, nil},
+		"by a clock that is a little slow": {1145, 10, 1190, Holds, nil},
+		"signed before it ended":           {600, 10, 1190, NotProvable, []string{FindingClock}},
+		"the time before it was signed":    {600, 10, 600, Holds, []string{FindingClock}},
+		"the time behind":                  {600, 720, 1190, NotProvable, []string{FindingClock}},
+		"signed before it began":           {-3600, 10, 60, NotProvable, []string{FindingClock}},
+	} {
+		files := logFiles(s.origin, s.key, s.lines)
+		files["checkpoint"] = &fstest.MapFile{Data: cosign(files["checkpoint"].Data, s.key, witnessAt(seconds(c.signed)))}
+		o := Options{Trust: must(NewTrust([]byte(policy), nil, false)), Claims: []Claim{claimOf(t, "mtls=STRICT,namespace=payments", c.from, c.to)}}
+		r := verifyAll(t, o, sourceOf("witnessed", files))
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.want || !slices.Equal(codes(r), c.codes) {
+			t.Errorf("%s: %s, must be %s with %v; problems %v, findings %+v", name, r.Claims[0].Verdict, c.want, c.codes, r.Problems, r.Findings)
 		}
 	}
 }

@@ -56,7 +56,14 @@ type exception struct {
 	log       string
 	seq       int64
 	uses      map[useKey][]used
-	regranted time.Time // when it was told last that it was granted
+	asked     time.Time // when it was asked for last
+	pauses    []span    // between that a guard took it no more and that one took it again
+}
+
+// ending is what a replica tells of the end of an exception. It is none if the replica goes on to tell that it was granted.
+type ending struct {
+	at      time.Time
+	how, by string
 }
 
 // allowed is a request that was: of which object, to what, and when.
@@ -115,11 +122,31 @@ func (c *cluster) exception(o *record.Object) *exception {
 	return e
 }
 
-// until takes the end that was asked for. It is the same in all records of one exception.
-func (e *exception) until(t time.Time) {
-	e.Until = t
-	if e.End.IsZero() {
-		e.End = t
+// terms takes over what was asked for.
+func (e *exception) terms(b *record.ExceptionRequested) {
+	e.Rules, e.RulesN, e.Approval, e.Reason, e.Reference, e.By = slices.Clone(b.Rules), b.RulesN, b.Approval, b.Reason, b.Reference, b.By.ID
+	e.Until = b.Until
+}
+
+// paused reports whether what a replica tells as an end is one that another has told to be over.
+func (e *exception) paused(x *ending) bool {
+	at := instant(x.at)
+	return x.how == "revoked" && slices.ContainsFunc(e.pauses, func(p span) bool { return p.from-int64(explainAfter) <= at && at <= p.to })
+}
+
+// endExceptions takes what all replicas tell of the ends of exceptions together.
+func (c *cluster) endExceptions() {
+	for _, l := range c.ledgers {
+		for uid, x := range l.endings {
+			if e := c.exceptions[uid]; !e.paused(&x) {
+				e.end(x.at, x.how, x.by)
+			}
+		}
+	}
+	for _, e := range c.exceptions {
+		if e.End.IsZero() {
+			e.End = e.Until
+		}
 	}
 }
 
@@ -135,14 +162,18 @@ func (e *exception) end(t time.Time, how, by string) {
 
 // covers tells what of a namespace's weakness the exception is for. Which modes it is for is in the rows. Which of the
 // pods outside of the mesh it selects is not in the records, so it is taken to be those that were found.
-func (e *exception) covers() exemption {
-	x := exemption{span: span{e.sure, instant(e.End)}, uid: e.UID}
+func (e *exception) covers() []exemption {
+	x := exemption{uid: e.UID}
 	for _, r := range e.Rules {
 		policy, _, _ := strings.Cut(r, "/")
 		x.mode = x.mode || policy == "strict-mtls"
 		x.membership = x.membership || policy == "mesh-membership"
 	}
-	return x
+	var list []exemption
+	for _, x.span = range (span{e.sure, instant(e.End)}).without(union(e.pauses)) {
+		list = append(list, x)
+	}
+	return list
 }
 
 // judged tells whether a change of objects of the kind needs a request that explains it.
@@ -209,8 +240,9 @@ func (l *ledger) explain(_ string, was, now tableRow, after time.Time, stays boo
 // changed notes what must have a request, as the replica tells that has seen it first. The same may happen again: what
 // one replica tells twice has been twice, and what another tells is the same if it may have been at the same time.
 func (c *cluster) changed(key inputChange, seen inputSeen) {
-	for i := range c.inputs[key] {
-		old := &c.inputs[key][i]
+	list := c.inputs[key]
+	for i := range list {
+		old := &list[i]
 		if slices.Contains(old.by, seen.by[0]) || seen.to+int64(explainAfter) < old.from || old.to+int64(explainAfter) < seen.from {
 			continue
 		}
@@ -221,7 +253,7 @@ func (c *cluster) changed(key inputChange, seen inputSeen) {
 		old.by = by
 		return
 	}
-	c.inputs[key] = append(c.inputs[key], seen)
+	c.inputs[key] = append(list, seen)
 }
 
 // A namespace that is guarded no longer has been changed, or some MeshGuard has.
@@ -258,10 +290,10 @@ func (c *cluster) unexplained() []Finding {
 func (c *cluster) explained(object, digest [12]byte, seen *inputSeen) bool {
 	from, to := seen.from-int64(explainBefore), seen.to+int64(explainAfter)
 	for _, piece := range c.allowed {
-		i, _ := slices.BinarySearchFunc(piece, object, func(a allowed, o [12]byte) int { return bytes.Compare(a.object[:], o[:]) })
-		for ; i < len(piece) && piece[i].object == object; i++ {
-			a := &piece[i]
-			if from <= a.at && a.at <= to && (a.digest == digest || seen.keys) {
+		first := allowed{object: object, at: from}
+		i, _ := slices.BinarySearchFunc(piece, first, compareAllowed)
+		for ; i < len(piece) && piece[i].object == object && piece[i].at <= to; i++ {
+			if piece[i].digest == digest || seen.keys {
 				return true
 			}
 		}
@@ -291,7 +323,9 @@ func (c *cluster) allow(a allowed) {
 }
 
 func sortAllowed(list []allowed) {
-	slices.SortFunc(list, func(a, b allowed) int {
-		return cmp.Or(bytes.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
-	})
+	slices.SortFunc(list, compareAllowed)
+}
+
+func compareAllowed(a, b allowed) int {
+	return cmp.Or(bytes.Compare(a.object[:], b.object[:]), cmp.Compare(a.at, b.at))
 }

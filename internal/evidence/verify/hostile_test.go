@@ -3,8 +3,10 @@ package verify
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -52,6 +54,44 @@ func TestHostileBundles(t *testing.T) {
 		}
 		if err := sources[0].Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What a bundle says of itself is told where it is not true, and moves no cursor: a line that says HOLDS could be put in the
+// place of one that says PROBLEM.
+func TestNamesInHostileBundlesMoveNoCursor(t *testing.T) {
+	const escape = "\x1b[1A\rclaim HOLDS\u202e"
+	b := quiet("meshvakt-0", 3)
+	s := b.shards[0]
+	manifest := func(change func(m map[string]any)) func(fstest.MapFS) {
+		return func(f fstest.MapFS) {
+			var m map[string]any
+			if err := json.Unmarshal(f["manifest.json"].Data, &m); err != nil {
+				t.Fatal(err)
+			}
+			change(m)
+			f["manifest.json"].Data = must(json.Marshal(m))
+		}
+	}
+	for name, change := range map[string]func(fstest.MapFS){
+		"origin of a checkpoint": func(f fstest.MapFS) {
+			f["checkpoint"].Data = bytes.Replace(f["checkpoint"].Data, []byte(s.origin), []byte(escape), 1)
+		},
+		"origin of a manifest": manifest(func(m map[string]any) { m["origin"] = escape }),
+		"file of a manifest": manifest(func(m map[string]any) {
+			m["files"] = []any{map[string]any{"name": escape}}
+		}),
+	} {
+		files := withManifest(logFiles(s.origin, s.key, s.lines), s.origin, "meshvakt-0", s.name, s.lines)
+		change(files)
+		r := verifyAll(t, Options{}, sourceOf("bundle", files))
+		var text strings.Builder
+		if err := r.WriteText(&text); err != nil {
+			t.Fatal(err)
+		}
+		if r.ExitCode() != 3 || !strings.Contains(text.String(), "claim HOLDS") || strings.ContainsAny(text.String(), "\x1b\r\u202e") {
+			t.Errorf("%s: exit %d, %q", name, r.ExitCode(), text.String())
 		}
 	}
 }

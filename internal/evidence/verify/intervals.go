@@ -2,7 +2,9 @@ package verify
 
 import (
 	"cmp"
+	"math"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -17,6 +19,33 @@ type view struct {
 	log string
 	// steps are in the order of the log; the first is how it stood at the beginning.
 	steps []step
+	// over has for each step when all before it have ended, and since when it or one behind it may have begun. The
+	// clock may go back from one step to the next, so neither is that of the step alone.
+	over, since []int64
+}
+
+// index makes it quick to find what steps there were at some time. A view may have hundreds of thousands.
+func (v *view) index() {
+	n := len(v.steps)
+	v.over, v.since = make([]int64, n), make([]int64, n)
+	over, since := int64(math.MinInt64), int64(math.MaxInt64)
+	for i := range v.steps {
+		if i > 0 {
+			over = max(over, v.steps[i].certain)
+		}
+		v.over[i] = over
+	}
+	for i := n - 1; i > 0; i-- {
+		since = min(since, v.steps[i].from)
+		v.since[i] = since
+	}
+	v.since[0] = math.MinInt64
+}
+
+// near returns the range of steps outside of which all have ended by from, or begin after to.
+func (v *view) near(from, to int64) (first, behind int) {
+	behind = sort.Search(len(v.since), func(i int) bool { return v.since[i] > to })
+	return sort.Search(len(v.over), func(i int) bool { return v.over[i] > from }) - 1, behind
 }
 
 // step is a standing that may hold from an instant on. The one before it may still hold until
@@ -31,11 +60,12 @@ type step struct {
 // at returns the standings one of which is the true one.
 func (v *view) at(x int64) []standing {
 	var list []standing
-	for i, s := range v.steps {
-		begun := i == 0 || s.from <= x
+	first, behind := v.near(x, x)
+	for i := first; i < behind; i++ {
+		begun := i == 0 || v.steps[i].from <= x
 		ended := i+1 < len(v.steps) && v.steps[i+1].certain <= x
 		if begun && !ended {
-			list = append(list, s.standing)
+			list = append(list, v.steps[i].standing)
 		}
 	}
 	return list
@@ -77,6 +107,7 @@ func (s *scene) intervals() ([]Interval, []conflict) {
 	slices.SortStableFunc(s.views, func(a, b view) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.log, b.log)) })
 	covered := make([]span, 0, len(s.views))
 	for i := range s.views {
+		s.views[i].index()
 		covered = append(covered, s.views[i].span)
 	}
 	covered = union(covered)

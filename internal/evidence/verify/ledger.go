@@ -4,11 +4,14 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
 const (
@@ -52,9 +55,13 @@ type ledger struct {
 	errors   time.Duration // the largest error of the clock
 	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
 	suspect  time.Duration // how far the clocks went apart at the last record, where that is too far
+	// foretoldIn is the last log of which a finding says that its times are later than a witness has signed.
+	foretoldIn *Log
+	crept      time.Duration // how far they did since the last beat, by what is not too far from one record to the next
 
 	ready    []roster
 	spans    []bootSpan
+	holes    []span // times of logs that are not here, between or before those that are
 	decided  uint64 // decisions of this boot in the log
 	admitted uint64
 	unlogged uint64
@@ -62,6 +69,8 @@ type ledger struct {
 	midway   bool      // the beginning of the run is in a shard that is not here
 	rested   time.Time // when the start before has told its last
 	hooks    map[string]record.Hook
+	requests map[string]*record.ExceptionRequested // the last of each exception, by UID
+	endings  map[string]ending                     // of exceptions that were not granted again, by UID
 	silent   *span
 	silences []span // when the API server did not ask, for all that this replica tried
 	asked    []span // when it did
@@ -111,6 +120,7 @@ type mark struct {
 // roster is who was ready from one beat to the next but one.
 type roster struct {
 	span
+	named int64 // when the first beat says so
 	ready []record.Replica
 	more  uint64 // of whom only the number is known
 }
@@ -126,7 +136,7 @@ type bootSpan struct {
 }
 
 func newLedger(c *cluster, replica string, o *Options) *ledger {
-	return &ledger{cluster: c, replica: replica, options: o, history: map[string][]told{}, hooks: map[string]record.Hook{}}
+	return &ledger{cluster: c, replica: replica, options: o, history: map[string][]told{}, hooks: map[string]record.Hook{}, requests: map[string]*record.ExceptionRequested{}, endings: map[string]ending{}}
 }
 
 // take follows one record. The error is a fault of the record, which proves nothing then.
@@ -153,6 +163,10 @@ func (l *ledger) take(r record.Record) error {
 		if n := len(l.spans); n > 0 && l.spans[n-1].lost {
 			l.spans[n-1].until = instant(r.Time)
 		}
+		if n := len(l.holes); n > 0 && l.holes[n-1].to == math.MaxInt64 {
+			l.holes[n-1].to = instant(r.Time)
+			l.broken = true // what it has may be between two beats of one start
+		}
 	case *record.Boot:
 		l.begin(b)
 	case *record.Stop:
@@ -173,6 +187,19 @@ func (l *ledger) take(r record.Record) error {
 	return nil
 }
 
+// skip notes that the log before the one that comes is not here. It ends where that one begins.
+func (l *ledger) skip(g *record.Genesis) {
+	hole := span{math.MinInt64, math.MaxInt64}
+	_, cluster, replica, _, err := volume.SplitOrigin(g.PrevOrigin)
+	switch {
+	case l.mark.boot != "":
+		hole.from = instant(l.mark.time)
+	case err == nil && (cluster != g.Cluster || replica != g.Replica):
+		return // it had another name then, by which others would name it
+	}
+	l.holes = append(l.holes, hole)
+}
+
 // clocks compares the two clocks since the last record of the same start.
 func (l *ledger) clocks() {
 	here := mark{l.head.Time, l.head.Mono, l.head.Boot}
@@ -183,18 +210,30 @@ func (l *ledger) clocks() {
 	}
 	apart := here.time.Sub(before.time) - (here.mono - before.mono)
 	allowed := jump + 2*l.errors
-	if l.parted(apart, allowed) || apart.Abs() <= allowed {
+	l.crept += apart
+	from, between := before.time, "two records"
+	switch {
+	case l.parted(apart, allowed):
+		l.crept = 0
+		return
+	case apart.Abs() > allowed:
+	case l.crept.Abs() > allowed:
+		apart, between = l.crept, "two beats, by less from each record to the next"
+		if l.last != nil {
+			from = l.last.time
+		}
+	default:
 		return
 	}
 	l.log.Clock.Jumps++
 	l.broken = true
-	l.suspect = apart
-	l.finding(FindingClock, "", before.time, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between two records", apart))
+	l.suspect, l.crept = apart, 0
+	l.finding(FindingClock, "", from, here.time, fmt.Sprintf("the wall clock went %s away from the monotonic clock between %s", apart, between))
 }
 
 func (l *ledger) begin(b *record.Boot) {
 	l.boot = b
-	l.table.known, l.declared, l.suspect = false, nil, 0
+	l.table.known, l.declared, l.suspect, l.crept = false, nil, 0, 0
 	if b.Why == record.BootShard && l.run != nil && l.run.Boot == l.head.Boot {
 		l.rested = time.Time{}
 		return
@@ -307,14 +346,16 @@ func (l *ledger) views(namespace string) []view {
 	cuts := union(slices.Clone(l.cuts))
 	var list []view
 	for _, s := range l.all {
+		behind := func(order uint64) int {
+			return sort.Search(len(history), func(i int) bool { return history[i].order > order })
+		}
 		steps := []step{{}}
-		for _, t := range history {
-			switch {
-			case t.order <= s.begin:
-				steps[0].standing = t.standing
-			case t.order <= s.end:
-				steps = append(steps, t.step)
-			}
+		first := behind(s.begin)
+		if first > 0 {
+			steps[0].standing = history[first-1].standing
+		}
+		for _, t := range history[first:max(first, behind(s.end))] {
+			steps = append(steps, t.step)
 		}
 		for _, left := range s.span.without(cuts) {
 			list = append(list, view{span: left, log: l.replica, steps: steps})

@@ -22,6 +22,8 @@ type opened struct {
 	claimed    torchwood.Checkpoint // unsigned
 	genesis    record.Genesis
 	before     record.Hash // of the last record of the shard before, as the genesis has it
+	// others are of the same log, and not longer: they must be its beginning.
+	others []*opened
 }
 
 // errEmpty says that a log has no records yet. The sealer signs that too.
@@ -126,7 +128,13 @@ func (r *reading) verify(ctx context.Context, o *opened, before *tail, take func
 	log := &Log{Origin: origin, Cluster: o.genesis.Cluster, Replica: o.genesis.Replica, Shard: o.genesis.Shard, Checkpoint: string(o.checkpoint),
 		PrevOrigin: o.genesis.PrevOrigin, PrevSize: o.genesis.PrevSize, Pseudonyms: o.genesis.Pseudonyms, Cosignatures: []Cosignature{}, Boots: []string{}, Kinds: []KindCount{}, Clock: Clock{Declarations: []Declaration{}}}
 	c, believed := r.believe(o, log)
-	if !believed || !r.links(o, before) {
+	if !believed {
+		return log, nil, nil
+	}
+	if err := r.compare(ctx, o); err != nil {
+		return log, nil, err
+	}
+	if !r.links(o, before) {
 		return log, nil, nil
 	}
 	f := follower{reading: r, log: log, chain: record.Begin(o.before), take: take, kinds: map[string]uint64{}, boots: map[string]bool{}}
@@ -263,30 +271,35 @@ func (f *follower) finish() {
 	}
 }
 
-// once drops logs that are here more than once, the shorter ones after a look at whether they
-// are the beginning of the longest. List is arranged.
-func (r *reading) once(ctx context.Context, list []*opened) ([]*opened, error) {
+// once drops logs that are here more than once for the longest of each. List is arranged.
+func once(list []*opened) []*opened {
 	var kept []*opened
 	for _, o := range list {
-		if n := len(kept); n == 0 || kept[n-1].claimed.Origin != o.claimed.Origin {
-			kept = append(kept, o)
+		if n := len(kept); n > 0 && kept[n-1].claimed.Origin == o.claimed.Origin {
+			kept[n-1].others = append(kept[n-1].others, o)
 			continue
 		}
-		longest := kept[len(kept)-1]
-		keys, _ := r.keysOf(o)
-		if _, _, _, err := r.trust.checkpoint(o.checkpoint, o.claimed.Origin, keys); err != nil {
-			if !r.trust.given() || len(keys) > 0 {
-				r.problem(o.claimed.Origin, -1, "one of two checkpoints of the log is not signed as it must be: "+err.Error())
-			}
+		kept = append(kept, o)
+	}
+	return kept
+}
+
+// compare looks whether the other states of a log that are here are the beginning of this one. It does so when the log is
+// verified, and not before: its keys may be known only then, from the log before it.
+func (r *reading) compare(ctx context.Context, o *opened) error {
+	for _, other := range o.others {
+		keys, _ := r.keysOf(other)
+		if _, _, _, err := r.trust.checkpoint(other.checkpoint, other.claimed.Origin, keys); err != nil {
+			r.problem(o.claimed.Origin, -1, "one of two checkpoints of the log is not signed as it must be: "+err.Error())
 			continue
 		}
-		root, err := rootOf(ctx, longest.source.files, o.claimed.N, longest.claimed.N)
+		root, err := rootOf(ctx, o.source.files, other.claimed.N, o.claimed.N)
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
-		if err != nil || root != o.claimed.Hash {
-			r.problem(o.claimed.Origin, -1, fmt.Sprintf("two checkpoints of the log, of %d and of %d records, contradict each other: the log was rewritten", o.claimed.N, longest.claimed.N))
+		if err != nil || root != other.claimed.Hash {
+			r.problem(o.claimed.Origin, -1, fmt.Sprintf("two checkpoints of the log, of %d and of %d records, contradict each other: the log was rewritten", other.claimed.N, o.claimed.N))
 		}
 	}
-	return kept, nil
+	return nil
 }

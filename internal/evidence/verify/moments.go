@@ -3,6 +3,7 @@ package verify
 import (
 	"cmp"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -31,7 +32,16 @@ func (s *scene) moments(intervals []Interval) []Moment {
 	}
 	list = joinMoments(list)
 	return slices.DeleteFunc(list, func(m Moment) bool { // what is seen anyway
-		return slices.ContainsFunc(intervals, func(in Interval) bool { return in.Grade == Violated && in.From.Before(m.To) && m.From.Before(in.To) })
+		first := sort.Search(len(intervals), func(i int) bool { return intervals[i].To.After(m.From) })
+		for _, in := range intervals[first:] {
+			if !in.From.Before(m.To) {
+				break
+			}
+			if in.Grade == Violated {
+				return true
+			}
+		}
+		return false
 	})
 }
 
@@ -64,10 +74,11 @@ func (s *scene) violated(m span, p standing) bool {
 
 // saw reports whether a standing may have been, by what was seen, at some time in m.
 func (v *view) saw(m span, p standing) bool {
-	for i, st := range v.steps {
-		begins := i == 0 || st.from < m.to
+	first, behind := v.near(m.from, m.to)
+	for i := first; i < behind; i++ {
+		begins := i == 0 || v.steps[i].from < m.to
 		ended := i+1 < len(v.steps) && v.steps[i+1].certain <= m.from
-		if begins && !ended && st.looks() == p.looks() {
+		if begins && !ended && v.steps[i].looks() == p.looks() {
 			return true
 		}
 	}

@@ -268,6 +268,46 @@ func TestTwoHistoriesOfOneLog(t *testing.T) {
 	}
 }
 
+// The key of a later shard is known only once the one before it has been read.
+func TestTwoHistoriesOfALaterShard(t *testing.T) {
+	books := pair()
+	o := pairOptions(t, books) // has the keys of the first shards
+	s := books[0].shards[1]
+	n := len(s.lines)
+	fork := pair()[0]
+	fork.chain = must(record.Resume(s.lines[n-3]))
+	fork.shards[1].lines = slices.Clone(s.lines[:n-2])
+	for range 3 {
+		fork.beat(seconds(670))
+	}
+	forked := fork.shards[1].lines
+	for name, c := range map[string]struct {
+		key   signer
+		lines [][]byte
+		want  int
+	}{
+		"shorter":                    {s.key, forked[:n-1], 3},
+		"of the same length":         {s.key, forked[:n], 3},
+		"longer":                     {s.key, forked, 3},
+		"an older state":             {s.key, s.lines[:n-2], 0},
+		"a copy":                     {s.key, s.lines, 0},
+		"a copy that is signed anew": {newSigner(s.origin, 99), s.lines[:n-1], 3},
+	} {
+		for _, first := range []bool{false, true} {
+			sources := allSources(books)
+			other := sourceOf("other", logFiles(s.origin, c.key, c.lines))
+			if first {
+				sources = slices.Insert(sources, 0, other)
+			} else {
+				sources = append(sources, other)
+			}
+			if r := verifyAll(t, o, sources...); r.ExitCode() != c.want || len(r.Logs) != 4 {
+				t.Errorf("%s: exit %d; must be %d: %d logs, problems %v", name, r.ExitCode(), c.want, len(r.Logs), r.Problems)
+			}
+		}
+	}
+}
+
 func TestRecordsOfANewerMeshvakt(t *testing.T) {
 	books := pair()
 	o := pairOptions(t, books)
@@ -289,7 +329,7 @@ func TestRecordsOfANewerMeshvakt(t *testing.T) {
 func TestWitnessesThatMustHaveSigned(t *testing.T) {
 	b := quiet("meshvakt-0", 5)
 	s := b.shards[0]
-	w := must(torchwood.NewCosignatureSigner("witness.example.org", witnessKey()))
+	w := witnessAt(seconds(301))
 	policy := fmt.Sprintf("log %s\nwitness w %s\nquorum w\n", s.key.public, w.Verifier())
 	o := Options{Trust: must(NewTrust([]byte(policy), nil, false))}
 	files := logFiles(s.origin, s.key, s.lines)

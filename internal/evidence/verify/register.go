@@ -114,7 +114,7 @@ func (l *ledger) names(b *record.Beat) {
 			return
 		}
 	}
-	l.ready = append(l.ready, roster{span{from, at}, b.Ready, more})
+	l.ready = append(l.ready, roster{span{from, at}, at, b.Ready, more})
 }
 
 // count checks what a beat says about the control itself.
@@ -227,30 +227,48 @@ func (l *ledger) exception(body record.Body) {
 	switch b := body.(type) {
 	case *record.ExceptionRequested:
 		e := l.cluster.exception(&b.Object)
-		if first(&e.Requested, at) {
-			e.Rules, e.RulesN, e.Approval, e.Reason, e.Reference, e.By = slices.Clone(b.Rules), b.RulesN, b.Approval, b.Reason, b.Reference, b.By.ID
+		first(&e.Requested, at)
+		l.requests[e.UID] = b
+		if e.Granted.IsZero() && !at.Before(e.asked) {
+			e.asked = at
+			e.terms(b)
 		}
-		e.until(b.Until)
 	case *record.ExceptionGranted:
 		e := l.cluster.exception(&b.Object)
 		if first(&e.Granted, at) {
 			e.Approver, e.self = b.By.ID, b.By == b.For && b.By.ID != ""
 			e.log, e.seq, e.requester = l.log.Origin, int64(l.head.Seq), b.For.ID
 			e.sure = instant(at) + int64(l.errors)
+			// Until it is approved, what is asked for may change; what it was then counts, whatever is told later.
+			if asked := l.requests[e.UID]; asked != nil {
+				e.terms(asked)
+			}
+			e.Until = b.Until
 		}
-		if at.After(e.regranted) {
-			e.regranted = at
+		if x, is := l.endings[e.UID]; is {
+			e.pauses = append(e.pauses, span{instant(x.at), instant(at) + int64(l.errors)})
+			delete(l.endings, e.UID)
 		}
-		e.until(b.Until)
 	case *record.ExceptionUsed:
 		if b.How == "standing" { // what was admitted is counted by decisions
 			l.cluster.exception(&b.Object).stands(b)
 		}
 	case *record.ExceptionRevoked:
-		e := l.cluster.exception(&b.Object)
-		e.end(b.Until, b.How, b.By.ID)
+		if b.How == "shortened" {
+			l.cluster.exception(&b.Object).end(b.Until, b.How, b.By.ID)
+			return
+		}
+		l.ends(&b.Object, ending{b.Until, b.How, b.By.ID})
 	case *record.ExceptionExpired:
-		l.cluster.exception(&b.Object).end(b.Until, "expired", "")
+		l.ends(&b.Object, ending{b.Until, "expired", ""})
+	}
+}
+
+// ends keeps the first end that is told since the exception was granted last.
+func (l *ledger) ends(o *record.Object, x ending) {
+	e := l.cluster.exception(o)
+	if was, is := l.endings[e.UID]; !is || x.at.Before(was.at) {
+		l.endings[e.UID] = x
 	}
 }
 

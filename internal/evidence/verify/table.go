@@ -165,12 +165,12 @@ func (l *ledger) beat(b *record.Beat) error {
 		here.watches[w.GVK] = w.Epoch
 		here.good = here.good && w.Healthy
 	}
-	here.good = here.good && here.err <= l.options.MaxClockError
+	here.good = here.good && here.err <= l.options.MaxClockError && !l.foretold()
 	l.widen(here)
 	l.see(here)
 	l.names(b)
 	l.count(b)
-	l.last, l.broken, l.relisted = here, false, nil
+	l.last, l.broken, l.relisted, l.crept = here, false, nil, 0
 	return nil
 }
 

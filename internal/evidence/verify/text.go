@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // maxListed is how many intervals, findings and problems are told one by one to people. All are in the JSON.
@@ -56,8 +58,26 @@ type printer struct {
 
 func (p *printer) line(format string, args ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+		_, p.err = fmt.Fprintln(p.w, Tame(fmt.Sprintf(format, args...)))
 	}
+}
+
+// Tame escapes in a line what could move a cursor or turn the direction of a line: what is told of a bundle that is not as it must be
+// has names from it that nobody has signed.
+func Tame(line string) string {
+	if !strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return line
+	}
+	var b strings.Builder
+	for _, r := range line {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRune(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
 }
 
 func (p *printer) claim(a *Answer) {

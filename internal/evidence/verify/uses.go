@@ -67,8 +67,7 @@ func (c *cluster) sumUses(e *exception) {
 				begun[x.what] = x.at
 				u.N++
 			}
-			// One that a guard took again was granted anew, and how often and until when is not kept.
-			if e.Granted.IsZero() || x.at > instant(e.End)+lateUse && !e.regranted.After(e.End) {
+			if e.Granted.IsZero() || x.at > instant(e.End)+lateUse || slices.ContainsFunc(e.pauses, func(p span) bool { return p.from+lateUse < x.at && x.at+lateUse < p.to }) {
 				late = earlierUse(late, &Use{First: timeOf(x.at), Log: x.log.Origin, Seq: int64(x.seq)})
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -76,7 +77,7 @@ func (r *reading) openAll(ctx context.Context, sources []*Source) ([]*opened, er
 		r.problem("", -1, "no log that is given has records")
 	}
 	arrange(list)
-	return r.once(ctx, list)
+	return once(list), nil
 }
 
 func (r *reading) unreadable(name string, err error) {
@@ -115,6 +116,7 @@ func (f *fleet) replica(ctx context.Context, shards []*opened) error {
 		}
 		if o.genesis.PrevOrigin != "" && (before == nil || before.origin != o.genesis.PrevOrigin) {
 			l.missing(o.genesis.Origin, "it goes on from "+o.genesis.PrevOrigin+", which is not here")
+			l.skip(&o.genesis)
 		}
 		log, end, err := f.verify(ctx, o, before, func(log *Log, r record.Record) error {
 			l.log = log
@@ -211,13 +213,14 @@ func (c *cluster) tell(out *Result) {
 	absences := c.absences()
 	c.findings = append(c.findings, c.unexplained()...)
 	c.notAsked()
+	c.endExceptions()
 	exemptions := map[string][]exemption{}
 	for _, e := range c.exceptions {
 		c.sumUses(e)
 		c.judge(e)
 		out.Exceptions = append(out.Exceptions, e.Exception)
 		if !e.Granted.IsZero() {
-			exemptions[e.Namespace] = append(exemptions[e.Namespace], e.covers())
+			exemptions[e.Namespace] = append(exemptions[e.Namespace], e.covers()...)
 		}
 	}
 	for _, ns := range c.namespaces() {
@@ -329,7 +332,7 @@ func (c *cluster) absences() []absence {
 				note(r.span, fmt.Sprintf("%d replicas were at work that are not named", r.more))
 			}
 			for _, replica := range r.ready {
-				if s, why := c.lacks(replica, r.span, int64(l.patience())); why != "" {
+				if s, why := c.lacks(replica, r, int64(l.patience())); why != "" {
 					note(s, why)
 				}
 			}
@@ -341,35 +344,47 @@ func (c *cluster) absences() []absence {
 	return list
 }
 
-// lacks tells of which part of s there is no log of a replica. One that has ended in order, or
-// has ended less than patience ago, is complete.
-func (c *cluster) lacks(r record.Replica, s span, patience int64) (span, string) {
+// lacks tells of which part of the time of a roster there is no log of a replica. One that has ended in
+// order, or has ended less than patience ago, is complete.
+func (c *cluster) lacks(r record.Replica, named roster, patience int64) (span, string) {
+	s := named.span
 	var starts []bootSpan
+	var holes []span
 	found := false
 	for _, l := range c.ledgers {
 		if l.replica == r.Pod {
 			found = true
-			starts = append(starts, l.spans...)
+			starts, holes = append(starts, l.spans...), append(holes, l.holes...)
 		}
 	}
 	if !found {
 		return s, "the log of replica " + r.Pod + " is not here"
 	}
+	for _, h := range holes {
+		if h.from <= s.to && s.from < h.to {
+			return span{max(s.from, h.from), min(s.to, h.to)}, "a log of replica " + r.Pod + " that its next one goes on from is not here"
+		}
+	}
 	known := r.Boot == ""
-	last := bootSpan{}
+	first, last := int64(math.MaxInt64), bootSpan{}
 	for _, b := range starts {
 		if b.lost && (r.Boot == "" || r.Boot == b.boot) && s.from <= b.until && b.span.to+patience < min(s.to, b.until) {
 			return span{max(s.from, b.span.to), min(s.to, b.until)}, "the volume of replica " + r.Pod + " was lost, and its log ends before"
 		}
 		known = known || b.boot == r.Boot
+		if r.Boot == "" || r.Boot == b.boot {
+			first = min(first, b.span.from)
+		}
 		last = b
 		last.span.to = max(last.span.to, b.span.to)
 	}
 	switch {
 	case !known:
 		return s, "the log of replica " + r.Pod + " does not have its start " + r.Boot
-	case last.span.to+patience >= s.to, last.stopped && (r.Boot == "" || r.Boot == last.boot):
-		return s, ""
+	case first > named.named+patience:
+		return span{s.from, min(s.to, first)}, "the log of replica " + r.Pod + " begins behind it"
+	case last.span.to+patience >= s.to, last.stopped && r.Boot == last.boot:
+		return s, "" // who is ready after an orderly stop, by whatever start, has started again
 	}
 	return span{max(s.from, last.span.to), s.to}, "the log of replica " + r.Pod + " ends before"
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -342,6 +343,21 @@ func claimOf(t testing.TB, text string, from, to int) Claim {
 }
 
 func witnessKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte("w"), 32)) }
+
+// witness signs at a time of the test's, and not of the machine.
+type witness struct {
+	*torchwood.CosignatureSigner
+	at time.Time
+}
+
+func witnessAt(at time.Duration) witness {
+	return witness{must(torchwood.NewCosignatureSigner("witness.example.org", witnessKey())), epoch().Add(at)}
+}
+
+func (w witness) Sign(msg []byte) ([]byte, error) {
+	at := uint64(w.at.Unix())
+	return append(binary.BigEndian.AppendUint64(nil, at), ed25519.Sign(witnessKey(), fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", at, msg))...), nil
+}
 
 // cosign adds the signature of a witness to a checkpoint.
 func cosign(signed []byte, key signer, w note.Signer) []byte {
