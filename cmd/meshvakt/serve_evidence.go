@@ -167,7 +167,7 @@ func (p *process) newEvidence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.manager.Add(p.journal), p.addRetainer(), p.addUses())
+	return errors.Join(p.addRetainer(), p.addUses())
 }
 
 // addUses lets the leader record who has used keys of pseudonyms.

@@ -16,9 +16,6 @@ const interval = time.Second
 // openPatience is for the API server and the disk together, in one attempt to open.
 const openPatience = 10 * time.Second
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable: each replica has its own evidence.
-func (j *Journal) NeedLeaderElection() bool { return false }
-
 // Start opens the log and keeps it open, changes shards, and writes what is counted, until ctx
 // ends; then it writes the rest. While Start is not running, no record can be written.
 func (j *Journal) Start(ctx context.Context) error {
