@@ -278,12 +278,9 @@ func (p *process) relied(namespace string, now *scan.Standing) {
 	}
 }
 
-// addRetainer lets the leader destroy keys at the end of retention.
+// addRetainer lets the leader destroy keys at the end of retention, and record that one is gone.
 func (p *process) addRetainer() error {
 	o := &p.options.evidence
-	if o.retention == 0 {
-		return nil
-	}
 	return p.manager.Add(&keyring.Retainer{
 		Keys: p.keys,
 		Log:  p.journal,
