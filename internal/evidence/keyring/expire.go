@@ -53,9 +53,18 @@ type Destroyed struct {
 // Expire destroys the keys of periods that ended longer ago than retention, where there is one. It returns the keys that are
 // gone and of which Told was not called, those too that somebody else has taken out once their period was over: before
 // that, replicas have them in memory. With an error, what it returns is true nevertheless.
-func (k *Keyring) Expire(ctx context.Context, now time.Time, retention time.Duration) ([]Destroyed, error) {
+func (k *Keyring) Expire(ctx context.Context, now time.Time, retention time.Duration) (gone []Destroyed, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for range attempts {
+		if gone, err = k.expire(ctx, now, retention); !apierrors.IsConflict(err) {
+			break
+		}
+	}
+	return gone, err
+}
+
+func (k *Keyring) expire(ctx context.Context, now time.Time, retention time.Duration) ([]Destroyed, error) {
 	var secret corev1.Secret
 	if err := k.Live.Get(ctx, k.Secret, &secret); err != nil {
 		if apierrors.IsNotFound(err) {
