@@ -108,13 +108,17 @@ func serve(ctx context.Context, o serveOptions) error {
 }
 
 // run serves until ctx ends. Caches and certificates outlive the server: reviews
-// are answered, and need both, until it has drained.
+// are answered, and need both, until it has drained. Evidence of the answers outlives
+// even a manager that ends early, as it does when it loses the lead.
 func (p *process) run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, groupCtx := errgroup.WithContext(background)
 	group.Go(func() error { return p.manager.Start(groupCtx) })
 	group.Go(func() error { return p.certs.Start(groupCtx) })
+	if p.journal != nil {
+		group.Go(func() error { return p.journal.Start(background) })
+	}
 
 	// Either of the two ending early ends the server as well.
 	serverCtx, stopServer := context.WithCancel(ctx)

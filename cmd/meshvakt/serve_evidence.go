@@ -167,7 +167,7 @@ func (p *process) newEvidence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.manager.Add(p.journal), p.addRetainer(), p.addUses())
+	return errors.Join(p.addRetainer(), p.addUses())
 }
 
 // addUses lets the leader record who has used keys of pseudonyms.
@@ -278,12 +278,9 @@ func (p *process) relied(namespace string, now *scan.Standing) {
 	}
 }
 
-// addRetainer lets the leader destroy keys at the end of retention.
+// addRetainer lets the leader destroy keys at the end of retention, and record that one is gone.
 func (p *process) addRetainer() error {
 	o := &p.options.evidence
-	if o.retention == 0 {
-		return nil
-	}
 	return p.manager.Add(&keyring.Retainer{
 		Keys: p.keys,
 		Log:  p.journal,

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -221,6 +223,68 @@ func TestEvidenceSubject(t *testing.T) {
 		if d.Verdict == "deny" && d.By.ID == used[0].By {
 			t.Error("the use is told of the person that was looked up, and not of who looked")
 		}
+	}
+}
+
+// TestEvidenceOfKeysThatEnd destroys a key of pseudonyms by retention, and has a person take out another.
+func TestEvidenceOfKeysThatEnd(t *testing.T) {
+	guard(t, defaultGuard(v1alpha1.OnMissingReject))
+	dir := tmpfs.TempDir(t)
+	args := append(evidenceOf(dir), "--evidence-retention", "9504h")
+	from, _, err := volume.PeriodAt(time.Now()).Bounds()
+	must(t, err)
+	last := string(volume.PeriodAt(from.Add(-time.Second)))
+	admin := clientFor(t, controlplane.Admin)
+	var secret corev1.Secret
+	patch := func(values string) {
+		t.Helper()
+		secret.Namespace, secret.Name = ownNamespace, "meshvakt-evidence"
+		must(t, admin.Patch(t.Context(), &secret, client.RawPatch("application/merge-patch+json", []byte(`{"data":{`+values+`}}`))))
+	}
+	ids := func() (list []string) {
+		for _, k := range bodies[*record.KeyDestroyed](spooled(t, dir)) {
+			list = append(list, k.ID+" "+k.Why+" "+string(k.By.Kind))
+		}
+		return list
+	}
+	r := start(t, args...)
+	enforcing(t, "default")
+	old, taken := record.Key{1}, record.Key{2}
+	patch(fmt.Sprintf(`"2020q1":%q,%q:%q`, base64.StdEncoding.EncodeToString(old[:]), last, base64.StdEncoding.EncodeToString(taken[:])))
+	r.stop()
+	want := []string{old.ID() + " retention sa"}
+	r = start(t, args...) // whoever begins to lead looks at once
+	eventually(t, 30*time.Second, func() error {
+		if got := ids(); !slices.Equal(got, want) {
+			return fmt.Errorf("destroyed are %q; want %q", got, want)
+		}
+		return nil
+	})
+	patch(fmt.Sprintf(`%q:null`, last))
+	if _, there := secret.Data["2020q1"]; there || len(secret.Data) == 0 {
+		t.Errorf("the Secret has %d keys, that of 2020q1: %t", len(secret.Data), there)
+	}
+	r.stop()
+	want = append(want, taken.ID()+" request unknown")
+	r = start(t, args...)
+	eventually(t, 30*time.Second, func() error {
+		if got := ids(); !slices.Equal(got, want) {
+			return fmt.Errorf("destroyed are %q; want %q", got, want)
+		}
+		return nil
+	})
+	r.stop()
+	unregister(t)
+
+	sealAll(t, dir)
+	ends := map[string]string{}
+	for _, k := range verified(t, dir, time.Now()).Keys {
+		if k.What == "destroyed" {
+			ends[k.ID] = k.Why
+		}
+	}
+	if len(ends) != 2 || ends[old.ID()] != "retention" || ends[taken.ID()] != "request" {
+		t.Errorf("the verifier tells of the ends of %v", ends)
 	}
 }
 

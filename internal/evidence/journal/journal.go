@@ -95,7 +95,8 @@ type Journal struct {
 	opened   chan struct{}          // closed once opening has been tried for the first time
 	once     sync.Once              // for opened
 
-	announced *bool // whether records can be written, as was told last; of the goroutine of Start
+	announced *bool       // whether records can be written, as was told last; of the goroutine of Start
+	crash     *record.Gap // what an earlier life has left untold, until it is told; of the goroutine of Start
 }
 
 // openShard is what records go to.
@@ -269,6 +270,11 @@ func (j *Journal) append(ctx context.Context, build func(*openShard) (record.Bod
 	s := j.open
 	if s == nil {
 		return Receipt{}, unavailable(j.cause)
+	}
+	if now := s.log.spool.State(); !now.Healthy {
+		// No gap is told either, though there may be room for it: one for each answer would use up the reserve, and nothing
+		// would be left for the end.
+		return Receipt{}, unavailable(now.Cause)
 	}
 	if err := j.tellGap(ctx, s.log); err != nil {
 		return Receipt{}, err

@@ -581,3 +581,57 @@ func TestTheObjectOfADecision(t *testing.T) {
 		t.Errorf("a deletion is recorded as %+v; must be %+v", d[1].Object, want)
 	}
 }
+
+// salts are random, and fail a number of times in a row when it is said.
+type salts struct{ asked, failAt, times int }
+
+func (s *salts) Read(b []byte) (int, error) {
+	s.asked++
+	if s.asked >= s.failAt && s.asked < s.failAt+s.times {
+		return 0, errors.New("no randomness")
+	}
+	return rand.Read(b)
+}
+
+// However far a start behind a crash has come when it fails, the next attempt tells of the crash, and once.
+func TestACrashIsToldInWhateverAttempt(t *testing.T) {
+	for failing := range 3 { // none, that of the boot, that of the gap
+		r := newReplica(t.TempDir())
+		die(t, r.opened(t))
+		s := &salts{}
+		r.edit = func(c *Config) { c.Random = s }
+		j := r.journal(t)
+		s.failAt, s.times = s.asked+failing, 1
+		j.Tend(t.Context())
+		j.Tend(t.Context())
+		if err := j.health(); err != nil {
+			t.Fatalf("salt %d fails once: %v", failing, err)
+		}
+		r.stop(t, j)
+		if got, want := kinds(r.records(t)), "genesis boot key.created boot gap stop"; got != want {
+			t.Errorf("salt %d fails once: records are %s; must be %s", failing, got, want)
+		}
+	}
+}
+
+// A stop says that all is told. Behind a gap that could not be, there is none, and the next start says that counts are
+// missing.
+func TestNoStopBehindAGapThatIsUntold(t *testing.T) {
+	r := newReplica(t.TempDir())
+	s := &salts{}
+	r.edit = func(c *Config) { c.Random = s }
+	j := r.opened(t)
+	now := r.clock.Now()
+	j.gap.note("allow", "v1/Pod", "slow", true, 3, now, now)
+	s.failAt, s.times = s.asked+1, 2 // as it is flushed, and at the end
+	if err := j.stop(t.Context()); err == nil {
+		t.Error("the end is said to be in order")
+	}
+	if !strings.Contains(r.log.String(), "answers=3") {
+		t.Errorf("the process does not say how many answers went unrecorded: %s", r.log)
+	}
+	r.stop(t, r.opened(t))
+	if got, want := kinds(r.records(t)), "genesis boot key.created boot gap stop"; got != want {
+		t.Errorf("records are %s; must be %s", got, want)
+	}
+}

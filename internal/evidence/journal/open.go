@@ -16,9 +16,6 @@ const interval = time.Second
 // openPatience is for the API server and the disk together, in one attempt to open.
 const openPatience = 10 * time.Second
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable: each replica has its own evidence.
-func (j *Journal) NeedLeaderElection() bool { return false }
-
 // Start opens the log and keeps it open, changes shards, and writes what is counted, until ctx
 // ends; then it writes the rest. While Start is not running, no record can be written.
 func (j *Journal) Start(ctx context.Context) error {
@@ -123,6 +120,12 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 			return err
 		}
 	}
+	if j.crash != nil {
+		if _, at.chain, err = l.add(ctx, j.crash, true); err != nil {
+			return err
+		}
+		j.crash = nil
+	}
 	period, _, err := volume.ParseShard(at.shard.Shard)
 	if err != nil {
 		return err
@@ -160,19 +163,18 @@ func (j *Journal) goOn(ctx context.Context, l *logbook, at tail, now time.Time) 
 
 // reboot is the first record of this start of the process in a shard of an earlier one.
 func (j *Journal) reboot(ctx context.Context, l *logbook, at tail, genesis bool) (record.Chain, error) {
+	if _, stopped := at.last.(*record.Stop); !genesis && !stopped {
+		// What had been counted in memory when the process died is lost, and nobody knows how much.
+		j.crash = &record.Gap{Of: "decisions", Cause: "crash", From: at.when, To: j.config.Now(), Exact: false}
+	}
 	boot := j.config.Boot
 	boot.Why, boot.Torn = record.BootStart, uint64(max(l.spool.Recovery().Torn, 0))
 	if genesis {
 		boot.Why = record.BootShard
 	}
-	_, chain, err := l.add(ctx, &boot, false)
+	// On a full disk too: what is answered then can be told at the end only in a log that is open.
+	_, chain, err := l.add(ctx, &boot, true)
 	l.booted = err == nil
-	if _, stopped := at.last.(*record.Stop); err != nil || genesis || stopped {
-		return chain, err
-	}
-	// What had been counted in memory when the process died is lost, and nobody knows how much.
-	crash := &record.Gap{Of: "decisions", Cause: "crash", From: at.when, To: j.config.Now(), Exact: false}
-	_, chain, err = l.add(ctx, crash, false)
 	return chain, err
 }
 
@@ -192,17 +194,31 @@ func (j *Journal) openNext(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.open = nil
-	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin, Pseudonyms: was.key}}
-	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, name); err == nil {
-		err = j.beginLocked(ctx, was.log, at, cluster, name)
+	// The disk may take longer over a new file than over a line, whose time is bounded.
+	if _, err := j.config.Dir.LogKey(name, volume.Origin(j.config.Name, cluster, j.config.Replica, name), j.config.Random); err != nil {
+		return err
 	}
-	if err != nil {
-		// How far it has come will be read from the disk.
+	if err := j.change(ctx, was, cluster, name); err != nil {
+		// How far it has come will be read from the disk. Nobody waits for that: it may be the disk that hangs.
 		return errors.Join(err, was.log.spool.Close(ctx))
 	}
+	return nil
+}
+
+// change goes from the shard that is open to another. Where it fails, none is open.
+func (j *Journal) change(ctx context.Context, was *openShard, cluster, name string) (err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.open, j.cause = nil, errNotOpen
+	at := tail{shard: volume.Current{Shard: was.name, Origin: was.origin, Pseudonyms: was.key}}
+	if at.chain, err = j.end(ctx, was.log, at.shard, cluster, name); err != nil {
+		return err
+	}
+	next, err := j.beginning(ctx, was.log, at, cluster, name)
+	if err != nil {
+		return err
+	}
+	j.open, j.cause = next, nil
 	return nil
 }
 
@@ -233,34 +249,32 @@ func (j *Journal) end(ctx context.Context, l *logbook, shard volume.Current, clu
 	return chain, err
 }
 
-// begin writes the first records of a shard and opens it.
+// begin begins a shard where none is open. Whoever asks meanwhile is told so, and does not wait for the disk.
 func (j *Journal) begin(ctx context.Context, l *logbook, before tail, cluster, name string) error {
-	period, _, err := volume.ParseShard(name)
+	s, err := j.beginning(ctx, l, before, cluster, name)
 	if err != nil {
 		return err
-	}
-	// Nothing is open, so nobody waits for the lock who could be kept waiting by the API server.
-	if _, err := j.config.Keeper.Key(ctx, period); err != nil {
-		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.beginLocked(ctx, l, before, cluster, name)
+	j.open, j.cause = s, nil
+	return nil
 }
 
-func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, cluster, name string) error {
+// beginning writes the first records of a shard.
+func (j *Journal) beginning(ctx context.Context, l *logbook, before tail, cluster, name string) (*openShard, error) {
 	period, _, err := volume.ParseShard(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pseudonyms, err := j.config.Keeper.Key(ctx, period)
 	if err != nil {
-		return fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
+		return nil, fmt.Errorf("read the key of pseudonyms of %s: %w", period, err)
 	}
 	origin := volume.Origin(j.config.Name, cluster, j.config.Replica, name)
 	key, err := j.config.Dir.LogKey(name, origin, j.config.Random)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	genesis := &record.Genesis{
 		Origin: origin, Cluster: cluster, Replica: j.config.Replica, Shard: name,
@@ -275,19 +289,17 @@ func (j *Journal) beginLocked(ctx context.Context, l *logbook, before tail, clus
 	start := j.size.Load()
 	for i, body := range []record.Body{genesis, &boot, &record.KeyCreated{For: "pseudonyms", ID: pseudonyms.ID()}} {
 		if _, err := l.store(ctx, body, false); err != nil {
-			return err
+			return nil, err
 		}
 		if i > 0 {
 			continue
 		}
 		if err := j.config.Dir.WriteCurrent(volume.Current{Shard: name, Origin: origin, Pseudonyms: pseudonyms.ID()}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	l.booted = true
-	j.open = &openShard{log: l, origin: origin, name: name, period: period, key: pseudonyms.ID(), pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}
-	j.cause = nil
-	return nil
+	return &openShard{log: l, origin: origin, name: name, period: period, key: pseudonyms.ID(), pseudonyms: record.NewPseudonymiser(pseudonyms), before: start}, nil
 }
 
 // adopt goes on with a shard that an earlier start of the process has begun.
@@ -306,15 +318,33 @@ func (j *Journal) stop(ctx context.Context) error {
 	j.flush(ctx, j.config.Now(), true)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	defer j.tellUntold()
 	if j.open == nil {
 		return nil
 	}
 	l := j.open.log
 	j.open, j.cause = nil, errNotOpen
-	gap := j.tellGap(ctx, l)
-	_, stopped := l.store(ctx, &record.Stop{Why: "terminated", Counts: j.Counts()}, true)
-	if err := errors.Join(gap, stopped, l.spool.Close(ctx)); err != nil {
+	err := j.tellGap(ctx, l)
+	if err == nil {
+		// Not behind a gap that is untold: without it the next start says that answers may be missing, as after a crash.
+		_, err = l.store(ctx, &record.Stop{Why: "terminated", Counts: j.Counts()}, true)
+	}
+	if err := errors.Join(err, l.spool.Close(ctx)); err != nil {
 		return fmt.Errorf("end the evidence log: %w", err)
 	}
 	return nil
+}
+
+// tellUntold says in the log of the process what the log of evidence does not take any more.
+func (j *Journal) tellUntold() {
+	if !j.gap.pending.Load() {
+		return
+	}
+	body := j.gap.take()
+	n := body.Others
+	for _, c := range body.Counts {
+		n += c.N
+	}
+	j.config.Log.Error("evidence: the process ends, and no record tells how many answers went unrecorded",
+		"cause", body.Cause, "from", body.From, "to", body.To, "answers", n, "exact", body.Exact)
 }

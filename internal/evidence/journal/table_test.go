@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -241,6 +242,101 @@ func TestTheTableWhileNoRecordCanBeWritten(t *testing.T) {
 				checkGap(t, r, j, f.cause, required)
 			})
 		}
+	}
+}
+
+// A process that starts on a full disk, and ends while it is still full, tells of what it has answered: there is a reserve
+// for that.
+func TestALifeOnAFullDisk(t *testing.T) {
+	dir := mount(t, "tmpfs")
+	full := faults()[0]
+	r := newReplica(dir)
+	r.stop(t, r.opened(t))
+	if err := os.RemoveAll(filepath.Join(r.dir.Spool(), "spare")); err != nil { // as where the disk has been full for long
+		t.Fatal(err)
+	}
+	full.breaks(t, dir)
+	j := r.journal(t)
+	until(t, "the log is open", func() bool {
+		j.Tend(t.Context())
+		return j.Shard() != ""
+	})
+	if s := j.State(); s.Available || s.Cause != "full" {
+		t.Errorf("the state is %+v; must be unavailable by full", s)
+	}
+	play(t, j, false)
+	if err := j.stop(t.Context()); err != nil {
+		t.Errorf("the end is not in order: %v", err)
+	}
+	full.mends(t, dir)
+	r.stop(t, r.opened(t))
+	list := r.records(t)
+	if got, want := kinds(list), "genesis boot key.created stop boot gap stop boot stop"; got != want {
+		t.Fatalf("records are %s; must be %s", got, want)
+	}
+	told := uint64(0)
+	for _, c := range all[*record.Gap](list)[0].Counts {
+		told += c.N
+	}
+	if want := uint64(len(rows())); told != want {
+		t.Errorf("the gap tells of %d; must be %d", told, want)
+	}
+}
+
+// A disk that hangs as a quarter ends keeps nobody waiting who asks meanwhile.
+func TestADiskThatHangsAtTheEndOfAQuarter(t *testing.T) {
+	for _, keyed := range []bool{false, true} { // whether an earlier attempt has come as far as the key of the next log
+		t.Run(fmt.Sprintf("keyed=%v", keyed), func(t *testing.T) {
+			dir := mount(t, "ext4")
+			r := newReplica(dir)
+			r.edit = func(c *Config) { c.Spool.Budget = 0 } // as long as it is in production
+			j := r.opened(t)
+			if keyed {
+				if _, err := r.dir.LogKey("2027q1", "evidence.example.org/cluster-uid/meshvakt-0/2027q1", rand.Reader); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(func() { freezeOff(dir) })
+			freeze(t, dir, true)
+			r.clock.set("2027-01-01T00:00:00Z")
+			tended, answered := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(tended)
+				j.Tend(t.Context())
+			}()
+			if keyed {
+				until(t, "the shard is being changed", func() bool {
+					if !j.mu.TryRLock() {
+						return true
+					}
+					defer j.mu.RUnlock()
+					return j.open == nil
+				})
+			}
+			go func() {
+				defer close(answered)
+				play(t, j, false)
+			}()
+			select {
+			case <-answered:
+				// Tend waits for the disk, the one without and the other with an end to it.
+			case <-tended:
+				t.Error("nobody was answered before the disk, or the patience with it, had come to an end")
+			case <-time.After(20 * time.Second):
+				t.Error("no answer within 20 s")
+			}
+			freezeOff(dir)
+			<-answered
+			<-tended
+			until(t, "the log is available again", func() bool {
+				j.Tend(t.Context())
+				return j.health() == nil && !j.gap.pending.Load()
+			})
+			r.stop(t, j)
+			if g := all[*record.Genesis](r.records(t)); len(g) != 2 || g[1].Shard != "2027q1" {
+				t.Errorf("shards are %+v", g)
+			}
+		})
 	}
 }
 

@@ -5,13 +5,10 @@ package keyring
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"slices"
 	"sync"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -129,60 +126,14 @@ func (k *Keyring) readOrMake(ctx context.Context, p volume.Period) (record.Key, 
 			Type:       corev1.SecretTypeOpaque,
 			Data:       map[string][]byte{string(p): key[:]},
 		}
+		register(&secret, p)
 		return key, k.Client.Create(ctx, &secret)
 	}
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
 	}
 	secret.Data[string(p)] = key[:]
+	register(&secret, p)
 	// It fails where somebody has written since: the resourceVersion that was read goes along.
 	return key, k.Client.Update(ctx, &secret)
-}
-
-// Destroyed is a key that is gone for good.
-type Destroyed struct {
-	Period volume.Period
-	ID     string
-}
-
-// Expire destroys the keys of periods that ended longer ago than retention. With an error, those
-// it returns are destroyed nevertheless.
-func (k *Keyring) Expire(ctx context.Context, now time.Time, retention time.Duration) ([]Destroyed, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var secret corev1.Secret
-	if err := k.Live.Get(ctx, k.Secret, &secret); err != nil {
-		if apierrors.IsNotFound(err) {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("get Secret %s: %w", k.Secret, err)
-	}
-	var gone []Destroyed
-	var errs []error
-	for _, entry := range slices.Sorted(maps.Keys(secret.Data)) {
-		p := volume.Period(entry)
-		_, end, err := p.Bounds()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("entry %q of Secret %s: %w", entry, k.Secret, err))
-			continue
-		}
-		if now.Before(end.Add(retention)) {
-			continue
-		}
-		id := ""
-		if data := secret.Data[entry]; len(data) == len(record.Key{}) {
-			id = record.Key(data).ID()
-		}
-		gone = append(gone, Destroyed{p, id})
-		delete(secret.Data, entry)
-	}
-	if len(gone) > 0 {
-		if err := k.Client.Update(ctx, &secret); err != nil {
-			return nil, errors.Join(append(errs, fmt.Errorf("update Secret %s: %w", k.Secret, err))...)
-		}
-		for _, d := range gone {
-			delete(k.keys, d.Period)
-		}
-	}
-	return gone, errors.Join(errs...)
 }

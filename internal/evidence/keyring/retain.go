@@ -18,20 +18,18 @@ type Log interface {
 	Append(ctx context.Context, shard string, build func(record.Pseudonymiser) (record.Body, error)) error
 }
 
-// Retainer destroys keys at the end of retention. It runs on the leader.
+// Retainer destroys keys at the end of retention, and records which keys are gone. It runs on the leader.
 type Retainer struct {
 	Keys *Keyring
 	Log  Log
 	// Origin is that of this replica's shard of a period.
 	Origin func(context.Context, volume.Period) (string, error)
-	// Retention is how long keys are kept after the end of their period.
+	// Retention is how long keys are kept after the end of their period; 0: for ever.
 	Retention time.Duration
 	Logger    *slog.Logger
 	Now       func() time.Time
 	// Ticker is as time.NewTicker: what comes, and how to end it.
 	Ticker func(time.Duration) (ticks <-chan time.Time, stop func())
-
-	untold []Destroyed
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -41,8 +39,12 @@ func (r *Retainer) NeedLeaderElection() bool { return true }
 func (r *Retainer) Start(ctx context.Context) error {
 	ticks, stop := r.Ticker(retainEvery)
 	defer stop()
-	for {
-		r.Retain(ctx)
+	for last := (time.Time{}); ; {
+		// Ticks may come far more often than was asked for: where time is simulated they do.
+		if now := r.Now(); now.Sub(last).Abs() >= retainEvery/2 {
+			r.Retain(ctx)
+			last = now
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -51,38 +53,36 @@ func (r *Retainer) Start(ctx context.Context) error {
 	}
 }
 
-// Retain is one turn of Start. What could not be recorded it records the next time.
+// Retain is one turn of Start. What could not be recorded is the next time, by whoever leads then.
 func (r *Retainer) Retain(ctx context.Context) {
 	gone, err := r.Keys.Expire(ctx, r.Now(), r.Retention)
 	if err != nil {
 		r.Logger.ErrorContext(ctx, "evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
 	}
 	for _, d := range gone {
-		r.Logger.InfoContext(ctx, "evidence: a key of pseudonyms was destroyed at the end of retention", "period", d.Period, "id", d.ID)
-	}
-	r.untold = append(r.untold, gone...)
-	for len(r.untold) > 0 {
-		if err := r.tell(ctx, r.untold[0]); err != nil {
-			r.Logger.ErrorContext(ctx, "evidence: the destruction of a key could not be recorded yet", "period", r.untold[0].Period, "err", err.Error())
+		if err := r.tell(ctx, d); err != nil {
+			r.Logger.ErrorContext(ctx, "evidence: the destruction of a key could not be recorded yet", "period", d.Period, "id", d.ID, "err", err.Error())
 			return
 		}
-		r.untold = r.untold[1:]
+		r.Logger.InfoContext(ctx, "evidence: a key of pseudonyms was destroyed", "period", d.Period, "id", d.ID, "early", d.Early)
 	}
 }
 
 func (r *Retainer) tell(ctx context.Context, d Destroyed) error {
-	if d.ID == "" { // it was no key, and no shard names it
-		return nil
-	}
 	origin, err := r.Origin(ctx, d.Period)
 	if err != nil {
 		return err
 	}
-	own, err := r.Keys.User(ctx)
-	if err != nil {
+	why, by := "retention", ""
+	if d.Early {
+		why = "request" // by whom and why is known to the audit log of the API server, and to whoever did it
+	} else if by, err = r.Keys.User(ctx); err != nil {
 		return err
 	}
-	return r.Log.Append(ctx, r.Log.Shard(), func(p record.Pseudonymiser) (record.Body, error) {
-		return &record.KeyDestroyed{ID: d.ID, Origin: origin, Why: "retention", By: p.Subject(own)}, nil
-	})
+	if err := r.Log.Append(ctx, r.Log.Shard(), func(p record.Pseudonymiser) (record.Body, error) {
+		return &record.KeyDestroyed{ID: d.ID, Origin: origin, Why: why, By: p.Subject(by)}, nil
+	}); err != nil {
+		return err
+	}
+	return r.Keys.Told(ctx, d)
 }

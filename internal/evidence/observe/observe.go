@@ -225,11 +225,13 @@ func (o *Observer) step(ctx context.Context) {
 	if o.shard == "" && o.config.Log.Shard() == "" {
 		return // nothing was ever told
 	}
+	before := o.config.Log.Shard()
 	err := o.tell(ctx, now, mono)
 	switch shard := o.config.Log.Shard(); {
 	case err == nil, ctx.Err() != nil:
-	case shard != "" && shard != o.shard:
+	case shard != "" && shard != before:
 		o.rouse() // nothing is lost: the new shard begins with all there is
+	case shard != "" && shard != o.shard: // nor here, where it takes nothing yet: the next tick tries again
 	default:
 		o.lose(err)
 	}

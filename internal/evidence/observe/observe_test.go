@@ -613,3 +613,27 @@ func TestRemedies(t *testing.T) {
 		}
 	}, prod()...)
 }
+
+// A log that is open and takes nothing, as one on a full disk, is asked at each tick and no more often; once it takes records
+// the shard begins with all there is, and nothing was lost.
+func TestAShardThatTakesNothingYet(t *testing.T) {
+	inCluster(t, func(t *testing.T, s *setting) {
+		s.start()
+		for _, shard := range []string{"2026q4", "2027q1"} {
+			s.log.open(shard)
+			s.log.breaks(unix.ENOSPC)
+			n, failed := len(s.log.told()), s.log.failed
+			s.pass(time.Minute)
+			if asked := s.log.failed - failed; asked == 0 || asked > 120 {
+				t.Errorf("%s: asked %d times in a minute", shard, asked)
+			}
+			s.log.breaks(nil)
+			s.pass(3 * time.Second)
+			snapshots := of[*record.Snapshot](s.since(n))
+			if len(snapshots) != 1 || len(snapshots[0].Rows) != 1 || len(of[*record.Gap](s.since(n))) > 0 {
+				t.Errorf("%s: told %d snapshots, %d gaps; must be one with one row, and none", shard, len(snapshots), len(of[*record.Gap](s.since(n))))
+			}
+		}
+		replay(t, s.log.told())
+	}, prod()...)
+}

@@ -80,7 +80,7 @@ func keyUse() rule { return oneOf("pseudonyms", "log") }
 type KeyDestroyed struct {
 	ID     string
 	Origin string
-	// Why is retention, or request where somebody's right to erasure came first.
+	// Why is retention, or request where somebody else has taken it away before its time.
 	Why string
 	By  Subject
 }

@@ -35,7 +35,7 @@ func frameworks() []framework {
 
 // limits are what the report does not show, by the keys of their texts.
 func limits() []string {
-	return []string{"packets", "before", "etcd", "admin", "ca", "tail", "people"}
+	return []string{"packets", "before", "etcd", "admin", "refused", "ca", "tail", "people"}
 }
 
 // controlView is a row of the mapping.

@@ -71,6 +71,9 @@ type survey struct {
 	kinds      map[string]uint64
 }
 
+// errUnsealed says that a log has no record in a checkpoint.
+var errUnsealed = errors.New("nothing is sealed yet")
+
 // inspect verifies the log of a shard as of its checkpoint.
 func inspect(ctx context.Context, dir volume.Dir, shard string) (*survey, error) {
 	key, err := existingKey(dir, shard)
@@ -82,7 +85,7 @@ func inspect(ctx context.Context, dir volume.Dir, shard string) (*survey, error)
 		return nil, err
 	}
 	if s.checkpoint == nil || s.checkpoint.tree.N == 0 {
-		return nil, fmt.Errorf("log of shard %s: nothing is sealed yet", shard)
+		return nil, fmt.Errorf("log of shard %s: %w", shard, errUnsealed)
 	}
 	client, err := torchwood.NewClient(s.files, torchwood.WithTimeout(time.Hour))
 	if err != nil {

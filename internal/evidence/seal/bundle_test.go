@@ -84,6 +84,28 @@ func TestBundles(t *testing.T) {
 	}
 }
 
+// A log that is being begun, as each is for a moment, is none that is over and cannot be bundled.
+func TestKeepWhileALogBegins(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	s := openSealer(t, b.config())
+	b.begin(t, "2026q4")
+	key, err := b.dir.LogKey("2026q4", b.origin, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := openLog(b.dir.Log("2026q4"), "2026q4", key, nil, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.stop()
+	s.setOpen(nil)
+	if err := s.Keep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	mustPass(t, s)
+	b.mustBeSealed(t)
+}
+
 func checkManifest(t *testing.T, z *zip.Reader, b *book, size int64) {
 	t.Helper()
 	text, err := fs.ReadFile(z, "manifest.json")

@@ -76,7 +76,7 @@ func (s *Sealer) keepBundle(ctx context.Context, shard string, last bool) error 
 		return nil
 	}
 	survey, err := inspect(ctx, dir, shard)
-	if errors.Is(err, errNoLog) {
+	if errors.Is(err, errNoLog) || last && errors.Is(err, errUnsealed) { // it is being begun
 		return nil
 	}
 	if err != nil {

@@ -1,0 +1,140 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
+)
+
+const month = 30 * 24 * time.Hour
+
+// leader is a process that leads: of what another one has known it knows nothing.
+func leader(c client.Client, l *log, at string, retention time.Duration) *Retainer {
+	now, err := time.Parse(time.DateOnly, at)
+	if err != nil {
+		panic(err)
+	}
+	k := ring(c)
+	k.user = "system:serviceaccount:meshvakt-system:meshvakt"
+	return &Retainer{
+		Keys: k, Log: l, Retention: retention, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Origin: func(_ context.Context, p volume.Period) (string, error) {
+			return "evidence.example.org/c/meshvakt-0/" + string(p), nil
+		},
+	}
+}
+
+func ends(l *log) (list []string) {
+	for _, d := range l.told {
+		list = append(list, fmt.Sprintf("%s %s %s by %s", d.ID, d.Origin[len(d.Origin)-6:], d.Why, d.By.Kind))
+	}
+	return list
+}
+
+// edit changes the Secret as a person does.
+func edit(t *testing.T, c client.Client, change func(*corev1.Secret)) {
+	t.Helper()
+	var s corev1.Secret
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: "meshvakt-system", Name: "meshvakt-evidence"}, &s); err != nil {
+		t.Fatal(err)
+	}
+	change(&s)
+	if err := c.Update(t.Context(), &s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func keyOf(t *testing.T, c client.Client, p volume.Period) string {
+	t.Helper()
+	key, err := ring(c).Key(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.ID()
+}
+
+// The leader that has destroyed a key dies before it has recorded that. The next one records it.
+func TestTheEndOfAKeyIsRecordedByTheNextLeader(t *testing.T) {
+	c := fake.NewClientBuilder().Build()
+	id, l := keyOf(t, c, "2026q3"), &log{err: errors.New("full")}
+	leader(c, l, "2026-12-01", month).Retain(t.Context())
+	if left(t, c) != 0 {
+		t.Fatal("the key is not destroyed")
+	}
+	l.err = nil
+	for range 2 {
+		leader(c, l, "2026-12-02", month).Retain(t.Context())
+	}
+	if want := []string{id + " 2026q3 retention by sa"}; !slices.Equal(ends(l), want) {
+		t.Errorf("recorded are %q; must be %q", ends(l), want)
+	}
+}
+
+// A key that somebody takes out is recorded once its period is over, also where keys are kept for ever: replicas have the
+// one of now in memory.
+func TestAKeyThatSomebodyHasTakenOut(t *testing.T) {
+	for _, retention := range []time.Duration{0, 13 * month} {
+		c := fake.NewClientBuilder().Build()
+		first := keyOf(t, c, "2026q4")
+		edit(t, c, func(s *corev1.Secret) { delete(s.Data, "2026q4") })
+		second, l := keyOf(t, c, "2026q4"), &log{}
+		if first == second {
+			t.Fatal("the key is still there")
+		}
+		leader(c, l, "2026-12-31", retention).Retain(t.Context())
+		if len(l.told) != 0 {
+			t.Errorf("recorded are %q, in the quarter itself", ends(l))
+		}
+		leader(c, l, "2027-01-01", retention).Retain(t.Context())
+		edit(t, c, func(s *corev1.Secret) { delete(s.Data, "2026q4") })
+		for range 2 {
+			leader(c, l, "2027-01-02", retention).Retain(t.Context())
+		}
+		if want := []string{first + " 2026q4 request by unknown", second + " 2026q4 request by unknown"}; !slices.Equal(ends(l), want) {
+			t.Errorf("recorded are %q; must be %q", ends(l), want)
+		}
+	}
+}
+
+// One key in the place of another, and both over: neither end is lost.
+func TestAKeyInThePlaceOfAnotherAtTheEndOfRetention(t *testing.T) {
+	c, l := fake.NewClientBuilder().Build(), &log{}
+	first := keyOf(t, c, "2026q4")
+	edit(t, c, func(s *corev1.Secret) { delete(s.Data, "2026q4") })
+	second := keyOf(t, c, "2026q4")
+	for range 3 {
+		leader(c, l, "2027-06-01", month).Retain(t.Context())
+	}
+	if want := []string{first + " 2026q4 retention by sa", second + " 2026q4 retention by sa"}; !slices.Equal(ends(l), want) || left(t, c) != 0 {
+		t.Errorf("recorded are %q, %d keys are left; must be %q and none", ends(l), left(t, c), want)
+	}
+}
+
+// A Secret of a version that did not note its keys.
+func TestKeysThatWereNotNoted(t *testing.T) {
+	key := make([]byte, 32)
+	c := fake.NewClientBuilder().WithObjects(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "meshvakt-system", Name: "meshvakt-evidence"}, Data: map[string][]byte{"2026q2": key, "2026q3": key, "note": []byte("by hand")},
+	}).Build()
+	l := &log{}
+	leader(c, l, "2026-10-01", 2*month).Retain(t.Context()) // which destroys the first, and notes the second
+	edit(t, c, func(s *corev1.Secret) { delete(s.Data, "2026q3") })
+	leader(c, l, "2026-10-02", 2*month).Retain(t.Context())
+	id := keyOf(t, fake.NewClientBuilder().WithObjects(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "meshvakt-system", Name: "meshvakt-evidence"}, Data: map[string][]byte{"2026q2": key},
+	}).Build(), "2026q2")
+	if want := []string{id + " 2026q2 retention by sa", id + " 2026q3 request by unknown"}; !slices.Equal(ends(l), want) {
+		t.Errorf("recorded are %q; must be %q", ends(l), want)
+	}
+}
