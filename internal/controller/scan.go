@@ -220,16 +220,32 @@ func (s *Scanner) finish(ctx context.Context, e *scan.Examination) {
 	if err != nil {
 		s.Log.ErrorContext(ctx, "cannot judge what is in a namespace", "namespace", standing.Namespace, "objects", standing.Unjudged, "error", err)
 	}
-	if s.Ledger.Put(standing) {
+	switch {
+	case s.left(standing.Namespace):
+	case s.Ledger.Put(standing):
 		s.Tell(ctx, standing.Namespace, standing)
-	} else {
+	default:
 		s.mu.Lock()
 		delete(s.judged, standing.Namespace) // what stands was judged by something else
 		s.mu.Unlock()
 	}
+	// Asked once more: who lets go of it meanwhile finds nothing yet, and nobody looks again
+	// before the next pass.
+	if s.left(standing.Namespace) {
+		s.Ledger.Remove(standing.Namespace)
+		s.gone(ctx, standing.Namespace)
+		return
+	}
 	if !standing.Changes.IsZero() {
 		s.again(standing.Namespace, standing.Changes.Sub(s.Now()))
 	}
+}
+
+// left reports whether a namespace is not looked at any more. A pass judges by the state in
+// which it began, and the namespace may have changed or gone since.
+func (s *Scanner) left(namespace string) bool {
+	state, err := s.Source.Cached(namespace)
+	return err == nil && !scanned(&state, namespace)
 }
 
 // all looks at every namespace, if it is time to.

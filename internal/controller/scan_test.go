@@ -144,6 +144,39 @@ func TestScannerLooksAtOneNamespace(t *testing.T) {
 	}
 }
 
+// A namespace ceases to be guarded while a pass is under way, which judges by what was
+// before: nothing of it must stay until the next one.
+func TestScannerLetsGoDuringAPass(t *testing.T) {
+	var s *scanning
+	during := func(context.Context) {}
+	s = newScanning(t, interceptor.Funcs{List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+		if _, pods := list.(*corev1.PodList); pods {
+			do := during
+			during = func(context.Context) {}
+			do(ctx)
+		}
+		return c.List(ctx, list, opts...)
+	}}, injectedNamespace("prod", true), injectedNamespace("shop", true), injectedNamespace("empty", true), podOf("prod", "a"), podOf("shop", "b"))
+	s.look(t, everything)
+	during = func(context.Context) {
+		for _, name := range []string{"shop", "empty"} {
+			s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: injectedNamespace(name, false).ObjectMeta})
+			s.look(t, name)
+		}
+		if want := map[string]int{"prod": 1}; !maps.Equal(s.told, want) {
+			t.Errorf("told %v during the pass, want %v", s.told, want)
+		}
+	}
+	s.due.Store(true)
+	s.look(t, everything)
+	if want := map[string]int{"prod": 1}; !maps.Equal(s.told, want) || s.passes.ended != 2 {
+		t.Errorf("told %v after the pass, want %v; %+v", s.told, want, s.passes)
+	}
+	if totals := s.Ledger.Totals("default", s.now); totals.Guarded != 1 || totals.Found != 1 {
+		t.Errorf("%+v", totals)
+	}
+}
+
 func TestScannerComesBackWhenAnExceptionEnds(t *testing.T) {
 	exception := exceptionFrom("mesh-membership") // until one o'clock
 	for _, key := range []string{"prod", everything} {
