@@ -61,8 +61,8 @@ type Scanner struct {
 	// Tell is given how a namespace stands, nil for one that is not looked at any more.
 	// It may block.
 	Tell func(ctx context.Context, namespace string, now *scan.Standing)
-	// Passed is told which namespaces a whole pass has met.
-	Passed func(ctx context.Context, met map[string]bool)
+	// Passed is told that a whole pass has ended, and asks which namespaces are looked at.
+	Passed func(ctx context.Context, known func(namespace string) bool)
 
 	again   func(namespace string, after time.Duration) // set before the first request
 	due     atomic.Bool                                 // a pass is wanted before the interval is over
@@ -281,7 +281,7 @@ func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	for _, gone := range s.Ledger.Complete(began, ended, met) {
 		s.gone(ctx, gone)
 	}
-	s.Passed(ctx, met)
+	s.Passed(ctx, s.Ledger.Knows)
 	s.Ledger.Changed(s.Source.GuardNames()...)
 	s.Source.ReturnMemory()
 	s.Log.InfoContext(ctx, "scanned all namespaces", "namespaces", len(met), "duration", ended.Sub(began))
