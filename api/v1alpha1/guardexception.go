@@ -43,6 +43,8 @@ type GuardExceptionSpec struct {
 	// selects every object of the namespace.
 	//
 	// +required
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="operator must be In, NotIn, Exists or DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : !has(e.values) || size(e.values) == 0)",message="values must be given for In and NotIn, and must be absent for Exists and DoesNotExist"
 	ObjectSelector metav1.LabelSelector `json:"objectSelector"`
 
 	// Reason says why, for whoever approves and whoever audits.

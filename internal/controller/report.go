@@ -95,7 +95,9 @@ func (r *Reporter) tell(ctx context.Context, namespace string, now *scan.Standin
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.written[namespace] = sum(content)
+	if r.written != nil { // else it is learnt again from what is there
+		r.written[namespace] = sum(content)
+	}
 	return nil
 }
 
@@ -146,13 +148,17 @@ func (r *Reporter) ready(ctx context.Context) bool {
 	}
 }
 
-// Sweep takes away the reports of namespaces that a whole pass has not met: they were
-// left behind by a leader that has gone.
-func (r *Reporter) Sweep(ctx context.Context, met map[string]bool) {
+// Sweep takes away the reports of namespaces that are not known after a whole pass: they
+// were left behind by a leader that has gone. Then it is learnt anew which are there, so
+// that one that somebody has deleted is written again.
+func (r *Reporter) Sweep(ctx context.Context, known func(namespace string) bool) {
+	if r.Format == NoReports || !r.ready(ctx) {
+		return
+	}
 	r.mu.Lock()
 	var gone []string
 	for namespace := range r.written {
-		if !met[namespace] {
+		if !known(namespace) {
 			gone = append(gone, namespace)
 		}
 	}
@@ -161,6 +167,9 @@ func (r *Reporter) Sweep(ctx context.Context, met map[string]bool) {
 	for _, namespace := range gone {
 		r.Tell(ctx, namespace, nil)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written = nil
 }
 
 func (r *Reporter) remove(ctx context.Context, namespace string) error {

@@ -114,15 +114,62 @@ func TestReport(t *testing.T) {
 			s.Results = s.Results[:1]
 			next.Tell(t.Context(), "prod", s)
 			next.Tell(t.Context(), "dev", nil)
-			next.Sweep(t.Context(), map[string]bool{"prod": true})
+			next.Sweep(t.Context(), func(namespace string) bool { return namespace == "prod" })
 			if got := strings.Join(writes, " "); got != "apply apply" {
 				t.Errorf("writes %q; want one by the next leader", got)
 			}
-			next.Sweep(t.Context(), map[string]bool{})
+			next.Sweep(t.Context(), func(string) bool { return false })
 			if got := strings.Join(writes, " "); got != "apply apply delete" {
 				t.Errorf("writes %q; want the report of a namespace that is not guarded any more to be deleted", got)
 			}
 		})
+	}
+}
+
+// A report that somebody has deleted is there again after the next pass, and one that is as
+// it must be is not written.
+func TestReportComesBack(t *testing.T) {
+	var writes []string
+	r, c := reports(t, OpenReports, true, &writes)
+	pass := func() {
+		for _, name := range []string{"dev", "prod"} {
+			r.Tell(t.Context(), name, &scan.Standing{Namespace: name, Results: []scan.Result{resultOf("web", v1alpha1.Deny)}})
+		}
+		r.Sweep(t.Context(), func(string) bool { return true })
+	}
+	pass()
+	pass()
+	if got := strings.Join(writes, " "); got != "apply apply" {
+		t.Fatalf("writes %q; want each report once", got)
+	}
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(OpenReports.kind())
+	u.SetNamespace("prod")
+	u.SetName("meshvakt")
+	if err := c.Delete(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	pass()
+	if got := strings.Join(writes, " "); got != "apply apply delete apply" {
+		t.Errorf("writes %q; want the one that is gone, alone", got)
+	}
+	storedReport(t, c, OpenReports)
+}
+
+// It ceases to be served, or a pass ends, in the moment in which a report is written.
+func TestReportWhileAllIsLearntAnew(t *testing.T) {
+	var writes []string
+	r, _ := reports(t, OpenReports, true, &writes)
+	c := r.Client
+	r.Client = interceptor.NewClient(c.(client.WithWatch), interceptor.Funcs{Apply: func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+		r.Sweep(ctx, func(string) bool { return true })
+		return c.Apply(ctx, o, opts...)
+	}})
+	for range 2 {
+		r.Tell(t.Context(), "prod", &scan.Standing{Namespace: "prod"})
+	}
+	if got := strings.Join(writes, " "); got != "apply" {
+		t.Errorf("writes %q; want one", got)
 	}
 }
 
@@ -155,7 +202,7 @@ func TestReportsThatNobodyServes(t *testing.T) {
 		var writes []string
 		reporter, _ := reports(t, r.format, r.served, &writes)
 		reporter.Tell(t.Context(), "prod", &scan.Standing{Namespace: "prod"})
-		reporter.Sweep(t.Context(), nil)
+		reporter.Sweep(t.Context(), func(string) bool { return false })
 		if len(writes) > 0 {
 			t.Errorf("%s: writes %q", name, writes)
 		}

@@ -131,9 +131,13 @@ func (r *Restorer) closed(ctx context.Context, name string, strict bool, now tim
 	if !ended {
 		return
 	}
-	r.Log.WarnContext(ctx, "a guarded namespace took plaintext", "namespace", name, "after", gap.After.UTC(), "found", gap.Found.UTC(), "until", now.UTC())
+	r.Log.WarnContext(ctx, "a guarded namespace took plaintext", "namespace", name, "after", gap.After.UTC(), "found", gap.Found.UTC(), "until", now.UTC(), "strict", strict)
+	goesOn := ""
+	if !strict {
+		goesOn = ", and takes it from then on by a GuardException"
+	}
 	r.Events.Eventf(namespaceReference(name), nil, corev1.EventTypeWarning, "StrictGap", "Observe",
-		"the namespace took plaintext from some moment after %s, found at %s, until %s", moment(gap.After), moment(gap.Found), moment(now))
+		"the namespace took plaintext from some moment after %s, found at %s, until %s%s", moment(gap.After), moment(gap.Found), moment(now), goesOn)
 }
 
 // moment is a time as events state it.

@@ -167,6 +167,40 @@ func TestRestorerLeavesAlone(t *testing.T) {
 	}
 }
 
+// A gap that ends because an exception has come has not ended by STRICT, and says so. When the
+// exception ends, there is another one.
+func TestRestorerTellsOfAGapThatAnExceptionEnds(t *testing.T) {
+	guard := guardWith("default", guardedSelector(), v1alpha1.OnMissingReject)
+	guard.Spec.Exceptions = &v1alpha1.Exceptions{MaxDuration: metav1.Duration{Duration: 24 * time.Hour}, Approval: v1alpha1.ApprovalNone}
+	r := &restoring{recorder: events.NewFakeRecorder(100), outcomes: remediated{}, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
+	strict := policyOf("prod", "mine", "STRICT")
+	r.setting = newSetting(t, interceptor.Funcs{}, guard, namespaceOf("prod", true), strict)
+	r.Restorer = r.lead()
+	r.look(t)
+	r.remove(t, strict)
+	r.look(t)
+	if told := r.told(); told != "StrictLost" {
+		t.Fatalf("told %q", told)
+	}
+	r.now = r.now.Add(time.Minute)
+	exception := exceptionFrom("strict-mtls") // until one o'clock
+	if err := r.client.Create(t.Context(), exception); err != nil {
+		t.Fatal(err)
+	}
+	r.cache.tell(exception)
+	if again := r.look(t); again != 59*time.Minute {
+		t.Errorf("looks again after %s; want it when the exception ends", again)
+	}
+	if got := <-r.recorder.Events; !strings.HasSuffix(got, "until 2026-06-01T12:01:00.000Z, and takes it from then on by a GuardException") {
+		t.Errorf("told %q", got)
+	}
+	r.now = r.now.Add(59 * time.Minute)
+	r.look(t)
+	if told := r.told(); told != "StrictLost" {
+		t.Errorf("told %q when the exception has ended", told)
+	}
+}
+
 func exceptionFrom(policy string) *v1alpha1.GuardException {
 	return &v1alpha1.GuardException{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "prod", Name: "x", CreationTimestamp: metav1.Time{Time: time.Date(2026, 6, 1, 11, 0, 0, 0, time.UTC)}},

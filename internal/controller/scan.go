@@ -61,8 +61,8 @@ type Scanner struct {
 	// Tell is given how a namespace stands, nil for one that is not looked at any more.
 	// It may block.
 	Tell func(ctx context.Context, namespace string, now *scan.Standing)
-	// Passed is told which namespaces a whole pass has met.
-	Passed func(ctx context.Context, met map[string]bool)
+	// Passed is told that a whole pass has ended, and asks which namespaces are looked at.
+	Passed func(ctx context.Context, known func(namespace string) bool)
 
 	again   func(namespace string, after time.Duration) // set before the first request
 	due     atomic.Bool                                 // a pass is wanted before the interval is over
@@ -220,16 +220,32 @@ func (s *Scanner) finish(ctx context.Context, e *scan.Examination) {
 	if err != nil {
 		s.Log.ErrorContext(ctx, "cannot judge what is in a namespace", "namespace", standing.Namespace, "objects", standing.Unjudged, "error", err)
 	}
-	if s.Ledger.Put(standing) {
+	switch {
+	case s.left(standing.Namespace):
+	case s.Ledger.Put(standing):
 		s.Tell(ctx, standing.Namespace, standing)
-	} else {
+	default:
 		s.mu.Lock()
 		delete(s.judged, standing.Namespace) // what stands was judged by something else
 		s.mu.Unlock()
 	}
+	// Asked once more: who lets go of it meanwhile finds nothing yet, and nobody looks again
+	// before the next pass.
+	if s.left(standing.Namespace) {
+		s.Ledger.Remove(standing.Namespace)
+		s.gone(ctx, standing.Namespace)
+		return
+	}
 	if !standing.Changes.IsZero() {
 		s.again(standing.Namespace, standing.Changes.Sub(s.Now()))
 	}
+}
+
+// left reports whether a namespace is not looked at any more. A pass judges by the state in
+// which it began, and the namespace may have changed or gone since.
+func (s *Scanner) left(namespace string) bool {
+	state, err := s.Source.Cached(namespace)
+	return err == nil && !scanned(&state, namespace)
 }
 
 // all looks at every namespace, if it is time to.
@@ -265,7 +281,7 @@ func (s *Scanner) all(ctx context.Context) (reconcile.Result, error) {
 	for _, gone := range s.Ledger.Complete(began, ended, met) {
 		s.gone(ctx, gone)
 	}
-	s.Passed(ctx, met)
+	s.Passed(ctx, s.Ledger.Knows)
 	s.Ledger.Changed(s.Source.GuardNames()...)
 	s.Source.ReturnMemory()
 	s.Log.InfoContext(ctx, "scanned all namespaces", "namespaces", len(met), "duration", ended.Sub(began))

@@ -61,7 +61,7 @@ func newScanning(t *testing.T, funcs interceptor.Funcs, stored ...client.Object)
 				s.told[namespace] = now.Found("")
 			}
 		},
-		Passed: func(context.Context, map[string]bool) {},
+		Passed: func(context.Context, func(string) bool) {},
 		again:  func(namespace string, after time.Duration) { s.later[namespace] = after },
 	}
 	return s
@@ -141,6 +141,68 @@ func TestScannerLooksAtOneNamespace(t *testing.T) {
 	s.look(t, "never-heard-of")
 	if want := map[string]int{"prod": 0}; !maps.Equal(s.told, want) || s.Ledger.Totals("default", s.now).Guarded != 1 {
 		t.Errorf("told %v, want %v once a namespace is not guarded any more", s.told, want)
+	}
+}
+
+// One that comes under a guard while a pass is under way is looked at, though that pass has
+// not met it.
+func TestScannerPassedKnowsWhatHasCome(t *testing.T) {
+	var s *scanning
+	during := func() {}
+	s = newScanning(t, interceptor.Funcs{List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+		if _, pods := list.(*corev1.PodList); pods {
+			do := during
+			during = func() {}
+			do()
+		}
+		return c.List(ctx, list, opts...)
+	}}, injectedNamespace("prod", true), injectedNamespace("shop", false), injectedNamespace("dev", false))
+	during = func() {
+		s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: injectedNamespace("shop", true).ObjectMeta})
+		s.look(t, "shop")
+	}
+	known := map[string]bool{}
+	s.Passed = func(_ context.Context, is func(string) bool) {
+		for _, name := range []string{"prod", "shop", "dev"} {
+			known[name] = is(name)
+		}
+	}
+	s.look(t, everything)
+	if want := map[string]bool{"prod": true, "shop": true, "dev": false}; !maps.Equal(known, want) {
+		t.Errorf("known after the pass %v, want %v", known, want)
+	}
+}
+
+// A namespace ceases to be guarded while a pass is under way, which judges by what was
+// before: nothing of it must stay until the next one.
+func TestScannerLetsGoDuringAPass(t *testing.T) {
+	var s *scanning
+	during := func(context.Context) {}
+	s = newScanning(t, interceptor.Funcs{List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+		if _, pods := list.(*corev1.PodList); pods {
+			do := during
+			during = func(context.Context) {}
+			do(ctx)
+		}
+		return c.List(ctx, list, opts...)
+	}}, injectedNamespace("prod", true), injectedNamespace("shop", true), injectedNamespace("empty", true), podOf("prod", "a"), podOf("shop", "b"))
+	s.look(t, everything)
+	during = func(context.Context) {
+		for _, name := range []string{"shop", "empty"} {
+			s.cache.tell(&metav1.PartialObjectMetadata{ObjectMeta: injectedNamespace(name, false).ObjectMeta})
+			s.look(t, name)
+		}
+		if want := map[string]int{"prod": 1}; !maps.Equal(s.told, want) {
+			t.Errorf("told %v during the pass, want %v", s.told, want)
+		}
+	}
+	s.due.Store(true)
+	s.look(t, everything)
+	if want := map[string]int{"prod": 1}; !maps.Equal(s.told, want) || s.passes.ended != 2 {
+		t.Errorf("told %v after the pass, want %v; %+v", s.told, want, s.passes)
+	}
+	if totals := s.Ledger.Totals("default", s.now); totals.Guarded != 1 || totals.Found != 1 {
+		t.Errorf("%+v", totals)
 	}
 }
 

@@ -36,7 +36,8 @@ type Keeper struct {
 	// foreign is since when an object has the mark of another installation. One request is
 	// reconciled at a time, so nobody else reads it.
 	foreign map[Ref]time.Time
-	stood   string // the mark before which this replica has stood down, likewise
+	stood   string    // the mark before which this replica has stood down, likewise
+	idle    time.Time // since when it has, whatever the marks, likewise
 	// tries are when an object was put back in the last minute, likewise.
 	tries map[Ref][]time.Time
 }
@@ -51,6 +52,10 @@ const (
 	// installing is how long an installer may take from the first object it changes to
 	// the ConfigMap. An object with another mark is left alone for so long.
 	installing = 15 * time.Second
+	// rollout is how long an upgrade may take until this replica has been replaced, by what
+	// Deployments take for it by default. A replica that keeps nothing for longer says so:
+	// whoever changes the mark of the ConfigMap would otherwise silence it.
+	rollout = 10 * time.Minute
 	// often is how many times a minute an object is put back. Whoever changes it more
 	// often is a program that wants something else, with which nobody should race.
 	often = 10
@@ -58,15 +63,20 @@ const (
 
 // Load reads what was installed, and tries until it can or ctx ends.
 func (k *Keeper) Load(ctx context.Context) error {
-	said := ""
+	said, since := "", k.Now()
 	for {
 		err := k.load(ctx)
 		if err == nil {
+			k.Ledger.AsInstalled(k.configMap(), "ConfigMap")
 			return nil
 		}
 		if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
 			k.Log.WarnContext(ctx, "cannot keep Meshvakt's own objects yet", "error", err)
+		}
+		if ctx.Err() == nil && k.Now().Sub(since) >= rollout {
+			k.Ledger.LeftAlone(ctx, k.configMap(), "ConfigMap", fmt.Sprintf(
+				"for more than %d minutes it has not been there, or not as a replica was started with it, which keeps no own objects until it is", int(rollout.Minutes())))
 		}
 		select {
 		case <-ctx.Done():
@@ -87,6 +97,15 @@ func (k *Keeper) load(ctx context.Context) error {
 	}
 	k.desired.Store(d)
 	return nil
+}
+
+// configMap names the ConfigMap, for the Ledger.
+func (k *Keeper) configMap() *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
+	u.SetNamespace(k.ConfigMap.Namespace)
+	u.SetName(k.ConfigMap.Name)
+	return u
 }
 
 // Reconcile puts one object back if it has to be.
@@ -115,6 +134,9 @@ func (k *Keeper) Reconcile(ctx context.Context, ref Ref) (reconcile.Result, erro
 	}
 	if live != nil && len(different) == 0 {
 		delete(k.foreign, ref)
+		if o.key() == k.ConfigMap && ref.Kind == "ConfigMap" {
+			k.stood, k.idle = "", time.Time{}
+		}
 		k.Ledger.AsInstalled(o.want, ref.Kind)
 		return reconcile.Result{RequeueAfter: resync}, nil
 	}
@@ -160,10 +182,11 @@ func (k *Keeper) superseded(ctx context.Context, d *Desired, ref Ref, live *unst
 				k.stood = mark
 				k.Log.InfoContext(ctx, "another version is being installed, whose objects this replica leaves alone", "mark", mark, "own", d.Mark)
 			}
+			k.standsDown(ctx, mark, d.Mark)
 			return reload, nil
 		}
 	}
-	k.stood = ""
+	k.stood, k.idle = "", time.Time{}
 	if live == nil {
 		return 0, nil
 	}
@@ -179,6 +202,19 @@ func (k *Keeper) superseded(ctx context.Context, d *Desired, ref Ref, live *unst
 		k.foreign[ref] = since
 	}
 	return max(0, min(time.Second, installing-k.Now().Sub(since))), nil
+}
+
+// standsDown tells of a replica that has stood down and is not replaced.
+func (k *Keeper) standsDown(ctx context.Context, mark, own string) {
+	if k.idle.IsZero() {
+		k.idle = k.Now()
+	}
+	if k.Now().Sub(k.idle) < rollout {
+		return
+	}
+	k.Ledger.LeftAlone(ctx, k.configMap(), "ConfigMap", fmt.Sprintf(
+		"its label %s is %q and that of the leader %q, for more than %d minutes: an upgrade does not end, or somebody has changed the label; no own objects are kept meanwhile",
+		MarkLabel, mark, own, int(rollout.Minutes())))
 }
 
 // tired tells for how long not to put an object back that was put back too often; else it

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -142,6 +143,74 @@ func TestKeeperStandsDown(t *testing.T) {
 	if _, err := s.reconcile(t, role); err != nil || s.counts["ClusterRole created"] != 1 {
 		t.Errorf("repaired %v, %v", s.counts, err)
 	}
+}
+
+// An upgrade that does not end, or somebody who has changed the mark to be left alone, does
+// not stay silent, also when the mark is changed time after time.
+func TestKeeperSaysThatItStandsDown(t *testing.T) {
+	s := newSetting(t, interceptor.Funcs{})
+	for i := range 4 {
+		cm := installedConfigMap()
+		cm.Labels[MarkLabel] = fmt.Sprintf("other-%d", i%2)
+		must(t, s.client.Update(t.Context(), cm))
+		if wait, err := s.reconcile(t, config); err != nil || wait != reload {
+			t.Errorf("looks again after %s, %v", wait, err)
+		}
+		if reason, message := s.keeper.Ledger.Degradation(); reason != "" {
+			t.Errorf("after %d minutes: degradation %q, %q", 3*i, reason, message)
+		}
+		s.now = s.now.Add(3 * time.Minute)
+	}
+	for range 3 {
+		if _, err := s.reconcile(t, config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reason, message := s.keeper.Ledger.Degradation(); reason != "OwnObjectsNotAsInstalled" ||
+		!strings.Contains(message, `ConfigMap meshvakt-system/meshvakt-own-objects (its label meshvakt.io/installation is "other-1" and that of the leader "one"`) {
+		t.Errorf("degradation %q, %q", reason, message)
+	}
+	if len(s.events.Events) != 1 || s.keeper.Ledger.Wrong()["ConfigMap"] != 1 {
+		t.Errorf("%d Events, wrong %v; want it said once", len(s.events.Events), s.keeper.Ledger.Wrong())
+	}
+	must(t, s.client.Update(t.Context(), installedConfigMap()))
+	s.settled(t, config)
+	// The time counts from the beginning again.
+	cm := installedConfigMap()
+	cm.Labels[MarkLabel] = "two"
+	must(t, s.client.Update(t.Context(), cm))
+	if _, err := s.reconcile(t, config); err != nil || len(s.keeper.Ledger.Wrong()) > 0 {
+		t.Errorf("wrong %v, %v", s.keeper.Ledger.Wrong(), err)
+	}
+}
+
+// A replica that never sees the ConfigMap as it was started with it says so.
+func TestKeeperSaysThatItCannotBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetting(t, interceptor.Funcs{})
+		s.keeper.Now = time.Now
+		other := installedConfigMap()
+		other.Data[KeyKept] += "\n"
+		must(t, s.client.Update(t.Context(), other))
+		ended := make(chan error, 1)
+		go func() { ended <- s.keeper.Load(t.Context()) }()
+		time.Sleep(rollout - time.Second)
+		if reason, message := s.keeper.Ledger.Degradation(); reason != "" {
+			t.Errorf("before its time: degradation %q, %q", reason, message)
+		}
+		time.Sleep(time.Minute)
+		if reason, message := s.keeper.Ledger.Degradation(); reason != "OwnObjectsNotAsInstalled" || !strings.Contains(message, "meshvakt-own-objects (for more than 10 minutes") {
+			t.Errorf("degradation %q, %q", reason, message)
+		}
+		if len(s.events.Events) != 1 {
+			t.Errorf("%d Events; want it said once", len(s.events.Events))
+		}
+		must(t, s.client.Update(t.Context(), installedConfigMap()))
+		must(t, <-ended)
+		if reason, message := s.keeper.Ledger.Degradation(); reason != "" {
+			t.Errorf("once it has begun: degradation %q, %q", reason, message)
+		}
+	})
 }
 
 // Installers write some objects before the ConfigMap. A mark alone, without it, protects

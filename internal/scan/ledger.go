@@ -113,6 +113,13 @@ func (l *Ledger) Complete(began, ended time.Time, met map[string]bool) (gone []s
 	return gone
 }
 
+// Knows reports whether it is known how a namespace stands.
+func (l *Ledger) Knows(namespace string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.namespaces[namespace] != nil
+}
+
 // Pods is how many pods a namespace held when it was last examined.
 func (l *Ledger) Pods(namespace string) int {
 	l.mu.Lock()

@@ -113,6 +113,11 @@ spec:
 `
 	text := fmt.Sprintf(manifest, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	refused(t, g.tryWeak(t.Context()), "MV103")
+	misspelt := g.legacy("misspelt", time.Now().Add(time.Hour))
+	misspelt.Spec.ObjectSelector = metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "in", Values: []string{"legacy"}}}}
+	if err := g.dev.Create(t.Context(), misspelt); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.objectSelector: Invalid value") || !strings.Contains(err.Error(), "operator must be In, NotIn") {
+		t.Errorf("a selector that selects nothing: %v", err)
+	}
 	apply := func(user controlplane.User) (string, error) {
 		stdout, stderr, err := plane.Kubectl(t.Context(), user, text, "-n", g.namespace, "apply", "-f", "-")
 		return stdout + stderr, err
