@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -80,12 +81,12 @@ func judgeNode(r *facts.Review, after *corev1.Node, g *facts.Guard) ([]Finding, 
 		return nil, errWrongObject(r)
 	}
 	is := nodes.NewlyRefused(g.NodePools, r.Cluster.Catalogue.NewNode(before), r.Cluster.Catalogue.NewNode(after))
-	if len(is) == 0 || r.Cluster.OnNode == nil {
+	if r.Cluster.OnNode == nil {
 		return nil, nil
 	}
 	pods, first := 0, ""
 	for pod := range r.Cluster.OnNode.All() {
-		if ns := r.Cluster.Namespaces[pod.Namespace]; ns != nil && Misplaced(&r.Cluster, g, ns, pod) {
+		if ns := r.Cluster.Namespaces[pod.Namespace]; ns != nil && len(Misplaced(&r.Cluster, g, ns, pod, is, r.Now)) > 0 {
 			if pods++; pods == 1 {
 				first = pod.Namespace + "/" + pod.Name
 			}
@@ -108,11 +109,18 @@ func running(pods int, first string) string {
 	return fmt.Sprintf("%d pods such as %q run there", pods, first)
 }
 
-// Misplaced reports whether the guard, which is one of node-pools, would be about a pod
-// that runs, were its node refused.
-func Misplaced(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, pod *corev1.Pod) bool {
+// Misplaced returns why a pod may not run on the node it runs on, of the reasons for which
+// the guard, which is one of node-pools, refuses the node: nothing where the guard is not
+// about the pod, and nothing that an exception is from.
+func Misplaced(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, pod *corev1.Pod, refused []nodes.Refusal, now time.Time) []nodes.Refusal {
 	p := &placed{meta: &pod.ObjectMeta, spec: &pod.Spec, final: true, cluster: c, namespace: ns}
-	return judgedPod(pod) && p.meant(g)
+	if !judgedPod(pod) || !p.meant(g) {
+		return nil
+	}
+	r := facts.Review{Namespace: pod.Namespace, Object: pod, Now: now, Cluster: *c}
+	return slices.DeleteFunc(slices.Clone(refused), func(f nodes.Refusal) bool {
+		return r.Excepting(g, "node-pools", reasonOf(f.Cause).Name) != nil
+	})
 }
 
 // judgeVolume tells of volumes of guarded namespaces that come to be outside of the

@@ -26,11 +26,13 @@ type placed struct {
 
 	cluster   *facts.Cluster
 	namespace *facts.Namespace
+	// review is the request about it, nil where its node has been chosen.
+	review *facts.Review
 }
 
 // placedOf returns what is to run by an object, nil if nothing is that is judged.
 func placedOf(r *facts.Review, object any, ns *facts.Namespace) (*placed, error) {
-	p := &placed{cluster: &r.Cluster, namespace: ns}
+	p := &placed{cluster: &r.Cluster, namespace: ns, review: r}
 	switch o := object.(type) {
 	case *corev1.Pod:
 		if !judgedPod(o) {

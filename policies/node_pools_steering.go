@@ -54,11 +54,12 @@ func steeringChanges(r *facts.Review, _ []*facts.Guard) ([]facts.Change, error) 
 	return changes, nil
 }
 
-// steering is what nodes must be like by all guards that are about the pod and steer.
+// steering is what nodes must be like by all guards that are about the pod and steer, but
+// for those under which an exception lets it land elsewhere.
 func (p *placed) steering() []corev1.NodeSelectorRequirement {
 	var guards []*facts.Guard
 	for i := range p.cluster.Guards {
-		if g := &p.cluster.Guards[i]; steers(g) && p.meant(g) {
+		if g := &p.cluster.Guards[i]; steers(g) && p.meant(g) && p.review.Excepting(g, "node-pools", "") == nil {
 			guards = append(guards, g)
 		}
 	}

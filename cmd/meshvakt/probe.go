@@ -89,7 +89,9 @@ func writeProbe(w io.Writer, r *probe.Result) error {
 			fmt.Fprintf(t, "%s\tp50 %s\tp99 %s\tmax %s\t%d samples\n", what, micro(l.P50), micro(l.P99), micro(l.Max), l.Samples)
 		}
 	}
-	fmt.Fprintf(t, "CPU steal\t%.2f %%\n", r.StealPercent)
+	if r.StealMeasured {
+		fmt.Fprintf(t, "CPU steal\t%.2f %%\n", r.StealPercent)
+	}
 	latency("wake-up", r.WakeUp)
 	latency("fdatasync", r.Sync)
 	if r.ReadsPerSecond > 0 {

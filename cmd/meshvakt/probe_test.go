@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/meshvakt/meshvakt/internal/probe"
 )
 
 // Flags that cannot mean what they say are refused before anything is measured.
@@ -49,6 +51,26 @@ func TestProbeOnce(t *testing.T) {
 	for _, field := range []string{"diskMeasuredAt", "StealMeasured", "stealMeasured"} {
 		if strings.Contains(stdout, field) {
 			t.Errorf("%s in %s", field, stdout)
+		}
+	}
+}
+
+// A steal that could not be measured is not a steal of nothing.
+func TestProbeTable(t *testing.T) {
+	for name, c := range map[string]struct {
+		result probe.Result
+		says   string
+	}{
+		"measured":     {probe.Result{StealMeasured: true, StealPercent: 3.25}, "CPU steal  3.25 %\n"},
+		"none":         {probe.Result{StealMeasured: true}, "CPU steal  0.00 %\n"},
+		"not measured": {probe.Result{Errors: []string{"CPU steal: no /proc/stat"}}, "not measured  CPU steal: no /proc/stat\n"},
+	} {
+		var out strings.Builder
+		if err := writeProbe(&out, &c.result); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), c.says) || strings.Contains(out.String(), " %\n") != c.result.StealMeasured {
+			t.Errorf("%s: %q; must say %q", name, out.String(), c.says)
 		}
 	}
 }

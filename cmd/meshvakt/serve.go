@@ -383,7 +383,7 @@ func (p *process) addControllers(context.Context) error {
 		&controller.Provisioner{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Remedies: p.remedies(), Log: p.log, Now: time.Now},
 		&controller.Standing{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Ledger: p.ledger, Undone: p.restorer.Undone, Canary: p.canary, Own: p.repairs, Now: time.Now},
 		&controller.NodeClasses{Client: m.GetClient(), Source: p.source, Log: p.log, Now: time.Now},
-		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt")},
+		&controller.Placement{Client: m.GetClient(), Source: p.source, Events: m.GetEventRecorder("meshvakt"), Now: time.Now},
 	)
 }
 

@@ -30,11 +30,13 @@ const scanEvery = time.Minute
 
 // Placement looks for pods that run where they may not, and for volumes that are where
 // they must not be: they were there before the guard, or the node has changed under
-// them. What it finds is in the condition PlacementCompliant of the guard.
+// them. What it finds is in the condition PlacementCompliant of the guard. Pods that an
+// exception lets run there are not amiss.
 type Placement struct {
 	Client client.Client
 	Source *cluster.Source
 	Events events.EventRecorder
+	Now    func() time.Time
 }
 
 // addPlacement adds the controller of the placement.
@@ -115,8 +117,12 @@ func (p *Placement) scan(ctx context.Context, state *facts.Cluster, g *facts.Gua
 				return metav1.Condition{}, err
 			}
 			for pod := range running.All() {
-				if ns := state.Namespaces[pod.Namespace]; ns != nil && policies.Misplaced(state, g, ns, pod) {
-					pods = append(pods, fmt.Sprintf("%s/%s on node %s, which is %s", pod.Namespace, pod.Name, n.Name(), refusals[0].Text))
+				ns := state.Namespaces[pod.Namespace]
+				if ns == nil {
+					continue
+				}
+				if why := policies.Misplaced(state, g, ns, pod, refusals, p.Now()); len(why) > 0 {
+					pods = append(pods, fmt.Sprintf("%s/%s on node %s, which is %s", pod.Namespace, pod.Name, n.Name(), why[0].Text))
 				}
 			}
 		}

@@ -34,6 +34,15 @@ func TestPlacement(t *testing.T) {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web"}, Spec: corev1.PodSpec{NodeName: "shared"}}
 	}
 	prod, dev := namespaceOf("prod", true), namespaceOf("dev", false)
+	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	excepted := func(policy, reason string, ends time.Time) *v1alpha1.GuardException {
+		e := exceptionFrom(policy)
+		e.Spec.Policies[0].Reasons, e.Spec.ExpiresAt = []string{reason}, metav1.NewTime(ends)
+		e.Spec.Requester, e.Spec.Approver, e.Spec.Approved = "developer", "platform", true
+		return e
+	}
+	abroad := shared.DeepCopy()
+	abroad.Labels[corev1.LabelTopologyRegion] = "us-east-1"
 	for name, c := range map[string]struct {
 		guard           *v1alpha1.MeshGuard
 		there           []client.Object
@@ -43,6 +52,10 @@ func TestPlacement(t *testing.T) {
 		"nothing runs":              {home, []client.Object{shared, prod}, "AllPlaced", "no pod and no volume", 0},
 		"a pod of the guard":        {home, []client.Object{shared, prod, pod("prod")}, "PodsMisplaced", "1 pod runs where it may not: prod/web on node shared, which is burstable (instance type t3.large)", 1},
 		"a pod of others":           {home, []client.Object{shared, dev, pod("dev")}, "AllPlaced", "", 0},
+		"an excepted pod":           {home, []client.Object{shared, prod, pod("prod"), excepted("node-pools", "NodeBurstable", now.Add(time.Second))}, "AllPlaced", "", 0},
+		"excepted until now":        {home, []client.Object{shared, prod, pod("prod"), excepted("node-pools", "NodeBurstable", now)}, "PodsMisplaced", "prod/web on node shared", 1},
+		"excepted from other rules": {home, []client.Object{shared, prod, pod("prod"), excepted("strict-mtls", "NodeBurstable", now.Add(time.Hour))}, "PodsMisplaced", "prod/web on node shared", 1},
+		"excepted from half of it":  {home, []client.Object{abroad, prod, pod("prod"), excepted("node-pools", "NodeBurstable", now.Add(time.Hour))}, "PodsMisplaced", `prod/web on node shared, which is in region "us-east-1"`, 1},
 		"no node that is refused":   {home, []client.Object{prod, pod("prod")}, "AllPlaced", "", 0},
 		"a volume elsewhere":        {home, []client.Object{prod, volume("v", "prod", "us-east-1")}, "VolumesMisplaced", `1 volume is where it must not be: v of prod/data, which is in region "us-east-1"`, 1},
 		"a volume at home":          {home, []client.Object{prod, volume("v", "prod", "eu-north-1")}, "AllPlaced", "", 0},
@@ -63,7 +76,7 @@ func TestPlacement(t *testing.T) {
 				return w.SubResource(sub).Patch(ctx, o, p, opts...)
 			}}, append(c.there, guard)...)
 			recorder := events.NewFakeRecorder(5)
-			p := &Placement{Client: s.client, Source: s.source, Events: recorder}
+			p := &Placement{Client: s.client, Source: s.source, Events: recorder, Now: func() time.Time { return now }}
 			for range 2 {
 				result, err := p.Reconcile(t.Context(), request("default"))
 				if err != nil {
@@ -103,7 +116,7 @@ func TestPlacementThatCannotBeTold(t *testing.T) {
 		}
 		return w.List(ctx, list, opts...)
 	}}, guardOfNodes("default", func(*v1alpha1.NodePools) {}), namespaceOf("prod", true), shared)
-	p := &Placement{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5)}
+	p := &Placement{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Now: time.Now}
 	if _, err := p.Reconcile(t.Context(), request("default")); !errors.Is(err, down) {
 		t.Errorf("got %v; pods that cannot be read must not count as none", err)
 	}

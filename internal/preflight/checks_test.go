@@ -151,6 +151,9 @@ func TestChecks(t *testing.T) {
 			f.Nodes.Value = []corev1.Node{node("a", "t3.large")}
 			f.Judged[0].Spec.NodePools.ValidationActions = []v1alpha1.ValidationAction{v1alpha1.Warn}
 		}, Warn, "t3.large"},
+		{"nodes in no allowed region", "nodes", func(f *Facts) {
+			f.Judged[0].Spec.NodePools.AllowedRegions = []string{"norwayeast"}
+		}, Fail, "in an allowed region (spec.nodePools.allowedRegions"},
 		{"no nodes", "nodes", func(f *Facts) { f.Nodes.Value = nil }, Warn, "no nodes"},
 
 		{"kinds missing", "meshvakt-installation", func(f *Facts) {

@@ -25,6 +25,7 @@ func nodeClasses(f *Facts) Check {
 		return Check{ID: id, Result: Warn, Found: "no nodes", Must: "be some, or every pod that asks for one waits or is refused", Remedy: "add nodes"}
 	}
 	c := Check{ID: id, Result: Pass, Found: nodesText(catalogue, f.Nodes.Value)}
+	where := ""
 	for i := range f.Judged {
 		g := &f.Judged[i]
 		if g.Spec.NodePools == nil {
@@ -42,6 +43,9 @@ func nodeClasses(f *Facts) Check {
 			c.Details = append(c.Details, fmt.Sprintf("MeshGuard %q: %s %s", g.Name, counted(refused[text], "node is", "nodes are"), text))
 		}
 		denies := slices.Contains(g.Spec.NodePools.ValidationActions, v1alpha1.Deny)
+		if n == len(f.Nodes.Value) && len(g.Spec.NodePools.AllowedRegions) > 0 {
+			where = " and that are in an allowed region (spec.nodePools.allowedRegions, label topology.kubernetes.io/region)"
+		}
 		switch {
 		case n == len(f.Nodes.Value) && denies && g.Spec.NodePools.OnNoNode != v1alpha1.OnNoNodeWait:
 			c.Result, c.Must = Fail, "include one on which pods of the guard may run, or all of them are refused"
@@ -50,7 +54,7 @@ func nodeClasses(f *Facts) Check {
 		}
 	}
 	if c.Result != Pass {
-		c.Remedy = "add nodes whose CPU is their own, or state their class (spec.nodePools.nodeLabel, instanceTypes)"
+		c.Remedy = "add nodes whose CPU is their own" + where + ", or state their class (spec.nodePools.nodeLabel, instanceTypes)"
 	}
 	c.Details = details(c.Details)
 	return c
