@@ -219,14 +219,17 @@ func (e *Examination) judge(r *facts.Review, self, owner Object) {
 	}
 	counted := map[same]bool{}
 	relied := map[types.UID]bool{}
-	for _, f := range e.standingOf(r, d.Findings) {
-		if f.Exception != nil && f.Exception.UID != "" && !relied[f.Exception.UID] {
-			relied[f.Exception.UID] = true
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		if x := f.Exception; x != nil && x.UID != "" && !relied[x.UID] && policies.Stands(r, &f.Finding) {
+			relied[x.UID] = true
 			if e.standing.Relied == nil {
 				e.standing.Relied = map[types.UID]int{}
 			}
-			e.standing.Relied[f.Exception.UID]++
+			e.standing.Relied[x.UID]++
 		}
+	}
+	for _, f := range e.standingOf(r, d.Findings) {
 		fresh := false
 		for _, g := range f.Guards {
 			if k := (same{f.Finding, f.Policy, g}); !counted[k] { // once for all actions of the guard
@@ -239,7 +242,8 @@ func (e *Examination) judge(r *facts.Review, self, owner Object) {
 }
 
 // standingOf are the findings that stand. Those that a namespace is not STRICT are let pass
-// by what speaks for the pods that may take plaintext, as when it would be restored.
+// by what speaks for the pods that may take plaintext, as when it would be restored. What
+// stands by it then are these pods, and not the namespace.
 func (e *Examination) standingOf(r *facts.Review, list []policies.Ruling) []policies.Ruling {
 	var stand []policies.Ruling
 	for _, f := range list {
