@@ -136,7 +136,7 @@ func openHole(c *facts.Cluster, name string, now time.Time, restoring bool) (hol
 	for _, h := range holes(c, ns) {
 		for i := range c.Guards {
 			g := &c.Guards[i]
-			if g.StrictMTLS != nil && c.Selects(g, name, ns.Labels) && (!restoring || restores(g)) && !excused(c, g, ns, h, now) {
+			if g.StrictMTLS != nil && c.Selects(g, name, ns.Labels) && (!restoring || restores(g)) && excuse(c, g, ns, h, now) == nil {
 				return h, true
 			}
 		}
@@ -144,9 +144,30 @@ func openHole(c *facts.Cluster, name string, now time.Time, restoring bool) (hol
 	return hole{}, false
 }
 
-// excused reports whether an exception speaks for the hole: one for the namespace, or for
-// all pods that lead into it.
-func excused(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, h hole, now time.Time) bool {
+// ExcusedBy returns the exception by which a namespace that is not STRICT stands under the
+// guard: each of its holes has one that speaks for it, and that of the first is returned.
+// It is nil where one has none.
+func ExcusedBy(c *facts.Cluster, g *facts.Guard, name string, now time.Time) *facts.Exception {
+	ns := c.Namespaces[name]
+	if ns == nil || len(ns.Exceptions) == 0 {
+		return nil
+	}
+	var first *facts.Exception
+	for _, h := range holes(c, ns) {
+		e := excuse(c, g, ns, h, now)
+		if e == nil {
+			return nil
+		}
+		if first == nil {
+			first = e
+		}
+	}
+	return first
+}
+
+// excuse is the exception that speaks for the hole: one for the namespace, or for all pods
+// that lead into it.
+func excuse(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, h hole, now time.Time) *facts.Exception {
 	of := facts.Review{Cluster: *c, Now: now}
 	if h.selector == nil {
 		of.Kind, of.Name = corev1.SchemeGroupVersion.WithKind("Namespace"), ns.Name
@@ -155,7 +176,10 @@ func excused(c *facts.Cluster, g *facts.Guard, ns *facts.Namespace, h hole, now 
 		of.Kind, of.Namespace = schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}, ns.Name
 		of.Object = &mesh.PeerAuthentication{Namespace: ns.Name, Selector: h.selector}
 	}
-	return slices.ContainsFunc([]Reason{reasonNamespaceNotStrict(), reasonWorkloadNotStrict(), reasonPolicyWeakensMTLS()}, func(r Reason) bool {
-		return of.Excepting(g, "strict-mtls", r.Name) != nil
-	})
+	for _, r := range []Reason{reasonNamespaceNotStrict(), reasonWorkloadNotStrict(), reasonPolicyWeakensMTLS()} {
+		if e := of.Excepting(g, "strict-mtls", r.Name); e != nil {
+			return e
+		}
+	}
+	return nil
 }

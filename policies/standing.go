@@ -20,5 +20,10 @@ func Stands(r *facts.Review, f *Finding) bool {
 	return f.Severity == Breach
 }
 
+// TellsOfMode reports whether a finding is that its namespace is not STRICT. ExcusedBy says
+// whether it may stand so: the policy itself asks for an exception of the namespace alone,
+// and for none where its guard lets it come in first.
+func TellsOfMode(f *Finding) bool { return f.Reason == reasonNamespaceNotStrict() }
+
 // GuardsControlPlane reports whether the guard says where the mesh's own pods run.
 func GuardsControlPlane(g *facts.Guard) bool { return g.NodePools != nil && guardsControlPlane(g) }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -40,7 +41,7 @@ func TestStandingTellsOfInjection(t *testing.T) {
 	}
 	s := newSetting(t, interceptor.Funcs{}, stored...)
 	recorder := events.NewFakeRecorder(5)
-	standing := &Standing{Client: s.client, Source: s.source, Events: recorder, Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}}
+	standing := &Standing{Client: s.client, Source: s.source, Events: recorder, Now: time.Now, Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}}
 	expect := func(guard string, status metav1.ConditionStatus, message string) {
 		t.Helper()
 		if _, err := standing.Reconcile(t.Context(), request(guard)); err != nil {

@@ -48,7 +48,7 @@ func (s *Standing) fillScan(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuar
 		status.Namespaces.Violating = count(t.Violating)
 		status.Namespaces.Compliant = count(t.Guarded - t.Violating)
 		status.Scan = scanStatus(&t, at)
-		next = compliance(next, &t, status.Namespaces.Guarded)
+		next = compliance(next, &t)
 	}
 	// As it was before, so that a change counts for one only when it is one.
 	if was := meta.FindStatusCondition(before.Conditions, c.Type); was != nil {
@@ -62,7 +62,7 @@ func (s *Standing) fillScan(guard *v1alpha1.MeshGuard, before *v1alpha1.MeshGuar
 
 // compliance is the condition Compliant, which so far is about the modes alone, by what
 // has been found.
-func compliance(next metav1.Condition, t *scan.Totals, guarded int32) metav1.Condition {
+func compliance(next metav1.Condition, t *scan.Totals) metav1.Condition {
 	switch {
 	case t.Found > 0:
 		text := fmt.Sprintf("%s in %d of %d guarded namespaces: %s", counted(t.Found, "finding stands", "findings stand"), t.Violating, t.Guarded, worstText(t))
@@ -73,7 +73,7 @@ func compliance(next metav1.Condition, t *scan.Totals, guarded int32) metav1.Con
 		}
 	case next.Status == metav1.ConditionTrue:
 		next.Reason = "NothingFound"
-		next.Message = fmt.Sprintf("all %d guarded namespaces are STRICT, and none of %d pods nor anything else in them breaks a policy", guarded, t.Pods)
+		next.Message += fmt.Sprintf(", and none of %d pods nor anything else in them breaks a policy", t.Pods)
 		if t.Excepted > 0 {
 			next.Message += ", but for " + counted(t.Excepted, "finding that an exception lets", "findings that exceptions let") + " pass"
 		}

@@ -79,7 +79,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 		return reconcile.Result{}, fmt.Errorf("get ValidatingWebhookConfiguration: %w", err)
 	}
 	before := guard.Status.DeepCopy()
-	fillStatus(&guard, &state, &config, s.Canary.Verdict())
+	fillStatus(&guard, &state, &config, s.Canary.Verdict(), s.Now())
 	s.fillScan(&guard, before)
 	var done reconcile.Result
 	if s.Own != nil {
@@ -103,7 +103,7 @@ func (s *Standing) Reconcile(ctx context.Context, r reconcile.Request) (reconcil
 	return done, nil
 }
 
-func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration, canary CanaryVerdict) {
+func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissionregistrationv1.ValidatingWebhookConfiguration, canary CanaryVerdict, now time.Time) {
 	status := &guard.Status
 	status.ObservedGeneration = guard.Generation
 	set := func(kind string, holds bool, reason, message string) {
@@ -122,7 +122,7 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 		return
 	}
 	var counts v1alpha1.NamespaceCounts
-	var open []string
+	var open, excused []string
 	for name, ns := range state.Namespaces {
 		if ns.Terminating || !state.Selects(&g, name, ns.Labels) {
 			continue
@@ -133,12 +133,24 @@ func fillStatus(guard *v1alpha1.MeshGuard, state *facts.Cluster, config *admissi
 			continue
 		}
 		counts.NotStrict++
-		open = append(open, name)
+		if policies.ExcusedBy(state, &g, name, now) != nil {
+			excused = append(excused, name)
+		} else {
+			open = append(open, name)
+		}
 	}
 	status.Namespaces = counts
-	if len(open) == 0 {
-		set(v1alpha1.ConditionCompliant, true, "AllStrict", fmt.Sprintf("all %d guarded namespaces are STRICT", counts.Guarded))
-	} else {
+	switch {
+	case g.StrictMTLS == nil:
+		set(v1alpha1.ConditionCompliant, true, "StrictNotDemanded", fmt.Sprintf("the guard does not demand STRICT, which %d of %d guarded namespaces are", counts.Strict, counts.Guarded))
+	case len(open) == 0:
+		text := fmt.Sprintf("all %d guarded namespaces are STRICT", counts.Guarded)
+		if len(excused) > 0 {
+			slices.Sort(excused)
+			text += ", but for what exceptions let be otherwise in " + firstNames(excused)
+		}
+		set(v1alpha1.ConditionCompliant, true, "AllStrict", text)
+	default:
 		slices.Sort(open)
 		set(v1alpha1.ConditionCompliant, false, reasonNotStrict, fmt.Sprintf("%d of %d guarded namespaces are not STRICT: %s", len(open), counts.Guarded, firstNames(open)))
 	}

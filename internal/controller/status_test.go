@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -36,6 +37,14 @@ func TestFillStatus(t *testing.T) {
 		}
 		return ns
 	}
+	excused := func(ns *facts.Namespace) *facts.Namespace {
+		x, err := facts.NewException(exceptionFrom("strict-mtls")) // until one o'clock
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Exceptions = append(ns.Exceptions, x)
+		return ns
+	}
 	var eleven []*facts.Namespace
 	for i := range 11 {
 		eleven = append(eleven, space(fmt.Sprintf("ns-%02d", i), guarded, false))
@@ -62,6 +71,26 @@ func TestFillStatus(t *testing.T) {
 			namespaces: []*facts.Namespace{space("prod", guarded, false, mesh.ModeStrict), space("stage", guarded, false, mesh.ModePermissive)}, entries: []string{"default.guard.meshvakt.io"},
 			counts:    v1alpha1.NamespaceCounts{Guarded: 2, Strict: 1, NotStrict: 1},
 			enforcing: true, enforcingReason: "Registered", compliantReason: "NamespaceNotStrict", compliantMessage: "1 of 2 guarded namespaces are not STRICT: stage",
+		},
+		"one is not STRICT by an exception": {
+			namespaces: []*facts.Namespace{space("prod", guarded, false, mesh.ModeStrict), excused(space("stage", guarded, false, mesh.ModePermissive))}, entries: []string{"default.guard.meshvakt.io"},
+			edit: func(g *v1alpha1.MeshGuard) {
+				g.Spec.Exceptions = &v1alpha1.Exceptions{MaxDuration: metav1.Duration{Duration: 24 * time.Hour}, Approval: v1alpha1.ApprovalNone}
+			},
+			counts:    v1alpha1.NamespaceCounts{Guarded: 2, Strict: 1, NotStrict: 1},
+			enforcing: true, enforcingReason: "Registered", compliant: true, compliantReason: "AllStrict", compliantMessage: "all 2 guarded namespaces are STRICT, but for what exceptions let be otherwise in stage",
+		},
+		"an exception that the guard does not take": {
+			namespaces: []*facts.Namespace{excused(space("stage", guarded, false, mesh.ModePermissive))}, entries: []string{"default.guard.meshvakt.io"},
+			edit:      func(g *v1alpha1.MeshGuard) { g.Spec.Exceptions = nil },
+			counts:    v1alpha1.NamespaceCounts{Guarded: 1, NotStrict: 1},
+			enforcing: true, enforcingReason: "Registered", compliantReason: "NamespaceNotStrict", compliantMessage: "1 of 1 guarded namespaces are not STRICT: stage",
+		},
+		"STRICT is not demanded": {
+			namespaces: []*facts.Namespace{space("stage", guarded, false, mesh.ModePermissive)}, entries: []string{"default.guard.meshvakt.io"},
+			edit:      func(g *v1alpha1.MeshGuard) { g.Spec.StrictMTLS = nil },
+			counts:    v1alpha1.NamespaceCounts{Guarded: 1, NotStrict: 1},
+			enforcing: true, enforcingReason: "Registered", compliant: true, compliantReason: "StrictNotDemanded", compliantMessage: "does not demand STRICT, which 0 of 1",
 		},
 		"ten are named and the others counted": {
 			namespaces: eleven, entries: []string{"default.guard.meshvakt.io"},
@@ -96,7 +125,7 @@ func TestFillStatus(t *testing.T) {
 			for _, ns := range c.namespaces {
 				state.Namespaces[ns.Name] = ns
 			}
-			fillStatus(guard, state, webhookWith(c.entries...), CanaryVerdict{Known: true, Answered: true})
+			fillStatus(guard, state, webhookWith(c.entries...), CanaryVerdict{Known: true, Answered: true}, time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC))
 			if guard.Status.ObservedGeneration != 3 || guard.Status.Namespaces != c.counts {
 				t.Errorf("status %+v; want counts %+v", guard.Status, c.counts)
 			}
@@ -129,7 +158,7 @@ func TestStandingWritesOnce(t *testing.T) {
 		}
 		return c.SubResource(sub).Update(ctx, o, opts...)
 	}}, guardWith("default", guardedSelector(), v1alpha1.OnMissingReject), namespaceOf("prod", true), webhookWith("default.guard.meshvakt.io"))
-	standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}}
+	standing := &Standing{Client: s.client, Source: s.source, Events: events.NewFakeRecorder(5), Now: time.Now, Canary: &Canary{verdict: CanaryVerdict{Known: true, Answered: true}}}
 	for range 3 {
 		if _, err := standing.Reconcile(t.Context(), request("default")); err != nil {
 			t.Fatal(err)

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -164,6 +166,26 @@ func TestChecks(t *testing.T) {
 		{"one replica", "meshvakt-replicas", func(f *Facts) {
 			f.Own.Value[0].Spec.Replicas, f.Own.Value[0].Status.ReadyReplicas = nil, 1
 		}, Warn, "two or more"},
+		{"replicas that keep evidence", "meshvakt-replicas", keepEvidence, Pass, "3 of 3"},
+		{"their budget", "meshvakt-disruption", keepEvidence, Pass, "lets 1 go"},
+		{"none of them ready", "meshvakt-replicas", func(f *Facts) {
+			keepEvidence(f)
+			f.OwnSets.Value[0].Status.ReadyReplicas = 0
+		}, Fail, "0 of 3"},
+		{"replicas on the way to where they keep evidence", "meshvakt-replicas", func(f *Facts) {
+			own := f.Own.Value
+			keepEvidence(f)
+			f.Own.Value = own
+			f.Own.Value[0].Status.ReadyReplicas, f.OwnSets.Value[0].Status.ReadyReplicas = 0, 2
+		}, Warn, "2 of 6"},
+		{"no replicas", "meshvakt-replicas", func(f *Facts) { f.Own.Value = nil }, Warn, "no Deployment or StatefulSet"},
+		{"Meshvakt's pods that keep evidence, by their labels", "webhook-locks", func(f *Facts) {
+			keepEvidence(f)
+			f.OwnSets.Value[0].Spec.Template.Labels["of"] = "evidence"
+			add("ours", func(w *admissionregistrationv1.ValidatingWebhook) {
+				w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"of": "evidence"}}
+			})(f)
+		}, Warn, "Meshvakt's pods"},
 		{"not registered", "meshvakt-webhooks", func(f *Facts) { f.Validating.Value = nil }, Fail, "nothing is enforced"},
 		{"expired CA", "meshvakt-webhooks", func(f *Facts) { first(f).ClientConfig.CABundle = certificate(t, testTime().Add(-time.Second)) }, Fail, "expired"},
 		{"one of two CAs expired", "meshvakt-webhooks", func(f *Facts) {
@@ -221,9 +243,22 @@ func selectorsFor(names ...string) []labels.Selector {
 	return list
 }
 
+// keepEvidence has the replicas be of a StatefulSet.
+func keepEvidence(f *Facts) {
+	d := &f.Own.Value[0]
+	s := appsv1.StatefulSet{ObjectMeta: d.ObjectMeta}
+	s.Spec.Replicas, s.Spec.Template, s.Status.ReadyReplicas = d.Spec.Replicas, d.Spec.Template, d.Status.ReadyReplicas
+	f.Own.Value, f.OwnSets.Value = nil, []appsv1.StatefulSet{s}
+}
+
 func TestNotInstalled(t *testing.T) {
 	f := ready(t)
 	f.Own.Value, f.Validating.Value, f.Guards.Value = nil, nil, nil
+	f.OwnSets.Err = &LackingError{Right{"list", "apps", "statefulsets", ""}}
+	if c := New(f, emptyForecast(), nil).Checks; !slices.ContainsFunc(c, func(c Check) bool { return c.ID == "meshvakt-installation" && c.Result == Unknown }) {
+		t.Errorf("installed or not, it is not known: %+v", c)
+	}
+	f.OwnSets.Err = nil
 	only := func(found string, result Result) {
 		t.Helper()
 		for _, c := range New(f, emptyForecast(), nil).Checks {
@@ -246,20 +281,21 @@ func TestUnknownIsNoPass(t *testing.T) {
 		lack   func(*Facts)
 		checks string
 	}{
-		"version":     {func(f *Facts) { f.Version.Err = lacking }, "kubernetes-version"},
-		"kinds":       {func(f *Facts) { f.Served.Err = lacking }, "istio-kinds meshvakt-installation"},
-		"namespaces":  {func(f *Facts) { f.Namespaces.Err = lacking }, "istio-mesh-mode istio-discovery webhook-order webhook-locks meshvakt-reach"},
-		"settings":    {func(f *Facts) { f.ControlPlanes.Err = lacking }, "istio-control-planes istio-root-namespaces istio-mesh-mode istio-auto-mtls istio-discovery"},
-		"injectors":   {func(f *Facts) { f.Injectors.Err = lacking }, "istio-injection"},
-		"istiods":     {func(f *Facts) { f.Istiods.Err = lacking }, "istio-control-planes"},
-		"policies":    {func(f *Facts) { f.Policies.Err = lacking }, "istio-mesh-mode"},
-		"mutating":    {func(f *Facts) { f.Mutating.Err = lacking }, "istio-injection webhook-order webhook-locks webhook-timeouts meshvakt-webhooks"},
-		"validating":  {func(f *Facts) { f.Validating.Err = lacking }, "webhook-locks webhook-timeouts meshvakt-webhooks meshvakt-reach"},
-		"endpoints":   {func(f *Facts) { f.Endpoints.Err = lacking }, "webhook-locks meshvakt-webhooks"},
-		"nodes":       {func(f *Facts) { f.Nodes.Err = lacking }, "nodes"},
-		"guards":      {func(f *Facts) { f.Guards.Err = lacking }, "meshvakt-reach meshvakt-guards"},
-		"deployments": {func(f *Facts) { f.Own.Err = lacking }, "meshvakt-replicas meshvakt-disruption"},
-		"budgets":     {func(f *Facts) { f.Budgets.Err = lacking }, "meshvakt-disruption"},
+		"version":      {func(f *Facts) { f.Version.Err = lacking }, "kubernetes-version"},
+		"kinds":        {func(f *Facts) { f.Served.Err = lacking }, "istio-kinds meshvakt-installation"},
+		"namespaces":   {func(f *Facts) { f.Namespaces.Err = lacking }, "istio-mesh-mode istio-discovery webhook-order webhook-locks meshvakt-reach"},
+		"settings":     {func(f *Facts) { f.ControlPlanes.Err = lacking }, "istio-control-planes istio-root-namespaces istio-mesh-mode istio-auto-mtls istio-discovery"},
+		"injectors":    {func(f *Facts) { f.Injectors.Err = lacking }, "istio-injection"},
+		"istiods":      {func(f *Facts) { f.Istiods.Err = lacking }, "istio-control-planes"},
+		"policies":     {func(f *Facts) { f.Policies.Err = lacking }, "istio-mesh-mode"},
+		"mutating":     {func(f *Facts) { f.Mutating.Err = lacking }, "istio-injection webhook-order webhook-locks webhook-timeouts meshvakt-webhooks"},
+		"validating":   {func(f *Facts) { f.Validating.Err = lacking }, "webhook-locks webhook-timeouts meshvakt-webhooks meshvakt-reach"},
+		"endpoints":    {func(f *Facts) { f.Endpoints.Err = lacking }, "webhook-locks meshvakt-webhooks"},
+		"nodes":        {func(f *Facts) { f.Nodes.Err = lacking }, "nodes"},
+		"guards":       {func(f *Facts) { f.Guards.Err = lacking }, "meshvakt-reach meshvakt-guards"},
+		"deployments":  {func(f *Facts) { f.Own.Err = lacking }, "meshvakt-replicas meshvakt-disruption"},
+		"statefulsets": {func(f *Facts) { f.OwnSets.Err = lacking }, "meshvakt-replicas meshvakt-disruption"},
+		"budgets":      {func(f *Facts) { f.Budgets.Err = lacking }, "meshvakt-disruption"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := ready(t)

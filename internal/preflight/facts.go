@@ -49,8 +49,10 @@ type Facts struct {
 	Guards Answer[[]v1alpha1.MeshGuard]
 	// Judged are the guards that the forecast is about.
 	Judged []v1alpha1.MeshGuard
-	// Own and Budgets are Meshvakt's Deployments and PodDisruptionBudgets.
+	// Own, OwnSets and Budgets are Meshvakt's Deployments, StatefulSets and
+	// PodDisruptionBudgets. Replicas that keep evidence are of a StatefulSet.
 	Own     Answer[[]appsv1.Deployment]
+	OwnSets Answer[[]appsv1.StatefulSet]
 	Budgets Answer[[]policyv1.PodDisruptionBudget]
 }
 

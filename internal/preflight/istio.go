@@ -85,14 +85,15 @@ func istiodText(d *appsv1.Deployment) string {
 		}
 	}
 	return fmt.Sprintf("istiod %s/%s of revision %q: %s, %d of %d ready", d.Namespace, d.Name,
-		cmp.Or(d.Labels["istio.io/rev"], "default"), version, d.Status.ReadyReplicas, replicas(d))
+		cmp.Or(d.Labels["istio.io/rev"], "default"), version, d.Status.ReadyReplicas, wanted(d.Spec.Replicas))
 }
 
-func replicas(d *appsv1.Deployment) int32 {
-	if d.Spec.Replicas == nil {
+// wanted is how many replicas a spec asks for.
+func wanted(replicas *int32) int32 {
+	if replicas == nil {
 		return 1
 	}
-	return *d.Spec.Replicas
+	return *replicas
 }
 
 // tagTexts tells which tags lead to which revisions.

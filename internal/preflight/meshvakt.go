@@ -9,7 +9,6 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -40,10 +39,10 @@ func ownInstallation(f *Facts) (c Check, installed bool) {
 		}
 	}
 	validating, _ := ownConfiguration(f)
-	trace := validating || len(f.Own.Value) > 0 || len(f.Guards.Value) > 0
+	trace := validating || len(f.Own.Value) > 0 || len(f.OwnSets.Value) > 0 || len(f.Guards.Value) > 0
 	switch {
-	case !trace && (f.Own.Err != nil || f.Validating.Err != nil || f.Guards.Err != nil):
-		return unknown(id, f.Own.Err, f.Validating.Err, f.Guards.Err), false
+	case !trace && (f.Own.Err != nil || f.OwnSets.Err != nil || f.Validating.Err != nil || f.Guards.Err != nil):
+		return unknown(id, f.Own.Err, f.OwnSets.Err, f.Validating.Err, f.Guards.Err), false
 	case !trace && len(missing) == 0:
 		return Check{ID: id, Result: Pass, Found: "not installed, but for its CustomResourceDefinitions"}, false
 	case !trace:
@@ -65,31 +64,62 @@ func ownConfiguration(f *Facts) (validating, mutating bool) {
 	return validating, mutating
 }
 
+// ownReplicaSet is a Deployment or StatefulSet of Meshvakt's replicas.
+type ownReplicaSet struct {
+	kind, name    string
+	podLabels     map[string]string
+	wanted, ready int32
+}
+
+// ownReplicaSets are one as a rule; both kinds are there while replicas move to where they
+// keep evidence.
+func ownReplicaSets(f *Facts) []ownReplicaSet {
+	var list []ownReplicaSet
+	of := func(m *metav1.ObjectMeta, kind string, pods map[string]string, replicas *int32, ready int32) {
+		if component := m.Labels["app.kubernetes.io/component"]; component == "" || component == "webhook" {
+			list = append(list, ownReplicaSet{kind, m.Name, pods, wanted(replicas), ready})
+		}
+	}
+	for i := range f.Own.Value {
+		d := &f.Own.Value[i]
+		of(&d.ObjectMeta, "deployment", d.Spec.Template.Labels, d.Spec.Replicas, d.Status.ReadyReplicas)
+	}
+	for i := range f.OwnSets.Value {
+		s := &f.OwnSets.Value[i]
+		of(&s.ObjectMeta, "statefulset", s.Spec.Template.Labels, s.Spec.Replicas, s.Status.ReadyReplicas)
+	}
+	return list
+}
+
 func ownReplicas(f *Facts) Check {
 	const id = "meshvakt-replicas"
-	if f.Own.Err != nil {
-		return unknown(id, f.Own.Err)
+	if f.Own.Err != nil || f.OwnSets.Err != nil {
+		return unknown(id, f.Own.Err, f.OwnSets.Err)
 	}
-	at := slices.IndexFunc(f.Own.Value, func(d appsv1.Deployment) bool {
-		component := d.Labels["app.kubernetes.io/component"]
-		return component == "" || component == "webhook"
-	})
-	if at < 0 {
+	own := ownReplicaSets(f)
+	if len(own) == 0 {
 		return Check{
-			ID: id, Result: Warn, Found: fmt.Sprintf("no Deployment labelled app.kubernetes.io/name=meshvakt in namespace %q", f.Names.Namespace),
+			ID: id, Result: Warn, Found: fmt.Sprintf("no Deployment or StatefulSet labelled app.kubernetes.io/name=meshvakt in namespace %q", f.Names.Namespace),
 			Must: "be there, unless Meshvakt runs outside of the cluster", Remedy: "name its namespace with --meshvakt-namespace",
 		}
 	}
-	d := &f.Own.Value[at]
-	c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("%d of %d ready", d.Status.ReadyReplicas, replicas(d))}
-	describe := fmt.Sprintf("kubectl -n %s describe deployment %s", d.Namespace, d.Name)
+	var ready, all int32
+	lacking := own[0]
+	for _, o := range own {
+		ready, all = ready+o.ready, all+o.wanted
+		if o.ready < o.wanted {
+			lacking = o
+		}
+	}
+	c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("%d of %d ready", ready, all)}
+	describe := fmt.Sprintf("kubectl -n %s describe %s %s", f.Names.Namespace, lacking.kind, lacking.name)
 	switch {
-	case d.Status.ReadyReplicas == 0:
+	case ready == 0:
 		c.Result, c.Must, c.Remedy = Fail, "be at least one, or nothing changes in guarded namespaces", describe
-	case d.Status.ReadyReplicas < replicas(d):
+	case ready < all:
 		c.Result, c.Must, c.Remedy = Warn, "all be ready", describe
-	case replicas(d) < 2:
-		c.Result, c.Must, c.Remedy = Warn, "be two or more, or each restart stops guarded namespaces", "set replicas of the chart"
+	case all < 2:
+		c.Result, c.Must, c.Remedy = Warn, "be two or more, or each restart stops guarded namespaces", "set replicaCount of the chart"
 	}
 	return c
 }
@@ -119,7 +149,7 @@ func ownWebhooks(f *Facts) Check {
 			n++
 			if err := trusted(w.ClientConfig.CABundle, f.Now); err != nil {
 				return fail(fmt.Sprintf("caBundle of webhook %q: %v", w.Name, err), "hold a certificate that is valid, or every request is refused",
-					"kubectl -n "+f.Names.Namespace+" logs deployment/meshvakt, which says what the certificate waits for")
+					"kubectl -n "+f.Names.Namespace+" logs -l app.kubernetes.io/component=webhook, which says what the certificate waits for")
 			}
 		}
 	}
@@ -261,13 +291,14 @@ func ownGuards(f *Facts) Check {
 
 func ownBudget(f *Facts) Check {
 	const id = "meshvakt-disruption"
-	if f.Budgets.Err != nil || f.Own.Err != nil {
-		return unknown(id, f.Budgets.Err, f.Own.Err)
+	if f.Budgets.Err != nil || f.Own.Err != nil || f.OwnSets.Err != nil {
+		return unknown(id, f.Budgets.Err, f.Own.Err, f.OwnSets.Err)
 	}
+	own := ownReplicaSets(f)
 	for i := range f.Budgets.Value {
 		b := &f.Budgets.Value[i]
 		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-		if err != nil || !slices.ContainsFunc(f.Own.Value, func(d appsv1.Deployment) bool { return selector.Matches(labels.Set(d.Spec.Template.Labels)) }) {
+		if err != nil || !slices.ContainsFunc(own, func(o ownReplicaSet) bool { return selector.Matches(labels.Set(o.podLabels)) }) {
 			continue
 		}
 		c := Check{ID: id, Result: Pass, Found: fmt.Sprintf("PodDisruptionBudget %q lets %d go", b.Name, b.Status.DisruptionsAllowed)}

@@ -81,6 +81,7 @@ func ClusterRights(n Names) []Right {
 		{"list", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", ""},
 		{"list", "admissionregistration.k8s.io", "validatingwebhookconfigurations", ""},
 		{"list", "apps", "deployments", ""},
+		{"list", "apps", "statefulsets", n.Namespace},
 		{"list", "discovery.k8s.io", "endpointslices", ""},
 		{"list", "meshvakt.io", "guardexceptions", ""},
 		{"list", "meshvakt.io", "meshguards", ""},

@@ -192,8 +192,8 @@ func validatingHooks(f *Facts) []hook {
 
 // ownPodLabels are the labels of Meshvakt's pods: those that it has, or the chart's.
 func ownPodLabels(f *Facts) map[string]string {
-	if len(f.Own.Value) > 0 {
-		return f.Own.Value[0].Spec.Template.Labels
+	if own := ownReplicaSets(f); len(own) > 0 {
+		return own[0].podLabels
 	}
 	return map[string]string{
 		"app.kubernetes.io/name": "meshvakt", "app.kubernetes.io/component": "webhook",

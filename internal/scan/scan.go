@@ -221,16 +221,15 @@ func (e *Examination) judge(r *facts.Review, self, owner Object) {
 	relied := map[types.UID]bool{}
 	for i := range d.Findings {
 		f := &d.Findings[i]
-		if !policies.Stands(r, &f.Finding) {
-			continue
-		}
-		if f.Exception != nil && f.Exception.UID != "" && !relied[f.Exception.UID] {
-			relied[f.Exception.UID] = true
+		if x := f.Exception; x != nil && x.UID != "" && !relied[x.UID] && policies.Stands(r, &f.Finding) {
+			relied[x.UID] = true
 			if e.standing.Relied == nil {
 				e.standing.Relied = map[types.UID]int{}
 			}
-			e.standing.Relied[f.Exception.UID]++
+			e.standing.Relied[x.UID]++
 		}
+	}
+	for _, f := range e.standingOf(r, d.Findings) {
 		fresh := false
 		for _, g := range f.Guards {
 			if k := (same{f.Finding, f.Policy, g}); !counted[k] { // once for all actions of the guard
@@ -238,8 +237,41 @@ func (e *Examination) judge(r *facts.Review, self, owner Object) {
 				e.count(Count{Guard: g, Policy: f.Policy, Reason: f.Reason.Name}, f.Exception != nil)
 			}
 		}
-		e.result(f, self, owner, fresh)
+		e.result(&f, self, owner, fresh)
 	}
+}
+
+// standingOf are the findings that stand. Those that a namespace is not STRICT are let pass
+// by what speaks for the pods that may take plaintext, as when it would be restored. What
+// stands by it then are these pods, and not the namespace.
+func (e *Examination) standingOf(r *facts.Review, list []policies.Ruling) []policies.Ruling {
+	var stand []policies.Ruling
+	for _, f := range list {
+		if !policies.Stands(r, &f.Finding) {
+			continue
+		}
+		if f.Exception != nil || !policies.TellsOfMode(&f.Finding) {
+			stand = append(stand, f)
+			continue
+		}
+		var minding []string
+		for _, name := range f.Guards {
+			at := slices.IndexFunc(e.cluster.Guards, func(g facts.Guard) bool { return g.Name == name })
+			x := policies.ExcusedBy(&e.cluster, &e.cluster.Guards[at], r.Name, r.Now)
+			if x == nil {
+				minding = append(minding, name)
+				continue
+			}
+			let := f
+			let.Guards, let.Action, let.Exception = []string{name}, policies.Excepted, x
+			stand = append(stand, let)
+		}
+		if len(minding) > 0 {
+			f.Guards = minding
+			stand = append(stand, f)
+		}
+	}
+	return stand
 }
 
 func (e *Examination) count(k Count, excepted bool) {

@@ -200,6 +200,60 @@ func TestExceptionEnds(t *testing.T) {
 	}
 }
 
+// An exception for the pods that may take plaintext lets their policy in, and speaks for the
+// namespace as well, however its guard lets it come in.
+func TestNamespaceStandsByWhatSpeaksForItsPods(t *testing.T) {
+	of := func(app string) map[string]string { return map[string]string{"app": app} }
+	weak := func(app string) *mesh.PeerAuthentication {
+		return &mesh.PeerAuthentication{Namespace: "prod", Name: app, Created: noon(), Mode: mesh.ModePermissive, Selector: of(app)}
+	}
+	for name, c := range map[string]struct {
+		mode      mesh.Mode
+		weak      []*mesh.PeerAuthentication
+		selector  map[string]string
+		onMissing v1alpha1.OnMissing
+		now       time.Time
+		want      string
+	}{
+		"these pods":                       {mesh.ModeStrict, []*mesh.PeerAuthentication{weak("legacy")}, of("legacy"), v1alpha1.OnMissingReject, noon(), "0/1"},
+		"these pods, when it has ended":    {mesh.ModeStrict, []*mesh.PeerAuthentication{weak("legacy")}, of("legacy"), v1alpha1.OnMissingReject, noon().Add(time.Hour), "1/0"},
+		"other pods":                       {mesh.ModeStrict, []*mesh.PeerAuthentication{weak("legacy")}, of("web"), v1alpha1.OnMissingReject, noon(), "1/0"},
+		"some of the pods":                 {mesh.ModeStrict, []*mesh.PeerAuthentication{weak("legacy"), weak("batch")}, of("legacy"), v1alpha1.OnMissingReject, noon(), "2/0"},
+		"some of a namespace":              {mesh.ModePermissive, nil, of("legacy"), v1alpha1.OnMissingReject, noon(), "1/0"},
+		"the namespace":                    {mesh.ModePermissive, nil, nil, v1alpha1.OnMissingReject, noon(), "0/1"},
+		"the namespace, which may come in": {mesh.ModePermissive, nil, nil, v1alpha1.OnMissingHold, noon(), "0/1"},
+		"nothing, which may come in":       {mesh.ModePermissive, nil, of("legacy"), v1alpha1.OnMissingHold, noon(), "1/0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := exception(noon().Add(time.Hour), "strict-mtls")
+			e.Spec.ObjectSelector.MatchLabels, e.UID = c.selector, "uid-migration"
+			cluster := state(t, c.mode, e)
+			cluster.Guards[0].StrictMTLS.OnMissing = c.onMissing
+			ns := cluster.Namespaces["prod"]
+			ns.PeerAuthentications = append(ns.PeerAuthentications, c.weak...)
+			// Another guard takes no exceptions, and minds.
+			other := cluster.Guards[0]
+			other.Name, other.Exceptions = "other", nil
+			s := examine(t, cluster, c.now)
+			if got := counts(s); got != "default strict-mtls NamespaceNotStrict "+c.want {
+				t.Errorf("counts %q; want %s", got, c.want)
+			}
+			excepted := strings.HasSuffix(c.want, "/1")
+			if (s.Results[0].Exception == "migration") != excepted || (s.Found("default") == 0) != excepted {
+				t.Errorf("%+v", s)
+			}
+			// What is admitted by it itself stands by it; what rests on its pods does not.
+			if n := s.Relied["uid-migration"]; (n == 1) != (name == "the namespace") {
+				t.Errorf("%d objects stand by the exception", n)
+			}
+			cluster.Guards = append(cluster.Guards, other)
+			if s := examine(t, cluster, c.now); s.Found("other") == 0 || (s.Found("default") == 0) != excepted {
+				t.Errorf("under two guards: %q", counts(s))
+			}
+		})
+	}
+}
+
 func TestPodsThatAreLetAlone(t *testing.T) {
 	for name, edit := range map[string]func(*corev1.Pod){
 		"one that has ended":        func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed },

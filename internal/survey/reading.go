@@ -80,6 +80,10 @@ func (r *reading) all(ctx context.Context) error {
 		f.Own.Err = readInto(ctx, r, own, false, &f.Own.Value, nil)
 	})
 	read(func(ctx context.Context) {
+		own := source{group: "apps", resource: "statefulsets", kind: "StatefulSet", namespace: f.Names.Namespace, selector: "app.kubernetes.io/name=meshvakt"}
+		f.OwnSets.Err = readInto(ctx, r, own, false, &f.OwnSets.Value, nil)
+	})
+	read(func(ctx context.Context) {
 		f.Budgets.Err = readInto(ctx, r, source{group: "policy", resource: "poddisruptionbudgets", kind: "PodDisruptionBudget", namespace: f.Names.Namespace}, false, &f.Budgets.Value, nil)
 	})
 	for resource, kind := range map[string]string{"limitranges": "LimitRange", "resourcequotas": "ResourceQuota"} {

@@ -246,6 +246,25 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
+// Replicas that keep evidence are of a StatefulSet, and nobody takes them for missing.
+func TestSurveyFindsReplicasThatKeepEvidence(t *testing.T) {
+	a := smallCluster(1)
+	a.lists["/apis/apps/v1/namespaces/meshvakt-system/statefulsets"] = objectsOf(`{"metadata":{"name":"meshvakt","namespace":"meshvakt-system",
+		"labels":{"app.kubernetes.io/name":"meshvakt","app.kubernetes.io/component":"webhook"}},"spec":{"replicas":3,"template":{"metadata":{"labels":{"app.kubernetes.io/name":"meshvakt"}}}},
+		"status":{"readyReplicas":3}}`)
+	a.lists["/apis/policy/v1/namespaces/meshvakt-system/poddisruptionbudgets"] = objectsOf(`{"metadata":{"name":"meshvakt","namespace":"meshvakt-system"},
+		"spec":{"selector":{"matchLabels":{"app.kubernetes.io/name":"meshvakt"}}},"status":{"disruptionsAllowed":1}}`)
+	r, err := report(t, a, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"meshvakt-replicas", "meshvakt-disruption"} {
+		if got := result(r, id); got != preflight.Pass {
+			t.Errorf("%s is %s; want a pass", id, got)
+		}
+	}
+}
+
 // An expired token is followed by the one that the API server offers.
 func TestSurveyGoesOn(t *testing.T) {
 	a := smallCluster(few)
