@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
@@ -79,6 +81,46 @@ func TestTheEndOfAKeyIsRecordedByTheNextLeader(t *testing.T) {
 	if want := []string{id + " 2026q3 retention by sa"}; !slices.Equal(ends(l), want) {
 		t.Errorf("recorded are %q; must be %q", ends(l), want)
 	}
+}
+
+// A log that is not open yet as somebody begins to lead is asked again soon, and after that all is quiet for an hour.
+func TestTheEndOfAKeyIsRecordedSoon(t *testing.T) {
+	c := fake.NewClientBuilder().Build()
+	keyOf(t, c, "2026q3")
+	synctest.Test(t, func(t *testing.T) {
+		l, began, looks := &log{err: errors.New("not open")}, time.Now(), 0
+		r := leader(c, l, "2026-12-01", month)
+		now := r.Now()
+		r.Now = func() time.Time { return now.Add(time.Since(began)) }
+		r.Keys.Live = interceptor.NewClient(c, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			looks++
+			return c.Get(ctx, key, o, opts...)
+		}})
+		r.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
+			ticker := time.NewTicker(d)
+			return ticker.C, ticker.Stop
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.Start(ctx) }()
+		time.Sleep(90 * time.Second)
+		synctest.Wait()
+		if len(l.told) != 0 {
+			t.Errorf("recorded are %q", ends(l))
+		}
+		l.err = nil
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(l.told) != 1 {
+			t.Errorf("recorded are %q; must be the end of one key", ends(l))
+		}
+		looks = 0
+		time.Sleep(10 * time.Hour)
+		synctest.Wait()
+		if looks != 10 {
+			t.Errorf("the Secret was read %d times in ten hours; must be 10", looks)
+		}
+	})
 }
 
 // A key that somebody takes out is recorded once its period is over, also where keys are kept for ever: replicas have the
