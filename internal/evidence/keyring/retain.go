@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
@@ -60,7 +62,11 @@ func (r *Retainer) Start(ctx context.Context) error {
 // Retain is one turn of Start, and reports whether each end that it has found is recorded. What could not be is the next
 // time, by whoever leads then.
 func (r *Retainer) Retain(ctx context.Context) bool {
-	gone, err := r.Keys.Expire(ctx, r.Now(), r.Retention)
+	now, err := r.agreed(ctx)
+	var gone []Destroyed
+	if err == nil {
+		gone, err = r.Keys.Expire(ctx, now, r.Retention)
+	}
 	if err != nil {
 		r.Logger.ErrorContext(ctx, "evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
 	}
@@ -72,6 +78,20 @@ func (r *Retainer) Retain(ctx context.Context) bool {
 		r.Logger.InfoContext(ctx, "evidence: a key of pseudonyms was destroyed", "period", d.Period, "id", d.ID, "early", d.Early)
 	}
 	return true
+}
+
+// agreed is the earlier one of what the clocks of this replica and of an API server say: a key that was destroyed because
+// one of them was wrong cannot be made again.
+func (r *Retainer) agreed(ctx context.Context) (time.Time, error) {
+	now := r.Now()
+	server, err := r.Keys.ServerTime(ctx)
+	if apierrors.IsForbidden(err) { // in a cluster that has taken the right to ask from everybody
+		return now, nil
+	}
+	if err != nil || server.IsZero() || !server.Before(now) {
+		return now, err
+	}
+	return server, nil
 }
 
 func (r *Retainer) tell(ctx context.Context, d Destroyed) error {
