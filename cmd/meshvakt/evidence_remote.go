@@ -15,14 +15,14 @@ import (
 // withEvidence opens all inputs for use, and closes them. What could not be read of a server is its error, whatever use
 // has made of that: a network that fails says nothing of a log.
 func withEvidence(inputs []string, use func([]*verify.Source) error) (err error) {
-	reach := &reach{next: http.DefaultTransport}
-	sources, err := openEvidence(inputs, &http.Client{Timeout: patience, Transport: reach})
+	network := &reach{next: http.DefaultTransport}
+	sources, err := openEvidence(inputs, &http.Client{Timeout: patience, Transport: network})
 	defer func() { err = errors.Join(err, closeEvidence(sources)) }()
 	if err != nil {
 		return err
 	}
 	err = use(sources)
-	if failed := reach.failed(); failed != nil {
+	if failed := network.failed(); failed != nil {
 		return fmt.Errorf("read evidence: %w", failed)
 	}
 	return err
