@@ -110,12 +110,11 @@ func (f *evidenceInspectFlags) print(w io.Writer, origin string, r record.Record
 
 // walkEvidence opens, goes through all records and closes.
 func walkEvidence(ctx context.Context, inputs []string, trust *verify.Trust, each func(origin, pseudonyms string, r record.Record) error) (r *verify.Result, err error) {
-	sources, err := openEvidence(inputs)
-	defer func() { err = errors.Join(err, closeEvidence(sources)) }()
-	if err != nil {
-		return nil, err
-	}
-	return verify.Walk(ctx, sources, trust, each)
+	err = withEvidence(inputs, func(sources []*verify.Source) error {
+		r, err = verify.Walk(ctx, sources, trust, each)
+		return err
+	})
+	return r, err
 }
 
 // reportLogs tells what is wrong with logs whose records have been printed.

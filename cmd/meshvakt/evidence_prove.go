@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -38,7 +37,7 @@ Exit status: 0 the proof was written, 4 it could not be.`,
 	return cmd
 }
 
-func prove(cmd *cobra.Command, inputs []string, flags *trustFlags, of, recordFile string) (err error) {
+func prove(cmd *cobra.Command, inputs []string, flags *trustFlags, of, recordFile string) error {
 	at := strings.LastIndexByte(of, '#')
 	if at < 0 {
 		return fmt.Errorf("--record %q; must be ORIGIN#SEQ", of)
@@ -51,13 +50,11 @@ func prove(cmd *cobra.Command, inputs []string, flags *trustFlags, of, recordFil
 	if err != nil {
 		return err
 	}
-	sources, err := openEvidence(inputs)
-	defer func() { err = errors.Join(err, closeEvidence(sources)) }()
-	if err != nil {
+	var proof, line []byte
+	if err := withEvidence(inputs, func(sources []*verify.Source) error {
+		proof, line, err = verify.Prove(cmd.Context(), sources, trust, of[:at], seq)
 		return err
-	}
-	proof, line, err := verify.Prove(cmd.Context(), sources, trust, of[:at], seq)
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if recordFile != "" {

@@ -52,11 +52,10 @@ func (f *trustFlags) trust() (*verify.Trust, error) {
 }
 
 // openEvidence opens all inputs. The caller closes what it returns, also with an error.
-func openEvidence(inputs []string) ([]*verify.Source, error) {
+func openEvidence(inputs []string, client *http.Client) ([]*verify.Source, error) {
 	if len(inputs) == 0 {
 		return nil, errors.New("no evidence is given; give bundles, directories or URLs of logs")
 	}
-	client := &http.Client{Timeout: patience}
 	var all []*verify.Source
 	for _, input := range inputs {
 		list, err := verify.Open(input, client)
@@ -195,12 +194,11 @@ func verifyEvidence(ctx context.Context, inputs []string, o verify.Options) (r *
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(verifyGCPercent)
 	}
-	sources, err := openEvidence(inputs)
-	defer func() { err = errors.Join(err, closeEvidence(sources)) }()
-	if err != nil {
-		return nil, err
-	}
-	return verify.Verify(ctx, sources, o)
+	err = withEvidence(inputs, func(sources []*verify.Source) error {
+		r, err = verify.Verify(ctx, sources, o)
+		return err
+	})
+	return r, err
 }
 
 func writeResult(w io.Writer, r *verify.Result, output string) error {

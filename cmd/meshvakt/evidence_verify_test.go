@@ -153,3 +153,25 @@ func TestEvidenceSubject(t *testing.T) {
 		}
 	}
 }
+
+// What does not come to reading a log must not end with a status that says something of it.
+func TestEvidenceCommandsThatAreWrong(t *testing.T) {
+	dir, _ := hour(t)
+	for args, says := range map[string]string{
+		"verfy " + dir:                            `unknown command "verfy" for "meshvakt evidence"`,
+		"verfy --claim x":                         "unknown flag: --claim",
+		"verify " + dir + " --clam x":             "unknown flag: --clam",
+		"verify " + dir + " --max-clock-error x":  `invalid argument "x" for "--max-clock-error"`,
+		"report " + dir + " --form 2026-10-01":    "unknown flag: --form",
+		"inspect " + dir + " --kinds x":           "unknown flag: --kinds",
+		"prove " + dir + " --records x":           "unknown flag: --records",
+		"subject " + dir + " --user x --reason y": "unknown flag: --user",
+	} {
+		if out, stderr, code := evidenceCommand(strings.Fields(args)...); code != int(exitUsage) || !strings.Contains(stderr, says) || out != "" {
+			t.Errorf("%s: exit %d, must be %d and say %q\n%s%s", args, code, exitUsage, says, out, stderr)
+		}
+	}
+	if out, _, code := evidenceCommand(); code != 0 || !strings.Contains(out, "verify") {
+		t.Errorf("without arguments: exit %d, must list the commands\n%s", code, out)
+	}
+}

@@ -241,15 +241,17 @@ func TestEvidenceOfKeysThatEnd(t *testing.T) {
 		secret.Namespace, secret.Name = ownNamespace, "meshvakt-evidence"
 		must(t, admin.Patch(t.Context(), &secret, client.RawPatch("application/merge-patch+json", []byte(`{"data":{`+values+`}}`))))
 	}
-	ids := func() (list []string) {
+	old, taken := record.Key{1}, record.Key{2}
+	ids := func() (list []string) { // the cluster may have keys of other tests
 		for _, k := range bodies[*record.KeyDestroyed](spooled(t, dir)) {
-			list = append(list, k.ID+" "+k.Why+" "+string(k.By.Kind))
+			if k.ID == old.ID() || k.ID == taken.ID() {
+				list = append(list, k.ID+" "+k.Why+" "+string(k.By.Kind))
+			}
 		}
 		return list
 	}
 	r := start(t, args...)
 	enforcing(t, "default")
-	old, taken := record.Key{1}, record.Key{2}
 	patch(fmt.Sprintf(`"2020q1":%q,%q:%q`, base64.StdEncoding.EncodeToString(old[:]), last, base64.StdEncoding.EncodeToString(taken[:])))
 	r.stop()
 	want := []string{old.ID() + " retention sa"}
@@ -283,7 +285,7 @@ func TestEvidenceOfKeysThatEnd(t *testing.T) {
 			ends[k.ID] = k.Why
 		}
 	}
-	if len(ends) != 2 || ends[old.ID()] != "retention" || ends[taken.ID()] != "request" {
+	if ends[old.ID()] != "retention" || ends[taken.ID()] != "request" {
 		t.Errorf("the verifier tells of the ends of %v", ends)
 	}
 }

@@ -271,9 +271,9 @@ func (j *Journal) append(ctx context.Context, build func(*openShard) (record.Bod
 	if s == nil {
 		return Receipt{}, unavailable(j.cause)
 	}
-	if now := s.log.spool.State(); !now.Healthy {
-		// No gap is told either, though there may be room for it: one for each answer would use up the reserve, and nothing
-		// would be left for the end.
+	if now := s.log.spool.State(); !now.Healthy && j.gap.pending.Load() {
+		// The gap would have to be told first. There may be room for it, but one for each answer would use up the reserve,
+		// and nothing would be left for the end.
 		return Receipt{}, unavailable(now.Cause)
 	}
 	if err := j.tellGap(ctx, s.log); err != nil {

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
@@ -20,19 +23,30 @@ import (
 const month = 30 * 24 * time.Hour
 
 // leader is a process that leads: of what another one has known it knows nothing.
-func leader(c client.Client, l *log, at string, retention time.Duration) *Retainer {
+func leader(c client.WithWatch, l *log, at string, retention time.Duration) *Retainer {
 	now, err := time.Parse(time.DateOnly, at)
 	if err != nil {
 		panic(err)
 	}
 	k := ring(c)
-	k.user = "system:serviceaccount:meshvakt-system:meshvakt"
+	k.Client, k.user = telling(c, &time.Time{}), "system:serviceaccount:meshvakt-system:meshvakt"
 	return &Retainer{
 		Keys: k, Log: l, Retention: retention, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 		Origin: func(_ context.Context, p volume.Period) (string, error) {
 			return "evidence.example.org/c/meshvakt-0/" + string(p), nil
 		},
 	}
+}
+
+// telling is an API server that says what its clock is at.
+func telling(c client.WithWatch, now *time.Time) client.WithWatch {
+	return interceptor.NewClient(c, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+		if review, is := o.(*authenticationv1.SelfSubjectReview); is {
+			review.CreationTimestamp = metav1.NewTime(*now)
+			return nil
+		}
+		return c.Create(ctx, o, opts...)
+	}})
 }
 
 func ends(l *log) (list []string) {
@@ -81,6 +95,46 @@ func TestTheEndOfAKeyIsRecordedByTheNextLeader(t *testing.T) {
 	}
 }
 
+// A log that is not open yet as somebody begins to lead is asked again soon, and after that all is quiet for an hour.
+func TestTheEndOfAKeyIsRecordedSoon(t *testing.T) {
+	c := fake.NewClientBuilder().Build()
+	keyOf(t, c, "2026q3")
+	synctest.Test(t, func(t *testing.T) {
+		l, began, looks := &log{err: errors.New("not open")}, time.Now(), 0
+		r := leader(c, l, "2026-12-01", month)
+		now := r.Now()
+		r.Now = func() time.Time { return now.Add(time.Since(began)) }
+		r.Keys.Live = interceptor.NewClient(c, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			looks++
+			return c.Get(ctx, key, o, opts...)
+		}})
+		r.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
+			ticker := time.NewTicker(d)
+			return ticker.C, ticker.Stop
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.Start(ctx) }()
+		time.Sleep(90 * time.Second)
+		synctest.Wait()
+		if len(l.told) != 0 {
+			t.Errorf("recorded are %q", ends(l))
+		}
+		l.err = nil
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(l.told) != 1 {
+			t.Errorf("recorded are %q; must be the end of one key", ends(l))
+		}
+		looks = 0
+		time.Sleep(10 * time.Hour)
+		synctest.Wait()
+		if looks != 10 {
+			t.Errorf("the Secret was read %d times in ten hours; must be 10", looks)
+		}
+	})
+}
+
 // A key that somebody takes out is recorded once its period is over, also where keys are kept for ever: replicas have the
 // one of now in memory.
 func TestAKeyThatSomebodyHasTakenOut(t *testing.T) {
@@ -104,6 +158,32 @@ func TestAKeyThatSomebodyHasTakenOut(t *testing.T) {
 		if want := []string{first + " 2026q4 request by unknown", second + " 2026q4 request by unknown"}; !slices.Equal(ends(l), want) {
 			t.Errorf("recorded are %q; must be %q", ends(l), want)
 		}
+	}
+}
+
+// No key is destroyed before the clock of an API server, too, says that its time is over.
+func TestAClockThatRunsAhead(t *testing.T) {
+	server := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	c := fake.NewClientBuilder().Build()
+	lead := func(l *log, at string) {
+		r := leader(c, l, at, 13*month)
+		r.Keys.Client = telling(c, &server)
+		r.Retain(t.Context())
+	}
+	l := &log{}
+	id := keyOf(t, c, "2026q3")
+	lead(l, "2036-02-07")
+	if left(t, c) != 1 || len(l.told) > 0 {
+		t.Errorf("%d keys are left, recorded are %q; must be one and none: it is %s", left(t, c), ends(l), server)
+	}
+	server = server.AddDate(1, 0, 0)
+	lead(l, "2026-12-01")
+	if left(t, c) != 1 || len(l.told) > 0 {
+		t.Errorf("%d keys are left, recorded are %q, by the clock of the API server alone", left(t, c), ends(l))
+	}
+	lead(l, "2027-12-01")
+	if want := []string{id + " 2026q3 retention by sa"}; left(t, c) != 0 || !slices.Equal(ends(l), want) {
+		t.Errorf("%d keys are left, recorded are %q; must be none and %q", left(t, c), ends(l), want)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"sync"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -72,12 +73,29 @@ func (k *Keyring) User(ctx context.Context) (string, error) {
 	if k.user != "" {
 		return k.user, nil
 	}
-	var review authenticationv1.SelfSubjectReview
-	if err := k.Client.Create(ctx, &review); err != nil {
-		return "", fmt.Errorf("ask who this is: %w", err)
+	review, err := k.ask(ctx)
+	if err != nil {
+		return "", err
 	}
 	k.user = review.Status.UserInfo.Username
 	return k.user, nil
+}
+
+func (k *Keyring) ask(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {
+	var review authenticationv1.SelfSubjectReview
+	if err := k.Client.Create(ctx, &review); err != nil {
+		return nil, fmt.Errorf("ask who this is: %w", err)
+	}
+	return &review, nil
+}
+
+// ServerTime is what the clock of an API server says, to the second; zero from one that does not tell.
+func (k *Keyring) ServerTime(ctx context.Context) (time.Time, error) {
+	review, err := k.ask(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return review.CreationTimestamp.Time, nil
 }
 
 // Key returns the key of a period and makes it where there is none yet.

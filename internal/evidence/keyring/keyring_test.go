@@ -83,7 +83,7 @@ func (l *log) Append(_ context.Context, _ string, build func(record.Pseudonymise
 func TestKeysEndWithRetention(t *testing.T) {
 	c := fake.NewClientBuilder().Build()
 	k := ring(c)
-	k.user = "system:serviceaccount:meshvakt-system:meshvakt"
+	k.Client, k.user = telling(c, &time.Time{}), "system:serviceaccount:meshvakt-system:meshvakt"
 	old, err := k.Key(t.Context(), "2026q3")
 	if err != nil {
 		t.Fatal(err)

@@ -5,12 +5,18 @@ import (
 	"log/slog"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
-// retainEvery is how often the leader looks for keys whose time is over.
-const retainEvery = time.Hour
+// retainEvery is how often the leader looks for keys whose time is over, retainAgain how soon again where an end could not
+// be recorded, as before the log is open.
+const (
+	retainEvery = time.Hour
+	retainAgain = time.Minute
+)
 
 // Log is where it is recorded that a key is gone.
 type Log interface {
@@ -37,12 +43,12 @@ func (r *Retainer) NeedLeaderElection() bool { return true }
 
 // Start implements manager.Runnable.
 func (r *Retainer) Start(ctx context.Context) error {
-	ticks, stop := r.Ticker(retainEvery)
+	ticks, stop := r.Ticker(retainAgain)
 	defer stop()
+	done := false
 	for last := (time.Time{}); ; {
-		// Ticks may come far more often than was asked for: where time is simulated they do.
-		if now := r.Now(); now.Sub(last).Abs() >= retainEvery/2 {
-			r.Retain(ctx)
+		if now := r.Now(); !done || now.Sub(last).Abs() >= retainEvery {
+			done = r.Retain(ctx)
 			last = now
 		}
 		select {
@@ -53,19 +59,39 @@ func (r *Retainer) Start(ctx context.Context) error {
 	}
 }
 
-// Retain is one turn of Start. What could not be recorded is the next time, by whoever leads then.
-func (r *Retainer) Retain(ctx context.Context) {
-	gone, err := r.Keys.Expire(ctx, r.Now(), r.Retention)
+// Retain is one turn of Start, and reports whether each end that it has found is recorded. What could not be is the next
+// time, by whoever leads then.
+func (r *Retainer) Retain(ctx context.Context) bool {
+	now, err := r.agreed(ctx)
+	var gone []Destroyed
+	if err == nil {
+		gone, err = r.Keys.Expire(ctx, now, r.Retention)
+	}
 	if err != nil {
 		r.Logger.ErrorContext(ctx, "evidence: keys of pseudonyms could not be destroyed, and are tried again", "err", err.Error())
 	}
 	for _, d := range gone {
 		if err := r.tell(ctx, d); err != nil {
 			r.Logger.ErrorContext(ctx, "evidence: the destruction of a key could not be recorded yet", "period", d.Period, "id", d.ID, "err", err.Error())
-			return
+			return false
 		}
 		r.Logger.InfoContext(ctx, "evidence: a key of pseudonyms was destroyed", "period", d.Period, "id", d.ID, "early", d.Early)
 	}
+	return true
+}
+
+// agreed is the earlier one of what the clocks of this replica and of an API server say: a key that was destroyed because
+// one of them was wrong cannot be made again.
+func (r *Retainer) agreed(ctx context.Context) (time.Time, error) {
+	now := r.Now()
+	server, err := r.Keys.ServerTime(ctx)
+	if apierrors.IsForbidden(err) { // in a cluster that has taken the right to ask from everybody
+		return now, nil
+	}
+	if err != nil || server.IsZero() || !server.Before(now) {
+		return now, err
+	}
+	return server, nil
 }
 
 func (r *Retainer) tell(ctx context.Context, d Destroyed) error {
