@@ -30,6 +30,12 @@ func (s *apiServer) write(at time.Duration, verb, group, resource, ns, name stri
 		"objectRef": map[string]any{"apiGroup": group, "resource": resource, "namespace": ns, "name": name}})
 }
 
+// failed is a policy that somebody has tried to create.
+func (s *apiServer) failed(at time.Duration, code int, message string) {
+	s.event(at, map[string]any{"verb": "create", "responseStatus": map[string]any{"code": code, "message": message},
+		"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
+}
+
 // answered is a request that left a record.
 func (s *apiServer) answered(at time.Duration, receipt string) {
 	s.event(at, map[string]any{"verb": "update", "responseStatus": map[string]any{"code": 200},
@@ -105,6 +111,18 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		}, NotProvable, ""},
 		"a policy was refused": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 403)
+		}, Holds, ""},
+		"a policy came, and the API server gave up waiting for its storage": {func(_ *book, s *apiServer) {
+			s.failed(inside, 504, "Timeout: request did not complete within requested timeout - context deadline exceeded")
+		}, NotProvable, ""},
+		"a policy came, and the storage did not say": {func(_ *book, s *apiServer) {
+			s.failed(inside, 500, "etcdserver: request timed out")
+		}, NotProvable, ""},
+		"nobody was there to judge a policy": {func(_ *book, s *apiServer) {
+			s.failed(inside, 500, `Internal error occurred: failed calling webhook "mesh.meshvakt.io": failed to call webhook: connection refused`)
+		}, Holds, ""},
+		"a policy could not be judged": {func(_ *book, s *apiServer) {
+			s.failed(inside, 503, `admission webhook "mesh.example.org" denied the request: later`)
 		}, Holds, ""},
 		"a policy of what may be the root namespace came": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "istio-system", "default", 201)
