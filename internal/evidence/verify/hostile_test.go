@@ -12,6 +12,7 @@ import (
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sys/unix"
 )
 
 // Bundles come from whoever hands them over.
@@ -128,6 +129,44 @@ func TestLinksOutOfALog(t *testing.T) {
 	}()
 	if code := verifyAll(t, Options{}, sources...).ExitCode(); code != 3 {
 		t.Errorf("exit %d; must be 3", code)
+	}
+}
+
+// A directory may have been unpacked from what somebody else has packed.
+func TestPipesInADirectory(t *testing.T) {
+	s := quiet("meshvakt-0", 3).shards[0]
+	dir := t.TempDir()
+	for name, f := range logFiles(s.origin, s.key, s.lines) {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, f.Data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entriesPath := filepath.Join(dir, filepath.FromSlash(torchwood.TilePath(tlog.Tile{H: torchwood.TileHeight, L: -1, W: len(s.lines)})))
+	for _, path := range []string{entriesPath, filepath.Join(dir, "checkpoint")} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sources := must(Open(dir, nil))
+		if r := verifyAll(t, Options{}, sources...); r.ExitCode() != 3 || !strings.Contains(r.Problems[0].What, "must be a regular file") {
+			t.Errorf("%s is a pipe: exit %d, %v", filepath.Base(path), r.ExitCode(), r.Problems)
+		}
+		if err := sources[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	bundle := filepath.Join(dir, "2026q4.zip")
+	if err := unix.Mkfifo(bundle, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(bundle, nil); err == nil || !strings.Contains(err.Error(), "must be a regular file") {
+		t.Errorf("a bundle that is a pipe: %v", err)
 	}
 }
 

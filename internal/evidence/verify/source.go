@@ -117,10 +117,13 @@ func openLog(dir string) ([]*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	return []*Source{{Name: "log " + path.Base(dir), files: tree{root.FS()}, close: root}}, nil
+	return []*Source{{Name: "log " + path.Base(dir), files: tree{regular{root.FS()}}, close: root}}, nil
 }
 
 func openBundle(file string) ([]*Source, error) {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("open bundle %s: it is of mode %s; must be a regular file", path.Base(file), info.Mode())
+	}
 	z, err := zip.OpenReader(file)
 	if err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", path.Base(file), err)
@@ -166,6 +169,20 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		return nil, errors.New("open evidence: the directory has no log with a checkpoint and no bundle")
 	}
 	return all, nil
+}
+
+// regular has regular files alone. To open a pipe that somebody has left in a directory would never end.
+type regular struct{ fs.FS }
+
+func (r regular) Open(name string) (fs.File, error) {
+	info, err := fs.Stat(r.FS, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is of mode %s; must be a regular file", name, info.Mode())
+	}
+	return r.FS.Open(name)
 }
 
 type tree struct{ fs.FS }
