@@ -50,7 +50,7 @@ func (b *book) receipt() string {
 }
 
 // outage is a replica that is down from minute 6 to 26, and an audit log that goes on.
-func outage(t *testing.T, happens func(b *book, s *apiServer)) *Result {
+func outage(t *testing.T, happens func(b *book, s *apiServer), claims ...Claim) *Result {
 	t.Helper()
 	b, s := quiet("meshvakt-0", 1), &apiServer{}
 	for m := range 40 {
@@ -75,7 +75,10 @@ func outage(t *testing.T, happens func(b *book, s *apiServer)) *Result {
 	if err := audit.Read("audit.log", &s.lines); err != nil {
 		t.Fatal(err)
 	}
-	return verifyAll(t, Options{Audit: audit, Claims: []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 70, 1700)}}, b.sources()...)
+	if claims == nil {
+		claims = []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 70, 1700)}
+	}
+	return verifyAll(t, Options{Audit: audit, Claims: claims}, b.sources()...)
 }
 
 // TestTimesThatTheAuditLogTellsOf: it fills a hole if nothing in it says, and nothing in it leaves open, that something
@@ -239,6 +242,23 @@ func TestReceipts(t *testing.T) {
 		list := slices.DeleteFunc(codes(r), func(code string) bool { return code == FindingNotAsked }) // the outage itself
 		if c.problem == "" && strings.Join(list, " ") != c.finding {
 			t.Errorf("%s: findings %+v; must be %q", name, r.Findings, c.finding)
+		}
+	}
+}
+
+// TestALogThatOnlyTheAPIServerWasToldOf is of a replica that no other names. What it had, it had from its first answer to its last.
+func TestALogThatOnlyTheAPIServerWasToldOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, to int
+		want     Verdict
+	}{"all the time": {70, 350, NotProvable}, "between two answers": {120, 180, NotProvable}, "before the first": {70, 90, Holds}, "after the last": {210, 350, Holds}} {
+		r := outage(t, func(b *book, s *apiServer) {
+			origin := strings.Replace(b.now().origin, "meshvakt-0", "meshvakt-1", 1)
+			s.answered(seconds(200), fmt.Sprintf("%s#4 %064x", origin, 7)) // whose clock was set, in between
+			s.answered(seconds(100), fmt.Sprintf("%s#5 %064x", origin, 7))
+		}, claimOf(t, "mtls=STRICT,namespace=payments", c.from, c.to))
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.want || !slices.Contains(codes(r), FindingMissingLog) {
+			t.Errorf("%s: %s; must be %s: %+v, problems %v", name, r.Claims[0].Verdict, c.want, r.Namespaces[0].Intervals, r.Problems)
 		}
 	}
 }

@@ -314,7 +314,7 @@ func (c *cluster) judge(e *exception) {
 
 // absences are times in which a replica was at work whose log is not here.
 func (c *cluster) absences() []absence {
-	var list []absence
+	list := slices.Clone(c.withheld)
 	told := map[string]bool{}
 	for _, l := range c.ledgers {
 		for _, r := range l.ready {
