@@ -36,6 +36,10 @@ func TestHostileBundles(t *testing.T) {
 		"a manifest that leads out": func(f fstest.MapFS) {
 			f["manifest.json"].Data = bytes.Replace(f["manifest.json"].Data, []byte(`"checkpoint"`), []byte(`"../../etc/passwd"`), 1)
 		},
+		"a manifest that names a file twice": changedManifest(t, func(m map[string]any) {
+			files := m["files"].([]any)
+			m["files"] = append(files, files[0])
+		}),
 		"a manifest of another log": func(f fstest.MapFS) {
 			f["manifest.json"].Data = bytes.Replace(f["manifest.json"].Data, []byte(`"size":`), []byte(`"size":9`), 1)
 		},
@@ -65,22 +69,12 @@ func TestNamesInHostileBundlesMoveNoCursor(t *testing.T) {
 	const escape = "\x1b[1A\rclaim HOLDS\u202e"
 	b := quiet("meshvakt-0", 3)
 	s := b.shards[0]
-	manifest := func(change func(m map[string]any)) func(fstest.MapFS) {
-		return func(f fstest.MapFS) {
-			var m map[string]any
-			if err := json.Unmarshal(f["manifest.json"].Data, &m); err != nil {
-				t.Fatal(err)
-			}
-			change(m)
-			f["manifest.json"].Data = must(json.Marshal(m))
-		}
-	}
 	for name, change := range map[string]func(fstest.MapFS){
 		"origin of a checkpoint": func(f fstest.MapFS) {
 			f["checkpoint"].Data = bytes.Replace(f["checkpoint"].Data, []byte(s.origin), []byte(escape), 1)
 		},
-		"origin of a manifest": manifest(func(m map[string]any) { m["origin"] = escape }),
-		"file of a manifest": manifest(func(m map[string]any) {
+		"origin of a manifest": changedManifest(t, func(m map[string]any) { m["origin"] = escape }),
+		"file of a manifest": changedManifest(t, func(m map[string]any) {
 			m["files"] = []any{map[string]any{"name": escape}}
 		}),
 	} {
@@ -94,6 +88,19 @@ func TestNamesInHostileBundlesMoveNoCursor(t *testing.T) {
 		if r.ExitCode() != 3 || !strings.Contains(text.String(), "claim HOLDS") || strings.ContainsAny(text.String(), "\x1b\r\u202e") {
 			t.Errorf("%s: exit %d, %q", name, r.ExitCode(), text.String())
 		}
+	}
+}
+
+// changedManifest changes what a bundle says of itself.
+func changedManifest(t *testing.T, change func(m map[string]any)) func(fstest.MapFS) {
+	return func(f fstest.MapFS) {
+		t.Helper()
+		var m map[string]any
+		if err := json.Unmarshal(f["manifest.json"].Data, &m); err != nil {
+			t.Fatal(err)
+		}
+		change(m)
+		f["manifest.json"].Data = must(json.Marshal(m))
 	}
 }
 
