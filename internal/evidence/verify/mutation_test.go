@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -308,6 +309,59 @@ func TestTwoHistoriesOfALaterShard(t *testing.T) {
 	}
 }
 
+// fickle answers the first times with the entries of one log, and with those of another when it is asked again.
+type fickle struct {
+	first, later fstest.MapFS
+	times        int
+	asked        map[string]int
+}
+
+func (f fickle) read(ctx context.Context, name string, most int) ([]byte, error) {
+	f.asked[name]++
+	if strings.HasPrefix(name, "tile/entries/") && f.asked[name] <= f.times {
+		return tree{f.first}.read(ctx, name, most)
+	}
+	return tree{f.later}.read(ctx, name, most)
+}
+
+// Who serves a log by its URL knows what was asked before. A log that is read is one, or proves nothing.
+func TestALogThatIsServedInTwoWays(t *testing.T) {
+	books := pair()
+	s := books[1].shards[1]
+	whole := logFiles(s.origin, s.key, s.lines)
+
+	// A first record that follows none, so that the shard before it, which is withheld, is not missed.
+	r := must(record.Parse(s.lines[0]))
+	g := *r.Body.(*record.Genesis)
+	g.PrevOrigin, g.PrevSize = "", 0
+	r.Body = &g
+	alone := logFiles(s.origin, s.key, append([][]byte{must(record.Encode(r))}, s.lines[1:]...))
+
+	// The log that somebody has kept a copy of, before it was rewritten.
+	fork := pair()[1]
+	n := len(s.lines)
+	fork.chain = must(record.Resume(s.lines[n-3]))
+	fork.shards[1].lines = slices.Clone(s.lines[:n-2])
+	fork.beat(seconds(669))
+	kept := fork.shards[1].lines
+	fork.beat(seconds(670))
+	forked := logFiles(s.origin, s.key, fork.shards[1].lines)
+
+	for times := range 5 {
+		served := func(first fstest.MapFS) *Source {
+			return &Source{Name: "URL", files: fickle{first, whole, times, map[string]int{}}}
+		}
+		r := verifyAll(t, withAllKeys(t, books, 10, 300), append(books[0].sources(), served(alone))...)
+		if want := map[bool]int{true: 3, false: 2}[times > 0]; r.ExitCode() != want {
+			t.Errorf("a first record that follows none, %d times: exit %d; must be %d", times, r.ExitCode(), want)
+		}
+		sources := append(allSources(books)[:3], served(forked), sourceOf("kept", logFiles(s.origin, s.key, kept)))
+		if r := verifyAll(t, withAllKeys(t, books, 10, 300), sources...); r.ExitCode() != 3 {
+			t.Errorf("a log that was rewritten, and as it was %d times: exit %d; must be 3", times, r.ExitCode())
+		}
+	}
+}
+
 func TestRecordsOfANewerMeshvakt(t *testing.T) {
 	books := pair()
 	o := pairOptions(t, books)
@@ -399,7 +453,7 @@ func TestRootsOfAllSizes(t *testing.T) {
 	key := newSigner("x", 1)
 	for _, n := range []int{1, 2, 3, 255, 256, 257, 511, 512, 513, 700} {
 		files := logFiles("x", key, lines[:n])
-		root, err := entries(context.Background(), tree{files}, int64(n), func(int64, []byte) error { return nil })
+		root, _, err := entries(context.Background(), tree{files}, int64(n), nil, func(int64, []byte) error { return nil })
 		c, _, _, cerr := must(NewTrust(nil, []string{key.public}, false)).checkpoint(files["checkpoint"].Data, "x", []string{key.public})
 		if err != nil || cerr != nil || root != c.Hash || root == (tlog.Hash{}) {
 			t.Errorf("root of %d entries: %v, %v, %v", n, root, err, cerr)
