@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
 // pair are two replicas that know of each other, over two shards, with one of most kinds of records.
@@ -304,6 +307,47 @@ func TestTwoHistoriesOfALaterShard(t *testing.T) {
 			}
 			if r := verifyAll(t, o, sources...); r.ExitCode() != c.want || len(r.Logs) != 4 {
 				t.Errorf("%s: exit %d; must be %d: %d logs, problems %v", name, r.ExitCode(), c.want, len(r.Logs), r.Problems)
+			}
+		}
+	}
+}
+
+// A replica's directory has the log of a shard that is closed, and its bundle.
+func TestALogThatIsNotAsItsBundle(t *testing.T) {
+	books := pair()
+	s := books[0].shards[0]
+	fork := pair()[0]
+	n := len(s.lines)
+	fork.chain = must(record.Resume(s.lines[n-3]))
+	fork.shards = fork.shards[:1]
+	fork.shards[0].lines = slices.Clone(s.lines[:n-2])
+	fork.beat(seconds(380))
+	for name, c := range map[string]struct {
+		lines [][]byte
+		want  int
+	}{"the same": {s.lines, 0}, "another": {fork.shards[0].lines, 3}} {
+		dir := volume.Dir(t.TempDir())
+		if err := dir.Create(); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range books[0].shards {
+			for file, f := range logFiles(s.origin, s.key, s.lines) {
+				path := filepath.Join(dir.Log(s.name), filepath.FromSlash(file))
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, f.Data, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i == 0 {
+				writeZip(t, dir.Bundle(s.name), logFiles(s.origin, s.key, c.lines))
+			}
+		}
+		sources := append(must(Open(string(dir), nil)), books[1].sources()...)
+		if r := verifyAll(t, pairOptions(t, books), sources...); r.ExitCode() != c.want {
+			t.Errorf("%s: exit %d; must be %d: %v", name, r.ExitCode(), c.want, r.Problems)
+		}
+		for _, s := range sources {
+			if err := s.Close(); err != nil {
+				t.Error(err)
 			}
 		}
 	}

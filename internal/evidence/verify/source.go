@@ -131,10 +131,10 @@ func openBundle(file string) ([]*Source, error) {
 	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, close: z}}, nil
 }
 
-// openReplica takes the log of each shard where it is, and its bundle where it is not.
+// openReplica takes the log of each shard and its bundle. Where there are both, neither may say what the other does not: the
+// bundle may lie where nobody can write over it.
 func openReplica(dir volume.Dir) ([]*Source, error) {
 	var all []*Source
-	seen := map[string]bool{}
 	add := func(list []*Source, err error) error {
 		all = append(all, list...)
 		return err
@@ -147,7 +147,6 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		if _, err := os.Stat(path.Join(dir.Log(l.Name()), "checkpoint")); err != nil {
 			continue // no checkpoint has been signed yet, so there is nothing to verify
 		}
-		seen[l.Name()] = true
 		if err := add(openLog(dir.Log(l.Name()))); err != nil {
 			return all, err
 		}
@@ -157,8 +156,7 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		return all, fmt.Errorf("open evidence: %w", err)
 	}
 	for _, b := range bundles {
-		shard, isZip := strings.CutSuffix(b.Name(), ".zip")
-		if !isZip || seen[shard] {
+		if !strings.HasSuffix(b.Name(), ".zip") {
 			continue
 		}
 		if err := add(openBundle(path.Join(dir.Bundles(), b.Name()))); err != nil {
