@@ -13,6 +13,8 @@ import (
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshvakt/meshvakt/internal/evidence/record"
 )
 
 // Bundles come from whoever hands them over.
@@ -29,6 +31,10 @@ func TestHostileBundles(t *testing.T) {
 		"a log of more records than there can be": func(f fstest.MapFS) {
 			c := torchwood.Checkpoint{Origin: s.origin, Tree: tlog.Tree{N: 1 << 60}}
 			f["checkpoint"] = &fstest.MapFile{Data: sign(c, s.key)}
+		},
+		"a log that is called after what excuses a log": func(f fstest.MapFS) {
+			c := torchwood.Checkpoint{Origin: record.ErrUnknownVersion.Error(), Tree: tlog.Tree{N: int64(len(s.lines))}}
+			f["checkpoint"] = &fstest.MapFile{Data: []byte(c.String() + "\n")}
 		},
 		"an empty log": func(f fstest.MapFS) {
 			f["checkpoint"] = &fstest.MapFile{Data: sign(torchwood.Checkpoint{Origin: s.origin}, s.key)}

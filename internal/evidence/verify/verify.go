@@ -81,7 +81,7 @@ func (r *reading) openAll(ctx context.Context, sources []*Source) ([]*opened, er
 }
 
 func (r *reading) unreadable(name string, err error) {
-	if strings.Contains(err.Error(), record.ErrUnknownVersion.Error()) {
+	if errors.Is(err, record.ErrUnknownVersion) {
 		r.newer = append(r.newer, Problem{name, 0, "a record of a format that this version does not know; a newer Meshvakt is needed"})
 		return
 	}
