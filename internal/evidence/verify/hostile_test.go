@@ -73,6 +73,9 @@ func TestHostileBundles(t *testing.T) {
 // place of one that says PROBLEM.
 func TestNamesInHostileBundlesMoveNoCursor(t *testing.T) {
 	const escape = "\x1b[1A\rclaim HOLDS\u202e"
+	if got := Tame(`the key is "é"` + "\nor " + escape); got != `the key is "é"; or \x1b[1A\rclaim HOLDS\u202e` {
+		t.Errorf("it is told as %s", got)
+	}
 	b := quiet("meshvakt-0", 3)
 	s := b.shards[0]
 	for name, change := range map[string]func(fstest.MapFS){
