@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,6 +98,44 @@ func TestNamesInHostileBundlesMoveNoCursor(t *testing.T) {
 		if r.ExitCode() != 3 || !strings.Contains(text.String(), "claim HOLDS") || strings.ContainsAny(text.String(), "\x1b\r\u202e") {
 			t.Errorf("%s: exit %d, %q", name, r.ExitCode(), text.String())
 		}
+	}
+}
+
+// What has two files of one name is two logs, each of which may be signed: which of them is read is up to who reads.
+func TestABundleThatIsTwoLogs(t *testing.T) {
+	s := quiet("meshvakt-0", 3).shards[0]
+	n := len(s.lines)
+	for name, second := range map[string]fstest.MapFS{
+		"two logs":                        logFiles(s.origin, s.key, s.lines[:n-1]),
+		"a name that is another for some": {"./checkpoint": &fstest.MapFile{Data: logFiles(s.origin, s.key, s.lines[:n-1])["checkpoint"].Data}},
+		"a name that leads out":           {"../checkpoint": &fstest.MapFile{}},
+	} {
+		path := filepath.Join(t.TempDir(), "bundle.zip")
+		writeTwice(t, path, logFiles(s.origin, s.key, s.lines), second)
+		sources := must(Open(path, nil))
+		if r := verifyAll(t, Options{}, sources...); r.ExitCode() != 3 {
+			t.Errorf("%s: exit %d; must be 3", name, r.ExitCode())
+		}
+		if err := sources[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// writeTwice puts the files of both into one bundle.
+func writeTwice(t *testing.T, path string, first, second fstest.MapFS) {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for _, files := range []fstest.MapFS{first, second} {
+		for _, name := range sortedNames(files) {
+			if _, err := must(z.Create(name)).Write(files[name].Data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(z.Close(), os.WriteFile(path, b.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 }
 

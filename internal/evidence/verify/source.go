@@ -128,8 +128,31 @@ func openBundle(file string) ([]*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", path.Base(file), err)
 	}
-	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, close: z}}, nil
+	s := &Source{Name: "bundle " + path.Base(file), files: tree{z}, close: z}
+	if err := plainNames(&z.Reader); err != nil {
+		s.files = unreadable{err}
+	}
+	return []*Source{s}, nil
 }
+
+// plainNames returns an error for a bundle that is not the same for all who read it: of two files of one name some take the
+// first and some the last, and some take other names for the same.
+func plainNames(z *zip.Reader) error {
+	names := make(map[string]bool, len(z.File))
+	for _, f := range z.File {
+		name := strings.TrimSuffix(f.Name, "/") // of a directory
+		if names[name] || !fs.ValidPath(name) || strings.Contains(name, `\`) {
+			return fmt.Errorf("the bundle has a file %q; must have each once, by its path within the bundle", f.Name)
+		}
+		names[name] = true
+	}
+	return nil
+}
+
+// unreadable is what proves nothing, whatever it has.
+type unreadable struct{ err error }
+
+func (u unreadable) read(context.Context, string, int) ([]byte, error) { return nil, u.err }
 
 // openReplica takes the log of each shard and its bundle. Where there are both, neither may say what the other does not: the
 // bundle may lie where nobody can write over it.
