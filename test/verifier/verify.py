@@ -151,6 +151,8 @@ def follow(seq, line, before, origin):
 
 def verify(path, key):
     with zipfile.ZipFile(path) as bundle:
+        names = bundle.namelist()
+        require(len(set(names)) == len(names), "the bundle has a file twice")
         vkey = key or read(bundle, "keys", MOST_CHECKPOINT).decode().split("\n")[0]
         origin, size, root = checkpoint(read(bundle, "checkpoint", MOST_CHECKPOINT).decode(), vkey)
         require(size > 0, "the log is empty")

@@ -63,7 +63,8 @@ type auditEvent struct {
 		Name        string `json:"name"`
 	} `json:"objectRef"`
 	ResponseStatus struct {
-		Code int `json:"code"`
+		Code    int    `json:"code"`
+		Message string `json:"message"`
 	} `json:"responseStatus"`
 	Annotations map[string]string `json:"annotations"`
 	Received    time.Time         `json:"requestReceivedTimestamp"`
@@ -184,7 +185,7 @@ func (a *Audit) receipt(place, hash string, at int64) error {
 // resource versions; so what matters is what came, and may have gone again.
 func (a *Audit) write(e *auditEvent, at int64) {
 	o := &e.ObjectRef
-	if o.Subresource != "" || e.ResponseStatus.Code >= 400 || e.tried() {
+	if o.Subresource != "" || e.refused() || e.tried() {
 		return
 	}
 	switch e.Verb {
@@ -192,7 +193,7 @@ func (a *Audit) write(e *auditEvent, at int64) {
 	default:
 		return
 	}
-	created := e.ResponseStatus.Code == 201 || e.ResponseStatus.Code == 0
+	created := e.ResponseStatus.Code == 201 || e.ResponseStatus.Code == 0 || e.ResponseStatus.Code >= 500
 	switch {
 	case o.APIGroup == "security.istio.io" && o.Resource == "peerauthentications":
 	case o.APIGroup == "" && o.Resource == "configmaps":
@@ -210,6 +211,14 @@ func (a *Audit) write(e *auditEvent, at int64) {
 	default:
 		a.settings = append(a.settings, at)
 	}
+}
+
+// refused reports whether nothing was stored, for the request was not to be granted. What the API server or its storage failed
+// to answer in time may have been stored all the same. Where it is a webhook that failed, nothing was stored yet, and while no
+// replica of ours is there that is what most requests get.
+func (e *auditEvent) refused() bool {
+	s := &e.ResponseStatus
+	return s.Code >= 400 && (s.Code < 500 || strings.Contains(s.Message, `failed calling webhook "`) || strings.HasPrefix(s.Message, `admission webhook "`))
 }
 
 // tried reports whether nothing was stored, because nothing was to be. The parameter must stand there as such: in others,

@@ -30,6 +30,12 @@ func (s *apiServer) write(at time.Duration, verb, group, resource, ns, name stri
 		"objectRef": map[string]any{"apiGroup": group, "resource": resource, "namespace": ns, "name": name}})
 }
 
+// failed is a policy that somebody has tried to create.
+func (s *apiServer) failed(at time.Duration, code int, message string) {
+	s.event(at, map[string]any{"verb": "create", "responseStatus": map[string]any{"code": code, "message": message},
+		"objectRef": map[string]any{"apiGroup": "security.istio.io", "resource": "peerauthentications", "namespace": "payments", "name": "weak"}})
+}
+
 // answered is a request that left a record.
 func (s *apiServer) answered(at time.Duration, receipt string) {
 	s.event(at, map[string]any{"verb": "update", "responseStatus": map[string]any{"code": 200},
@@ -44,7 +50,7 @@ func (b *book) receipt() string {
 }
 
 // outage is a replica that is down from minute 6 to 26, and an audit log that goes on.
-func outage(t *testing.T, happens func(b *book, s *apiServer)) *Result {
+func outage(t *testing.T, happens func(b *book, s *apiServer), claims ...Claim) *Result {
 	t.Helper()
 	b, s := quiet("meshvakt-0", 1), &apiServer{}
 	for m := range 40 {
@@ -69,7 +75,10 @@ func outage(t *testing.T, happens func(b *book, s *apiServer)) *Result {
 	if err := audit.Read("audit.log", &s.lines); err != nil {
 		t.Fatal(err)
 	}
-	return verifyAll(t, Options{Audit: audit, Claims: []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 70, 1700)}}, b.sources()...)
+	if claims == nil {
+		claims = []Claim{claimOf(t, "mtls=STRICT,namespace=payments", 70, 1700)}
+	}
+	return verifyAll(t, Options{Audit: audit, Claims: claims}, b.sources()...)
 }
 
 // TestTimesThatTheAuditLogTellsOf: it fills a hole if nothing in it says, and nothing in it leaves open, that something
@@ -105,6 +114,18 @@ func TestTimesThatTheAuditLogTellsOf(t *testing.T) {
 		}, NotProvable, ""},
 		"a policy was refused": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "payments", "weak", 403)
+		}, Holds, ""},
+		"a policy came, and the API server gave up waiting for its storage": {func(_ *book, s *apiServer) {
+			s.failed(inside, 504, "Timeout: request did not complete within requested timeout - context deadline exceeded")
+		}, NotProvable, ""},
+		"a policy came, and the storage did not say": {func(_ *book, s *apiServer) {
+			s.failed(inside, 500, "etcdserver: request timed out")
+		}, NotProvable, ""},
+		"nobody was there to judge a policy": {func(_ *book, s *apiServer) {
+			s.failed(inside, 500, `Internal error occurred: failed calling webhook "mesh.meshvakt.io": failed to call webhook: connection refused`)
+		}, Holds, ""},
+		"a policy could not be judged": {func(_ *book, s *apiServer) {
+			s.failed(inside, 503, `admission webhook "mesh.example.org" denied the request: later`)
 		}, Holds, ""},
 		"a policy of what may be the root namespace came": {func(_ *book, s *apiServer) {
 			s.write(inside, "create", "security.istio.io", "peerauthentications", "istio-system", "default", 201)
@@ -221,6 +242,23 @@ func TestReceipts(t *testing.T) {
 		list := slices.DeleteFunc(codes(r), func(code string) bool { return code == FindingNotAsked }) // the outage itself
 		if c.problem == "" && strings.Join(list, " ") != c.finding {
 			t.Errorf("%s: findings %+v; must be %q", name, r.Findings, c.finding)
+		}
+	}
+}
+
+// TestALogThatOnlyTheAPIServerWasToldOf is of a replica that no other names. What it had, it had from its first answer to its last.
+func TestALogThatOnlyTheAPIServerWasToldOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, to int
+		want     Verdict
+	}{"all the time": {70, 350, NotProvable}, "between two answers": {120, 180, NotProvable}, "before the first": {70, 90, Holds}, "after the last": {210, 350, Holds}} {
+		r := outage(t, func(b *book, s *apiServer) {
+			origin := strings.Replace(b.now().origin, "meshvakt-0", "meshvakt-1", 1)
+			s.answered(seconds(200), fmt.Sprintf("%s#4 %064x", origin, 7)) // whose clock was set, in between
+			s.answered(seconds(100), fmt.Sprintf("%s#5 %064x", origin, 7))
+		}, claimOf(t, "mtls=STRICT,namespace=payments", c.from, c.to))
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.want || !slices.Contains(codes(r), FindingMissingLog) {
+			t.Errorf("%s: %s; must be %s: %+v, problems %v", name, r.Claims[0].Verdict, c.want, r.Namespaces[0].Intervals, r.Problems)
 		}
 	}
 }

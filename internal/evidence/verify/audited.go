@@ -53,9 +53,14 @@ func (f *fleet) ends() {
 	}
 	c := f.clusters[a.out.Cluster]
 	for origin, list := range a.receipts {
+		at := span{list[0].at, list[0].at}
+		for _, r := range list {
+			at.from, at.to = min(at.from, r.at), max(at.to, r.at)
+		}
 		i := slices.IndexFunc(f.logs, func(l Log) bool { return l.Origin == origin })
 		if i < 0 {
-			c.findings = append(c.findings, Finding{Code: FindingMissingLog, Cluster: c.uid, Log: origin, Seq: -1, From: timeOf(list[0].at), To: timeOf(list[len(list)-1].at),
+			c.withheld = append(c.withheld, absence{span{at.from, at.to + 1}, "the API server was told of records of " + origin + ", which is not here"})
+			c.findings = append(c.findings, Finding{Code: FindingMissingLog, Cluster: c.uid, Log: origin, Seq: -1, From: timeOf(at.from), To: timeOf(at.to),
 				What: fmt.Sprintf("the API server was told of records of this log, which is not here: %d", len(list))})
 			continue
 		}

@@ -27,6 +27,9 @@ type cluster struct {
 	ledgers []*ledger
 	audit   *Audit // nil without one
 
+	// withheld are times of logs that are not here, by what the API server was told of their records.
+	withheld []absence
+
 	findings      []Finding
 	gaps          []Gap
 	runs          []Run

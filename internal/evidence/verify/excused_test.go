@@ -17,12 +17,13 @@ func TestExceptionsExcuseWhatTheyAreFor(t *testing.T) {
 		want      Grade
 		by        []string
 	}{
-		"all that is weak":                      {"STRICT", []record.Excuse{excuse("PERMISSIVE", "exception")}, Excepted, []string{"exception"}},
-		"any one of two":                        {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another", "exception")}, Excepted, []string{"exception"}},
-		"one that is not in force":              {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another")}, Violated, nil},
-		"nothing is for it":                     {"PERMISSIVE", nil, Violated, nil},
-		"something else is weak too":            {"PERMISSIVE", []record.Excuse{excuse("DISABLE", "exception")}, Violated, nil},
-		"something else has another of its own": {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another"), excuse("DISABLE", "exception")}, Violated, nil},
+		"all that is weak":                             {"STRICT", []record.Excuse{excuse("PERMISSIVE", "exception")}, Excepted, []string{"exception"}},
+		"any one of two":                               {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another", "exception")}, Excepted, []string{"exception"}},
+		"one that is not in force":                     {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another")}, Violated, nil},
+		"nothing is for it":                            {"PERMISSIVE", nil, Violated, nil},
+		"something else is weak too":                   {"PERMISSIVE", []record.Excuse{excuse("DISABLE", "exception")}, Violated, nil},
+		"something is said to be for it, and not what": {"STRICT", nil, Violated, nil},
+		"something else has another of its own":        {"STRICT", []record.Excuse{excuse("PERMISSIVE", "another"), excuse("DISABLE", "exception")}, Violated, nil},
 	} {
 		b := quiet("meshvakt-0", 1)
 		b.except(seconds(61), "payments", 100_000)

@@ -254,6 +254,9 @@ func (s *scene) gradeOne(in *Interval, x int64, p standing) {
 		mode, uids = p.uncovered(func(uid string) bool {
 			return slices.ContainsFunc(s.exemptions, func(e exemption) bool { return e.uid == uid && e.mode && e.has(x) })
 		})
+		if len(uids) == 0 { // a row may say that all is excused, and not by what
+			mode = p.least
+		}
 	}
 	membership := !p.outside
 	for _, e := range s.exemptions {

@@ -55,9 +55,9 @@ type ledger struct {
 	errors   time.Duration // the largest error of the clock
 	declared *Declaration  // what the operator says of it; nil where that is nothing, or not believed any more
 	suspect  time.Duration // how far the clocks went apart at the last record, where that is too far
+	crept    time.Duration // how far they did since the last beat, by what is not too far from one record to the next
 	// foretoldIn is the last log of which a finding says that its times are later than a witness has signed.
 	foretoldIn *Log
-	crept      time.Duration // how far they did since the last beat, by what is not too far from one record to the next
 
 	ready    []roster
 	spans    []bootSpan

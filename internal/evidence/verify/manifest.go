@@ -54,7 +54,12 @@ func (r *reading) manifest(ctx context.Context, o *opened, log *Log) error {
 			return fmt.Errorf("the manifest counts %d records of kind %s and the log has %d", m.Kinds[k.Kind], k.Kind, k.N)
 		}
 	}
+	named := make(map[string]bool, len(m.Files))
 	for _, f := range m.Files {
+		if named[f.Name] { // each would be read again, and a short bundle can have a long list of a file that is large when unpacked
+			return fmt.Errorf("the manifest names file %q twice", f.Name)
+		}
+		named[f.Name] = true
 		if !fs.ValidPath(f.Name) {
 			return fmt.Errorf("the manifest names file %q; must be a path within the bundle", f.Name)
 		}

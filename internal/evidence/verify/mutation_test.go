@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
+	"github.com/meshvakt/meshvakt/internal/evidence/volume"
 )
 
 // pair are two replicas that know of each other, over two shards, with one of most kinds of records.
@@ -308,6 +312,100 @@ func TestTwoHistoriesOfALaterShard(t *testing.T) {
 	}
 }
 
+// A replica's directory has the log of a shard that is closed, and its bundle.
+func TestALogThatIsNotAsItsBundle(t *testing.T) {
+	books := pair()
+	s := books[0].shards[0]
+	fork := pair()[0]
+	n := len(s.lines)
+	fork.chain = must(record.Resume(s.lines[n-3]))
+	fork.shards = fork.shards[:1]
+	fork.shards[0].lines = slices.Clone(s.lines[:n-2])
+	fork.beat(seconds(380))
+	for name, c := range map[string]struct {
+		lines [][]byte
+		want  int
+	}{"the same": {s.lines, 0}, "another": {fork.shards[0].lines, 3}} {
+		dir := volume.Dir(t.TempDir())
+		if err := dir.Create(); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range books[0].shards {
+			for file, f := range logFiles(s.origin, s.key, s.lines) {
+				path := filepath.Join(dir.Log(s.name), filepath.FromSlash(file))
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, f.Data, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i == 0 {
+				writeZip(t, dir.Bundle(s.name), logFiles(s.origin, s.key, c.lines))
+			}
+		}
+		sources := append(must(Open(string(dir), nil)), books[1].sources()...)
+		if r := verifyAll(t, pairOptions(t, books), sources...); r.ExitCode() != c.want {
+			t.Errorf("%s: exit %d; must be %d: %v", name, r.ExitCode(), c.want, r.Problems)
+		}
+		for _, s := range sources {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// fickle answers the first times with the entries of one log, and with those of another when it is asked again.
+type fickle struct {
+	first, later fstest.MapFS
+	times        int
+	asked        map[string]int
+}
+
+func (f fickle) read(ctx context.Context, name string, most int) ([]byte, error) {
+	f.asked[name]++
+	if strings.HasPrefix(name, "tile/entries/") && f.asked[name] <= f.times {
+		return tree{f.first}.read(ctx, name, most)
+	}
+	return tree{f.later}.read(ctx, name, most)
+}
+
+// Who serves a log by its URL knows what was asked before. A log that is read is one, or proves nothing.
+func TestALogThatIsServedInTwoWays(t *testing.T) {
+	books := pair()
+	s := books[1].shards[1]
+	whole := logFiles(s.origin, s.key, s.lines)
+
+	// A first record that follows none, so that the shard before it, which is withheld, is not missed.
+	r := must(record.Parse(s.lines[0]))
+	g := *r.Body.(*record.Genesis)
+	g.PrevOrigin, g.PrevSize = "", 0
+	r.Body = &g
+	alone := logFiles(s.origin, s.key, append([][]byte{must(record.Encode(r))}, s.lines[1:]...))
+
+	// The log that somebody has kept a copy of, before it was rewritten.
+	fork := pair()[1]
+	n := len(s.lines)
+	fork.chain = must(record.Resume(s.lines[n-3]))
+	fork.shards[1].lines = slices.Clone(s.lines[:n-2])
+	fork.beat(seconds(669))
+	kept := fork.shards[1].lines
+	fork.beat(seconds(670))
+	forked := logFiles(s.origin, s.key, fork.shards[1].lines)
+
+	for times := range 5 {
+		served := func(first fstest.MapFS) *Source {
+			return &Source{Name: "URL", files: fickle{first, whole, times, map[string]int{}}}
+		}
+		r := verifyAll(t, withAllKeys(t, books, 10, 300), append(books[0].sources(), served(alone))...)
+		if want := map[bool]int{true: 3, false: 2}[times > 0]; r.ExitCode() != want {
+			t.Errorf("a first record that follows none, %d times: exit %d; must be %d", times, r.ExitCode(), want)
+		}
+		sources := append(allSources(books)[:3], served(forked), sourceOf("kept", logFiles(s.origin, s.key, kept)))
+		if r := verifyAll(t, withAllKeys(t, books, 10, 300), sources...); r.ExitCode() != 3 {
+			t.Errorf("a log that was rewritten, and as it was %d times: exit %d; must be 3", times, r.ExitCode())
+		}
+	}
+}
+
 func TestRecordsOfANewerMeshvakt(t *testing.T) {
 	books := pair()
 	o := pairOptions(t, books)
@@ -399,7 +497,7 @@ func TestRootsOfAllSizes(t *testing.T) {
 	key := newSigner("x", 1)
 	for _, n := range []int{1, 2, 3, 255, 256, 257, 511, 512, 513, 700} {
 		files := logFiles("x", key, lines[:n])
-		root, err := entries(context.Background(), tree{files}, int64(n), func(int64, []byte) error { return nil })
+		root, _, err := entries(context.Background(), tree{files}, int64(n), nil, func(int64, []byte) error { return nil })
 		c, _, _, cerr := must(NewTrust(nil, []string{key.public}, false)).checkpoint(files["checkpoint"].Data, "x", []string{key.public})
 		if err != nil || cerr != nil || root != c.Hash || root == (tlog.Hash{}) {
 			t.Errorf("root of %d entries: %v, %v, %v", n, root, err, cerr)

@@ -68,6 +68,11 @@ func TestTheVerifierInPythonComesToTheSame(t *testing.T) {
 		}
 	}
 	files := logFiles(s.origin, s.key, s.lines)
+	twice := filepath.Join(dir, "twice.zip")
+	writeTwice(t, twice, files, logFiles(s.origin, s.key, s.lines[:i]))
+	if out, code := run(twice); code != 3 {
+		t.Errorf("two logs in one bundle: %q, exit %d; must be 3", out, code)
+	}
 	signed := bytes.Clone(files["checkpoint"].Data)
 	signed[len(signed)-10] ^= 1
 	files["checkpoint"].Data = signed

@@ -259,7 +259,7 @@ type Exception struct {
 	By       string `json:"by"`
 	Approver string `json:"approver"`
 	// Requested and Granted are zero where it was not. It applied from Granted to End, which is
-	// Until unless somebody ended it.
+	// Until unless somebody ended it, but for times in which no guard took it.
 	Requested time.Time `json:"requested"`
 	Granted   time.Time `json:"granted"`
 	Until     time.Time `json:"until"`

@@ -57,6 +57,9 @@ func TestWhatTheSealerLeaves(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if list := must(Open(string(dir), nil)); len(list) != 3 {
+		t.Errorf("the directory has %d logs; must be that of each shard, and a bundle", len(list))
+	}
 	server := httptest.NewServer(http.FileServer(http.Dir(dir.Logs())))
 	defer server.Close()
 	trust := must(NewTrust(nil, []string{b.shards[0].key.public}, false))

@@ -117,21 +117,47 @@ func openLog(dir string) ([]*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	return []*Source{{Name: "log " + path.Base(dir), files: tree{root.FS()}, close: root}}, nil
+	return []*Source{{Name: "log " + path.Base(dir), files: tree{regular{root.FS()}}, close: root}}, nil
 }
 
 func openBundle(file string) ([]*Source, error) {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("open bundle %s: it is of mode %s; must be a regular file", path.Base(file), info.Mode())
+	}
 	z, err := zip.OpenReader(file)
 	if err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", path.Base(file), err)
 	}
-	return []*Source{{Name: "bundle " + path.Base(file), files: tree{z}, close: z}}, nil
+	s := &Source{Name: "bundle " + path.Base(file), files: tree{z}, close: z}
+	if err := plainNames(&z.Reader); err != nil {
+		s.files = unreadable{err}
+	}
+	return []*Source{s}, nil
 }
 
-// openReplica takes the log of each shard where it is, and its bundle where it is not.
+// plainNames returns an error for a bundle that is not the same for all who read it: of two files of one name some take the
+// first and some the last, and some take other names for the same.
+func plainNames(z *zip.Reader) error {
+	names := make(map[string]bool, len(z.File))
+	for _, f := range z.File {
+		name := strings.TrimSuffix(f.Name, "/") // of a directory
+		if names[name] || !fs.ValidPath(name) || strings.Contains(name, `\`) {
+			return fmt.Errorf("the bundle has a file %q; must have each once, by its path within the bundle", f.Name)
+		}
+		names[name] = true
+	}
+	return nil
+}
+
+// unreadable is what proves nothing, whatever it has.
+type unreadable struct{ err error }
+
+func (u unreadable) read(context.Context, string, int) ([]byte, error) { return nil, u.err }
+
+// openReplica takes the log of each shard and its bundle. Where there are both, neither may say what the other does not: the
+// bundle may lie where nobody can write over it.
 func openReplica(dir volume.Dir) ([]*Source, error) {
 	var all []*Source
-	seen := map[string]bool{}
 	add := func(list []*Source, err error) error {
 		all = append(all, list...)
 		return err
@@ -144,7 +170,6 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		if _, err := os.Stat(path.Join(dir.Log(l.Name()), "checkpoint")); err != nil {
 			continue // no checkpoint has been signed yet, so there is nothing to verify
 		}
-		seen[l.Name()] = true
 		if err := add(openLog(dir.Log(l.Name()))); err != nil {
 			return all, err
 		}
@@ -154,8 +179,7 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		return all, fmt.Errorf("open evidence: %w", err)
 	}
 	for _, b := range bundles {
-		shard, isZip := strings.CutSuffix(b.Name(), ".zip")
-		if !isZip || seen[shard] {
+		if !strings.HasSuffix(b.Name(), ".zip") {
 			continue
 		}
 		if err := add(openBundle(path.Join(dir.Bundles(), b.Name()))); err != nil {
@@ -166,6 +190,20 @@ func openReplica(dir volume.Dir) ([]*Source, error) {
 		return nil, errors.New("open evidence: the directory has no log with a checkpoint and no bundle")
 	}
 	return all, nil
+}
+
+// regular has regular files alone. To open a pipe that somebody has left in a directory would never end.
+type regular struct{ fs.FS }
+
+func (r regular) Open(name string) (fs.File, error) {
+	info, err := fs.Stat(r.FS, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is of mode %s; must be a regular file", name, info.Mode())
+	}
+	return r.FS.Open(name)
 }
 
 type tree struct{ fs.FS }

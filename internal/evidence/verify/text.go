@@ -70,12 +70,14 @@ func Tame(line string) string {
 	}
 	var b strings.Builder
 	for _, r := range line {
-		if unicode.IsPrint(r) {
+		switch quoted := strconv.QuoteRune(r); {
+		case unicode.IsPrint(r):
 			b.WriteRune(r)
-			continue
+		case r == '\n': // as between errors that are told together
+			b.WriteString("; ")
+		default:
+			b.WriteString(quoted[1 : len(quoted)-1])
 		}
-		quoted := strconv.QuoteRune(r)
-		b.WriteString(quoted[1 : len(quoted)-1])
 	}
 	return b.String()
 }

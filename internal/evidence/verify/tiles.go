@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -43,36 +44,41 @@ func tile(ctx context.Context, f files, t tlog.Tile, most int) ([]byte, error) {
 // entries calls each with all entries of a log of size n, in their order, and returns the
 // root over them. It holds one bundle at a time. The tiles of hashes must be what the entries
 // make them: proofs are taken from them.
-func entries(ctx context.Context, f files, n int64, each func(seq int64, entry []byte) error) (tlog.Hash, error) {
+//
+// It returns the roots at smaller sizes too. All are of what was read once: whoever serves a log may answer otherwise
+// when asked again.
+func entries(ctx context.Context, f files, n int64, sizes []int64, each func(seq int64, entry []byte) error) (tlog.Hash, map[int64]tlog.Hash, error) {
 	e := edge{compared: f}
-	if err := e.read(ctx, f, n, n, each); err != nil {
-		return tlog.Hash{}, err
+	roots := map[int64]tlog.Hash{}
+	if err := e.read(ctx, f, n, func(seq int64, entry []byte) error {
+		if slices.Contains(sizes, seq+1) {
+			root, err := (&edge{levels: e.levels}).root(ctx)
+			if err != nil {
+				return err
+			}
+			roots[seq+1] = root
+		}
+		return each(seq, entry)
+	}); err != nil {
+		return tlog.Hash{}, nil, err
 	}
-	return e.root(ctx)
+	root, err := e.root(ctx)
+	return root, roots, err
 }
 
-// rootOf is the root over the first n entries of a log of size whole.
-func rootOf(ctx context.Context, f files, n, whole int64) (tlog.Hash, error) {
-	var e edge
-	if err := e.read(ctx, f, n, whole, func(int64, []byte) error { return nil }); err != nil {
-		return tlog.Hash{}, err
-	}
-	return e.root(ctx)
-}
-
-// read adds the first n entries of a log of size whole.
-func (e *edge) read(ctx context.Context, f files, n, whole int64, each func(seq int64, entry []byte) error) error {
+// read adds the entries of a log of size n.
+func (e *edge) read(ctx context.Context, f files, n int64, each func(seq int64, entry []byte) error) error {
 	for first := int64(0); first < n; first += torchwood.TileWidth {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		w := int(min(torchwood.TileWidth, whole-first))
+		w := int(min(torchwood.TileWidth, n-first))
 		t := tlog.Tile{H: torchwood.TileHeight, L: -1, N: first / torchwood.TileWidth, W: w}
 		rest, err := tile(ctx, f, t, maxBundle)
 		if err != nil {
 			return err
 		}
-		for i := range int(min(int64(w), n-first)) {
+		for i := range w {
 			var entry []byte
 			if entry, rest, err = torchwood.ReadTileEntry(rest); err != nil {
 				return &damaged{first + int64(i), torchwood.TilePath(t) + " does not hold the entry: " + err.Error()}
@@ -84,7 +90,7 @@ func (e *edge) read(ctx context.Context, f files, n, whole int64, each func(seq 
 				return err
 			}
 		}
-		if len(rest) > 0 && w == torchwood.TileWidth && n-first >= torchwood.TileWidth {
+		if len(rest) > 0 && w == torchwood.TileWidth {
 			return &damaged{-1, torchwood.TilePath(t) + " holds more than 256 entries"}
 		}
 	}

@@ -81,7 +81,7 @@ func (r *reading) openAll(ctx context.Context, sources []*Source) ([]*opened, er
 }
 
 func (r *reading) unreadable(name string, err error) {
-	if strings.Contains(err.Error(), record.ErrUnknownVersion.Error()) {
+	if errors.Is(err, record.ErrUnknownVersion) {
 		r.newer = append(r.newer, Problem{name, 0, "a record of a format that this version does not know; a newer Meshvakt is needed"})
 		return
 	}
@@ -314,7 +314,7 @@ func (c *cluster) judge(e *exception) {
 
 // absences are times in which a replica was at work whose log is not here.
 func (c *cluster) absences() []absence {
-	var list []absence
+	list := slices.Clone(c.withheld)
 	told := map[string]bool{}
 	for _, l := range c.ledgers {
 		for _, r := range l.ready {
@@ -332,8 +332,8 @@ func (c *cluster) absences() []absence {
 				note(r.span, fmt.Sprintf("%d replicas were at work that are not named", r.more))
 			}
 			for _, replica := range r.ready {
-				if s, why := c.lacks(replica, r, int64(l.patience())); why != "" {
-					note(s, why)
+				for _, a := range c.lacks(replica, r, int64(l.patience())) {
+					note(a.span, a.why)
 				}
 			}
 		}
@@ -344,32 +344,37 @@ func (c *cluster) absences() []absence {
 	return list
 }
 
-// lacks tells of which part of the time of a roster there is no log of a replica. One that has ended in
+// lacks tells of which parts of the time of a roster there is no log of a replica. One that has ended in
 // order, or has ended less than patience ago, is complete.
-func (c *cluster) lacks(r record.Replica, named roster, patience int64) (span, string) {
+func (c *cluster) lacks(r record.Replica, named roster, patience int64) []absence {
 	s := named.span
+	var list []absence
+	lack := func(from, to int64, why string) {
+		list = append(list, absence{span{max(s.from, from), min(s.to, to)}, why})
+	}
 	var starts []bootSpan
-	var holes []span
 	found := false
 	for _, l := range c.ledgers {
-		if l.replica == r.Pod {
-			found = true
-			starts, holes = append(starts, l.spans...), append(holes, l.holes...)
+		if l.replica != r.Pod {
+			continue
+		}
+		found = true
+		starts = append(starts, l.spans...)
+		for _, h := range l.holes {
+			if h.from <= s.to && s.from < h.to {
+				lack(h.from, h.to, "a log of replica "+r.Pod+" that its next one goes on from is not here")
+			}
 		}
 	}
 	if !found {
-		return s, "the log of replica " + r.Pod + " is not here"
-	}
-	for _, h := range holes {
-		if h.from <= s.to && s.from < h.to {
-			return span{max(s.from, h.from), min(s.to, h.to)}, "a log of replica " + r.Pod + " that its next one goes on from is not here"
-		}
+		lack(s.from, s.to, "the log of replica "+r.Pod+" is not here")
+		return list
 	}
 	known := r.Boot == ""
 	first, last := int64(math.MaxInt64), bootSpan{}
 	for _, b := range starts {
 		if b.lost && (r.Boot == "" || r.Boot == b.boot) && s.from <= b.until && b.span.to+patience < min(s.to, b.until) {
-			return span{max(s.from, b.span.to), min(s.to, b.until)}, "the volume of replica " + r.Pod + " was lost, and its log ends before"
+			lack(b.span.to, b.until, "the volume of replica "+r.Pod+" was lost, and its log ends before")
 		}
 		known = known || b.boot == r.Boot
 		if r.Boot == "" || r.Boot == b.boot {
@@ -380,11 +385,14 @@ func (c *cluster) lacks(r record.Replica, named roster, patience int64) (span, s
 	}
 	switch {
 	case !known:
-		return s, "the log of replica " + r.Pod + " does not have its start " + r.Boot
+		lack(s.from, s.to, "the log of replica "+r.Pod+" does not have its start "+r.Boot)
+		return list
 	case first > named.named+patience:
-		return span{s.from, min(s.to, first)}, "the log of replica " + r.Pod + " begins behind it"
-	case last.span.to+patience >= s.to, last.stopped && r.Boot == last.boot:
-		return s, "" // who is ready after an orderly stop, by whatever start, has started again
+		lack(s.from, first, "the log of replica "+r.Pod+" begins behind it")
 	}
-	return span{max(s.from, last.span.to), s.to}, "the log of replica " + r.Pod + " ends before"
+	// Who is ready after an orderly stop, by whatever start, has started again.
+	if last.span.to+patience < s.to && (!last.stopped || r.Boot != last.boot) {
+		lack(last.span.to, s.to, "the log of replica "+r.Pod+" ends before")
+	}
+	return list
 }

@@ -40,6 +40,22 @@ func TestAnEarlierShardThatIsWithheld(t *testing.T) {
 	}
 }
 
+// TestMoreThanOneShardThatIsWithheld: that one part of a time is missing is not all there is to say of it.
+func TestMoreThanOneShardThatIsWithheld(t *testing.T) {
+	books := pair()
+	s := books[1].shards[1]
+	cut := sourceOf("cut", logFiles(s.origin, s.key, s.lines[:5]))
+	for name, c := range map[string]struct {
+		from, to int
+		want     Verdict
+	}{"the shard that is withheld": {10, 300, NotProvable}, "what is there of the next": {385, 410, Holds}, "what was cut off": {560, 650, NotProvable}} {
+		r := verifyAll(t, withAllKeys(t, books, c.from, c.to), append(books[0].sources(), cut)...)
+		if len(r.Problems) > 0 || r.Claims[0].Verdict != c.want {
+			t.Errorf("%s: %s, must be %s: problems %v, %+v", name, r.Claims[0].Verdict, c.want, r.Problems, r.Namespaces[0].Intervals)
+		}
+	}
+}
+
 // TestAShardBetweenTwoBeats: a shard may be shorter than the time from one beat to the next, and have something weaker.
 func TestAShardBetweenTwoBeats(t *testing.T) {
 	b := quiet("meshvakt-0", 2)
