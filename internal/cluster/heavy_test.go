@@ -255,7 +255,7 @@ func comesUnderGuard(ctx context.Context, s *Source, name string) (policies.Deci
 // more at the same time than may be read at the same time. Decoded, their pods would
 // take 100 MiB each.
 func TestMemoryOfManyPods(t *testing.T) {
-	const atOnce, mostMiB = heavyReads + 1, 40
+	const atOnce, mostMiB = heavyReads + 1, 20
 	s := overHTTP(t)
 	done := make(chan struct{})
 	most := make(chan uint64)
@@ -281,16 +281,17 @@ func TestMemoryOfManyPods(t *testing.T) {
 	requests.Wait()
 	close(done)
 	heap := <-most >> 20
-	t.Logf("%d namespaces of %d pods took %s and %d MiB of heap, garbage included", atOnce, podsInNamespace, time.Since(start).Round(time.Millisecond), heap)
+	t.Logf("%d namespaces of %d pods took %s and held %d MiB of heap", atOnce, podsInNamespace, time.Since(start).Round(time.Millisecond), heap)
 	if heap > mostMiB {
-		t.Errorf("%d MiB of heap; want at most %d", heap, mostMiB)
+		t.Errorf("%d MiB of heap are held; want at most %d", heap, mostMiB)
 	}
 }
 
-// mostHeap watches the heap, with what is garbage already, until done.
+// mostHeap watches what of the heap is held, as collections of garbage find it, until done. How much garbage there is besides
+// depends on how soon they get their turn.
 func mostHeap(done <-chan struct{}) (most uint64) {
 	debug.FreeOSMemory()
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	for tick := time.NewTicker(time.Millisecond); ; {
 		metrics.Read(sample)
 		most = max(most, sample[0].Value.Uint64())
