@@ -97,12 +97,11 @@ func serve(ctx context.Context, o serveOptions) error {
 	}
 	p := &process{options: o, clock: clock, log: log, config: config, trust: servingcert.NewBundle(0), ledger: scan.NewLedger()}
 	for _, step := range []func(context.Context) error{p.reach, p.newManager, p.newCertificates, p.newEvidence, p.newServer, p.newObserver, p.newRestorer, p.addControllers, p.addScan} {
-		if err := step(ctx); err != nil {
-			return err
+		err := step(ctx)
+		if err == nil && ctx.Err() == nil {
+			continue
 		}
-		if ctx.Err() != nil {
-			return nil // told to end before there was anything to serve
-		}
+		return err // none, if it was told to end before there was anything to serve
 	}
 	return p.run(ctx)
 }

@@ -87,7 +87,7 @@ func TestAnswersBehindALostLeadAreRecorded(t *testing.T) {
 	p := &process{log: log, manager: m, certs: certs, journal: j}
 	p.server, err = server.New(t.Context(), server.Config{
 		AdmissionAddress: "127.0.0.1:0", OperationsAddress: "127.0.0.1:0", GetCertificate: certs.GetCertificate, Log: log,
-		Admission: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Admission: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			close(m.lost)
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()

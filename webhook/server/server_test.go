@@ -243,6 +243,8 @@ type saying struct {
 	operations chan string
 }
 
+func (saying) Enabled(context.Context, slog.Level) bool { return true }
+
 func (s saying) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "operations" {
@@ -258,14 +260,14 @@ func TestWait(t *testing.T) {
 	at := make(chan string, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Wait(ctx, "127.0.0.1:0", slog.New(saying{slog.NewTextHandler(io.Discard, nil), at}), Check{"api-server", func() error { return errors.New("is away") }})
+		ended <- Wait(ctx, "127.0.0.1:0", slog.New(saying{slog.DiscardHandler, at}), Check{"api-server", func() error { return errors.New("is away") }})
 	}()
 	url := "http://" + <-at
 	for path, want := range map[string]struct {
 		code int
 		body string
 	}{"/healthz": {http.StatusOK, "ok\n"}, "/readyz": {http.StatusServiceUnavailable, "[+] serving\n[-] api-server: is away\n"}, "/metrics": {http.StatusNotFound, "404 page not found\n"}} {
-		resp, err := http.Get(url + path) //nolint:noctx // ends with the server
+		resp, err := http.Get(url + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +281,7 @@ func TestWait(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	l, err := net.Listen("tcp", strings.TrimPrefix(url, "http://")) //nolint:noctx // only to see that it can be
+	l, err := net.Listen("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
 		t.Fatalf("the address is not free for who serves next: %v", err)
 	}

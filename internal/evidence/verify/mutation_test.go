@@ -399,7 +399,7 @@ func TestALogThatIsServedInTwoWays(t *testing.T) {
 		if want := map[bool]int{true: 3, false: 2}[times > 0]; r.ExitCode() != want {
 			t.Errorf("a first record that follows none, %d times: exit %d; must be %d", times, r.ExitCode(), want)
 		}
-		sources := append(allSources(books)[:3], served(forked), sourceOf("kept", logFiles(s.origin, s.key, kept)))
+		sources := slices.Concat(allSources(books)[:3], []*Source{served(forked), sourceOf("kept", logFiles(s.origin, s.key, kept))})
 		if r := verifyAll(t, withAllKeys(t, books, 10, 300), sources...); r.ExitCode() != 3 {
 			t.Errorf("a log that was rewritten, and as it was %d times: exit %d; must be 3", times, r.ExitCode())
 		}
