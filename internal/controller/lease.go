@@ -41,7 +41,7 @@ func NewLease(config *rest.Config, namespace, name string, log *slog.Logger) (*L
 	if err != nil {
 		return nil, fmt.Errorf("name the holder of the Lease: %w", err)
 	}
-	config = rest.AddUserAgent(config, "leader-election") // a copy
+	config = rest.AddUserAgent(rest.CopyConfig(config), "leader-election")
 	config.Timeout = leaseTimeout
 	leases, err := coordinationv1.NewForConfig(config)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -223,4 +225,16 @@ func TestLeaseIsNotMadeUp(t *testing.T) {
 			t.Error("goes on leading without the right to")
 		}
 	})
+}
+
+// A timeout that came to the watches of the process would end each of them every few seconds.
+func TestLeaseLeavesTheConfigAlone(t *testing.T) {
+	config := &rest.Config{Host: "https://kubernetes.default.svc", UserAgent: "meshvakt"}
+	before := rest.CopyConfig(config)
+	if _, err := NewLease(config, "meshvakt-system", "meshvakt-leader", slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(config, before) {
+		t.Errorf("the configuration is %v now; must be %v", config, before)
+	}
 }
