@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,12 +101,13 @@ func TestTheEndOfAKeyIsRecordedSoon(t *testing.T) {
 	c := fake.NewClientBuilder().Build()
 	keyOf(t, c, "2026q3")
 	synctest.Test(t, func(t *testing.T) {
-		l, began, looks := &log{err: errors.New("not open")}, time.Now(), 0
+		l, began := &log{err: errors.New("not open")}, time.Now()
+		var looks atomic.Int64
 		r := leader(c, l, "2026-12-01", month)
 		now := r.Now()
 		r.Now = func() time.Time { return now.Add(time.Since(began)) }
 		r.Keys.Live = interceptor.NewClient(c, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-			looks++
+			looks.Add(1)
 			return c.Get(ctx, key, o, opts...)
 		}})
 		r.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
@@ -117,20 +119,20 @@ func TestTheEndOfAKeyIsRecordedSoon(t *testing.T) {
 		go func() { _ = r.Start(ctx) }()
 		time.Sleep(90 * time.Second)
 		synctest.Wait()
-		if len(l.told) != 0 {
-			t.Errorf("recorded are %q", ends(l))
+		if n := l.counted(); n != 0 {
+			t.Errorf("%d ends of keys are recorded", n)
 		}
-		l.err = nil
+		l.takes()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if len(l.told) != 1 {
-			t.Errorf("recorded are %q; must be the end of one key", ends(l))
+		if n := l.counted(); n != 1 {
+			t.Errorf("%d ends of keys are recorded; must be one", n)
 		}
-		looks = 0
+		looks.Store(0)
 		time.Sleep(10 * time.Hour)
 		synctest.Wait()
-		if looks != 10 {
-			t.Errorf("the Secret was read %d times in ten hours; must be 10", looks)
+		if n := looks.Load(); n != 10 {
+			t.Errorf("the Secret was read %d times in ten hours; must be 10", n)
 		}
 	})
 }

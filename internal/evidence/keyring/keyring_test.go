@@ -63,13 +63,29 @@ func TestAKeyOfAnotherLengthIsNotReplaced(t *testing.T) {
 
 // log keeps what is recorded, when it takes it.
 type log struct {
+	mu   sync.Mutex
 	err  error
 	told []*record.KeyDestroyed
+}
+
+// takes has it take what is recorded, and counted returns how much it has, while somebody records.
+func (l *log) takes() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = nil
+}
+
+func (l *log) counted() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.told)
 }
 
 func (l *log) Shard() string { return "2027q4" }
 
 func (l *log) Append(_ context.Context, _ string, build func(record.Pseudonymiser) (record.Body, error)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.err != nil {
 		return l.err
 	}

@@ -87,6 +87,13 @@ func (m *memory) breaks(err error) {
 	m.fail = err
 }
 
+// refused is how often it was asked while it took nothing.
+func (m *memory) refused() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed
+}
+
 func (m *memory) Append(_ context.Context, shard string, build func(record.Pseudonymiser) (record.Body, error)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

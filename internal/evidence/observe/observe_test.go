@@ -622,9 +622,9 @@ func TestAShardThatTakesNothingYet(t *testing.T) {
 		for _, shard := range []string{"2026q4", "2027q1"} {
 			s.log.open(shard)
 			s.log.breaks(unix.ENOSPC)
-			n, failed := len(s.log.told()), s.log.failed
+			n, failed := len(s.log.told()), s.log.refused()
 			s.pass(time.Minute)
-			if asked := s.log.failed - failed; asked == 0 || asked > 120 {
+			if asked := s.log.refused() - failed; asked == 0 || asked > 120 {
 				t.Errorf("%s: asked %d times in a minute", shard, asked)
 			}
 			s.log.breaks(nil)
