@@ -56,9 +56,9 @@ func script() []scene {
 		{58, 14, (*quarter).changeWhileNobodyLooks},
 		{66, 2, (*quarter).volumesFail},
 		{75, 6, (*quarter).unguardedAgain},
-		// Before the end by more than the dozen beats that it may take until all is heard: beats of the next quarter go
-		// by when it began for the replicas, which then would be short of a beat.
-		{90, 20, (*quarter).quarterEnds},
+		// Before the end by the dozen beats that it may take until all is heard: beats of the next quarter go by when it
+		// began for the replicas, and come before what is said to them then.
+		{91, 0, (*quarter).quarterEnds},
 	}
 }
 
