@@ -79,6 +79,10 @@ e2e-time:
 bench: ## Speed of the webhook against two baselines in the same run
 	@go test -run '^$$' -bench . -benchtime 2s ./webhook/... ./policies/... ./internal/mesh/... ./internal/nodes/... ./internal/cluster/... ./internal/check/...
 
+.PHONY: bench-evidence
+bench-evidence: ## What a record costs, against a bare group commit, and how fast evidence is sealed and verified
+	@go test -run '^$$' -bench 'Decided|Backlog|AMillionRecords' ./internal/evidence/journal ./internal/evidence/seal ./internal/evidence/verify
+
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP edge, the readers of objects and of evidence, and the resolver, a minute each
 	@go test -run '^$$' -fuzz FuzzReview -fuzztime 1m ./webhook
