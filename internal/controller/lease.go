@@ -25,7 +25,7 @@ const leaseTimeout = 5 * time.Second
 // can be given it in that time, and a leader that gave up would end its process, which answers reviews too, and would
 // come back only when the kubelet gets round to it, minutes after the API server. Once that answers, it says who leads:
 // if another replica does, this one ends. Until it has noticed there may be two leaders for some seconds, as there may be
-// with any Lease; what they do is idempotent.
+// with any Lease; what they write is idempotent, or bound to versions of objects.
 type Lease struct {
 	resourcelock.Interface
 	log *slog.Logger
