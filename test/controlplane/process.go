@@ -102,6 +102,7 @@ func (c *component) start() error {
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	c.running = p
+	Stall(cmd.Process, p.done)
 	go c.reap(p)
 	return nil
 }

@@ -73,6 +73,7 @@ func startBuild(t testing.TB, build string, environment []string, args ...string
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	controlplane.Stall(r.cmd.Process, r.exited)
 	listening := make(chan struct{})
 	go r.follow(stderr, listening)
 	t.Cleanup(func() {
