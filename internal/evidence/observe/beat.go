@@ -50,7 +50,7 @@ func (o *Observer) tellBeat(ctx context.Context) error {
 	for _, w := range watches {
 		untold = untold || !w.Open
 	}
-	if untold && mono < o.nextBeat+reopening {
+	if untold && mono < o.nextBeat+reopening || mono < o.nextBeat+o.beatHold() && o.own.holding() {
 		return nil
 	}
 	guards, err := canonical.Guards(o.config.Source.Guards())

@@ -466,7 +466,7 @@ func TestOwnObjects(t *testing.T) {
 		s.remove(config(admissionregistrationv1.Ignore))
 		s.pass(2 * time.Minute)
 		s.set(config(admissionregistrationv1.Fail))
-		s.pass(2 * time.Second)
+		s.pass(ownHold + time.Second)
 		changes := of[*record.ConfigChanged](s.since(n))
 		var told []string
 		for _, c := range changes {

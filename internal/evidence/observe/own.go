@@ -43,6 +43,7 @@ type own struct {
 	kinds     []*follower
 	guards    toolscache.ResourceEventHandlerRegistration
 
+	now   func() time.Time
 	since func() time.Duration
 
 	mu      sync.Mutex
@@ -80,7 +81,7 @@ type OwnObject struct {
 
 func newOwn(c *Config, rouse func()) *own {
 	w := &own{
-		rouse: rouse, failsOpen: c.FailsOpen, log: c.Logger, since: c.Since, seen: map[ownKey]*ownObject{}, waiting: map[ownKey][]sighting{},
+		rouse: rouse, failsOpen: c.FailsOpen, log: c.Logger, now: c.Now, since: c.Since, seen: map[ownKey]*ownObject{}, waiting: map[ownKey][]sighting{},
 		repairs: map[ownKey][]string{}, met: map[ownKey]bool{},
 		begun: map[*follower]bool{}, fresh: map[ownKey]bool{}, told: map[ownKey]*ownObject{},
 	}
@@ -296,11 +297,12 @@ func (o *Observer) weaker(before, after *ownObject) (bool, error) {
 
 // changeOf is the record of a change. Who has made it, a watch does not say: where the API server asked, a decision does.
 // What Meshvakt has put back itself is known by its version.
-func changeOf(p record.Pseudonymiser, before, after *ownObject, weaker, repaired bool, self string) *record.ConfigChanged {
-	c := &record.ConfigChanged{What: "changed", By: p.Subject(""), Weaker: weaker}
+func changeOf(p record.Pseudonymiser, before *ownObject, t *telling, weaker bool, self string) *record.ConfigChanged {
+	c := &record.ConfigChanged{What: "changed", Found: t.found.UTC(), By: p.Subject(""), Weaker: weaker}
+	after := t.object
 	of := after
 	switch {
-	case repaired:
+	case t.repaired:
 		c.What, c.By = "repaired", p.Subject(self)
 	case before == nil:
 		c.What = "created"

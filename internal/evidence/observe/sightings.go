@@ -15,8 +15,9 @@ import (
 
 const (
 	// ownHold is how long a change of Meshvakt's own waits for whoever has put the object back to say so: the watch may be
-	// faster than the answer to the one who wrote. A beat does not wait for it.
-	ownHold = time.Second
+	// faster than the answers to the one who wrote, and those may take seconds where the API server has much to do. The
+	// record says when the change was seen.
+	ownHold = 5 * time.Second
 	// maxSightings is how many changes of one object wait, and maxRepairs how many versions of it are remembered.
 	maxSightings = 16
 	maxRepairs   = 4
@@ -26,6 +27,7 @@ const (
 // changed and put back within a moment was changed all the same.
 type sighting struct {
 	object *ownObject
+	found  time.Time
 	at     time.Duration
 }
 
@@ -37,9 +39,9 @@ func (w *own) note(key ownKey, o *ownObject) {
 		w.seen[key] = o
 	}
 	list := w.waiting[key]
-	s := sighting{o, w.since()}
+	s := sighting{o, w.now(), w.since()}
 	if n := len(list); n > 0 && (n == maxSightings || list[n-1].object.same(o)) {
-		s.at = list[n-1].at
+		s.found, s.at = list[n-1].found, list[n-1].at
 		list[n-1] = s
 		return
 	}
@@ -75,10 +77,15 @@ func (w *own) settle() {
 type telling struct {
 	key             ownKey
 	object          *ownObject
+	found           time.Time
 	fresh, repaired bool
 }
 
-// ripe are those that have waited for long enough, or all of them.
+// waits reports whether a sighting waits for the word of somebody who may have put the object back. Nobody does so with a
+// guard, nor by deleting anything.
+func (s *sighting) waits() bool { return s.object != nil && s.object.guard == nil }
+
+// ripe are those for which nobody's word is to be waited for, or all of them.
 func (w *own) ripe(all bool) []telling {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,9 +95,9 @@ func (w *own) ripe(all bool) []telling {
 		var some []telling
 		n := 0
 		for i, s := range w.waiting[key] {
-			t := telling{key: key, object: s.object, fresh: i == 0 && w.fresh[key]}
+			t := telling{key: key, object: s.object, found: s.found, fresh: i == 0 && w.fresh[key]}
 			t.repaired = s.object != nil && slices.Contains(w.repairs[key], s.object.version)
-			if some = append(some, t); all || t.repaired || now-s.at >= ownHold {
+			if some = append(some, t); all || t.repaired || !s.waits() || now-s.at >= ownHold {
 				n = i + 1
 			}
 		}
@@ -113,17 +120,27 @@ func (w *own) done(t *telling) {
 	}
 }
 
+// beatHold is how long a beat waits for a change of Meshvakt's own: short enough that the beat is not late for it.
+func (o *Observer) beatHold() time.Duration { return min(ownHold, o.config.Beat/2) }
+
+// holding reports whether a change is not told yet.
+func (w *own) holding() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiting) > 0
+}
+
 // tellOwn tells what has changed of Meshvakt's own.
 func (o *Observer) tellOwn(ctx context.Context) error {
 	w := o.own
-	for _, t := range w.ripe(o.config.Since() >= o.nextBeat) {
+	for _, t := range w.ripe(o.config.Since() >= o.nextBeat+o.beatHold()) {
 		before := w.told[t.key]
 		if !before.same(t.object) && (before != nil || !t.fresh) {
 			weaker, err := o.weaker(before, t.object)
 			if err != nil {
 				return err
 			}
-			if err := o.write(ctx, changeOf(o.pseudonyms, before, t.object, weaker, t.repaired, o.self(ctx, t.repaired))); err != nil {
+			if err := o.write(ctx, changeOf(o.pseudonyms, before, &t, weaker, o.self(ctx, t.repaired))); err != nil {
 				return err
 			}
 		}

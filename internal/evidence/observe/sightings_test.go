@@ -61,15 +61,15 @@ func TestOwnRepaired(t *testing.T) {
 		check("created anew by the keeper", "repaired")
 
 		s.set(role("list"))
-		s.pass(3 * time.Second)
+		s.pass(ownHold + time.Second)
 		s.set(role("get"))
-		s.pass(3 * time.Second)
+		s.pass(ownHold + time.Second)
 		check("changed and changed back by others", "changed", "changed")
 
 		for i := range 2 * maxSightings { // more than anybody waits for
 			s.set(role(fmt.Sprint(i)))
 		}
-		s.pass(3 * time.Second)
+		s.pass(ownHold + time.Second)
 		if got := told(); len(got) < 1 || len(got) > maxSightings {
 			t.Errorf("%d changes are told of many within a moment", len(got))
 		}
@@ -81,4 +81,66 @@ func TestOwnRepaired(t *testing.T) {
 			t.Errorf("the last of them is not what was told last, %v", err)
 		}
 	}, append(prod(), role("get"))...)
+}
+
+// TestOwnRepairedAsABeatIsDue: a beat waits for the word of whoever has put an object back, but not until it is late; and
+// each change has the time at which it was seen.
+func TestOwnRepairedAsABeatIsDue(t *testing.T) {
+	role := func(verb string) *rbacv1.ClusterRole {
+		return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "meshvakt", UID: "u-role"}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{verb}}}}
+	}
+	for _, c := range []struct {
+		what string
+		word bool
+		want []string
+		late time.Duration // of the beat, at most
+	}{
+		{"somebody has put it back", true, []string{"changed", "repaired", "beat"}, 2 * tick},
+		{"nobody says so", false, []string{"changed", "changed", "beat"}, ownHold + tick},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, s *setting) {
+				s.opened()
+				beats := of[*record.Beat](s.log.told())
+				if len(beats) == 0 {
+					t.Fatal("no beat")
+				}
+				n := len(s.log.told())
+				var due time.Time
+				for _, r := range s.log.told() {
+					if _, ok := r.Body.(*record.Beat); ok {
+						due = r.Time.Add(time.Minute)
+					}
+				}
+				s.pass(time.Until(due) - time.Millisecond)
+				found := time.Now()
+				back := role("get")
+				s.set(role("*"))
+				s.set(back)
+				s.pass(tick) // it has woken, and a beat is due
+				if c.word {
+					s.observer.Remedied(Remedy{What: Own, Outcome: Done, Object: back.DeepCopy(), At: time.Now().UTC()})
+				}
+				s.pass(ownHold + tick)
+				var got []string
+				for _, r := range s.since(n) {
+					switch b := r.Body.(type) {
+					case *record.ConfigChanged:
+						got = append(got, b.What)
+						if !b.Found.Equal(found) {
+							t.Errorf("%s: found at %s; must be %s", b.What, b.Found, found)
+						}
+					case *record.Beat:
+						got = append(got, "beat")
+						if late := r.Time.Sub(due); late < 0 || late > c.late {
+							t.Errorf("a beat %s after it was due; must be at most %s", late, c.late)
+						}
+					}
+				}
+				if !slices.Equal(got, c.want) {
+					t.Errorf("told %q; want %q", got, c.want)
+				}
+			}, append(prod(), role("get"))...)
+		})
+	}
 }

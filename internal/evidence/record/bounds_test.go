@@ -74,7 +74,7 @@ func largest() []Body {
 		&ExceptionUsed{object, "admission", end, end, most},
 		&ExceptionRevoked{object, largestSubject(), "shortened", end},
 		&ExceptionExpired{object, end},
-		&ConfigChanged{long(0, ownGVK), long(0, 63), long(0, 253), long(0, 64), long(0, 32), "repaired", h, h, false, largestSubject(),
+		&ConfigChanged{long(0, ownGVK), long(0, 63), long(0, 253), long(0, 64), long(0, 32), "repaired", h, h, end, false, largestSubject(),
 			long(0, 64), control, most},
 		&KeyCreated{"log", "", strings.Repeat(`\`, 512)},
 		&KeyDestroyed{testKey().ID(), long(0, 255), "retention", largestSubject()},

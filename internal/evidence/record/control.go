@@ -1,6 +1,9 @@
 package record
 
-import "unicode/utf8"
+import (
+	"time"
+	"unicode/utf8"
+)
 
 // ConfigChanged is a change of the control itself: guards, webhook configurations, definitions, rights, admission
 // policies. One that was made while nobody was asked is here too, without a request and by nobody known, as soon as
@@ -18,6 +21,9 @@ type ConfigChanged struct {
 	// change: a change during the stop shows between the last Beat before it and the first behind.
 	Before string
 	After  string
+	// Found is when the watch told it. The record may be written up to some seconds later, behind the word of the one who
+	// has put the object back.
+	Found time.Time
 	// Weaker: less is enforced than before. It is what Meshvakt makes of it; a verifier has the digests alone.
 	Weaker bool
 	By     Subject
@@ -43,6 +49,7 @@ func (g *ConfigChanged) fields(c *codec) {
 	c.text("after", &g.After, digest().orEmpty())
 	c.require(g.Before == "" || g.What != "created", "before", "be empty for what was created")
 	c.require(g.After == "" || g.What != "deleted", "after", "be empty for what was deleted")
+	c.instant("found", &g.Found)
 	c.flag("weaker", &g.Weaker)
 	c.object("by", g.By.fields)
 	c.text("req", &g.Request, token(64).orEmpty())

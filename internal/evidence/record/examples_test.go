@@ -143,7 +143,7 @@ func moreExamples() []Body {
 		&ExceptionRevoked{Object: exampleException(), By: kari, How: "shortened", Until: clock().Add(time.Hour)},
 		&ExceptionExpired{Object: exampleException(), Until: clock().Add(time.Hour)},
 		&ConfigChanged{GVK: "admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration", Name: "meshvakt", UID: uid,
-			ResourceVersion: "882", What: "changed", Before: p.Digest([]byte("hook")), After: p.Digest([]byte("other")), Weaker: true,
+			ResourceVersion: "882", What: "changed", Before: p.Digest([]byte("hook")), After: p.Digest([]byte("other")), Found: clock(), Weaker: true,
 			By: Subject{Kind: Unknown}},
 		&KeyCreated{For: "log", VerifierKey: "evidence.example.org+0a1b2c3d+AQUGBw=="},
 		&KeyDestroyed{ID: testKey().ID(), Origin: origin, Why: "retention", By: p.Subject("system:serviceaccount:meshvakt-system:evidence")},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 )
@@ -12,7 +13,11 @@ import (
 func TestChangesAreToldOnce(t *testing.T) {
 	a, b := quiet("meshvakt-0", 0), quiet("meshvakt-1", 0)
 	tell := func(w *book, at int, what, version string, weaker bool) {
-		x := &record.ConfigChanged{GVK: "admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration", Name: "meshvakt", UID: "u", ResourceVersion: version, What: what, Weaker: weaker, By: record.Subject{Kind: record.Unknown}}
+		found := epoch().Add(seconds(at) - 500*time.Millisecond) // and written behind the word of the one who has put it back
+		if at == 8 {
+			found = found.Add(time.Hour) // the clock was set back in between
+		}
+		x := &record.ConfigChanged{GVK: "admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration", Name: "meshvakt", UID: "u", ResourceVersion: version, What: what, Found: found, Weaker: weaker, By: record.Subject{Kind: record.Unknown}}
 		if what == "repaired" {
 			x.By = w.pseudonyms.Subject("system:serviceaccount:meshvakt-system:meshvakt")
 		}
@@ -34,7 +39,7 @@ func TestChangesAreToldOnce(t *testing.T) {
 		for _, c := range r.Changes {
 			got = append(got, fmt.Sprintf("%s %t %q %d %s", c.What, c.Weaker, c.By, c.Seen, c.At.Sub(epoch())))
 		}
-		want := []string{`changed true "" 2 1s`, `deleted true "" 2 3s`, `repaired false "system:serviceaccount:meshvakt-system:meshvakt" 2 5s`, `changed false "" 1 7s`, `changed false "" 1 8s`}
+		want := []string{`changed true "" 2 500ms`, `deleted true "" 2 2.5s`, `repaired false "system:serviceaccount:meshvakt-system:meshvakt" 2 4.5s`, `changed false "" 1 6.5s`, `changed false "" 1 8s`}
 		if !slices.Equal(got, want) {
 			t.Errorf("changes %q; must be %q", got, want)
 		}

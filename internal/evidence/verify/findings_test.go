@@ -159,7 +159,7 @@ func TestFindings(t *testing.T) {
 			})
 		}, []string{FindingHook}},
 		"the control is weakened": {func(b *book) {
-			b.add(seconds(3), &record.ConfigChanged{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: "default", UID: "g", ResourceVersion: "3", What: "changed", Weaker: true, By: record.Subject{Kind: record.Unknown}})
+			b.add(seconds(3), &record.ConfigChanged{GVK: "meshvakt.io/v1alpha1/MeshGuard", Name: "default", UID: "g", ResourceVersion: "3", What: "changed", Found: epoch(), Weaker: true, By: record.Subject{Kind: record.Unknown}})
 		}, []string{FindingWeakened}},
 		"the clock is set": {func(b *book) { b.wall = 30 * time.Second }, []string{FindingClock}},
 		"times that are made up": {func(b *book) {

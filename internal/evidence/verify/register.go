@@ -91,10 +91,14 @@ func (l *ledger) decision(d *record.Decision) {
 }
 
 func (l *ledger) configChanged(g *record.ConfigChanged) {
-	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: l.head.Time, GVK: g.GVK, Namespace: g.Namespace,
+	at := g.Found
+	if at.After(l.head.Time) { // the clock was set back before it was written
+		at = l.head.Time
+	}
+	l.cluster.change(g, Change{Cluster: l.cluster.uid, Log: l.log.Origin, Seq: int64(l.head.Seq), At: at, GVK: g.GVK, Namespace: g.Namespace,
 		Name: g.Name, What: g.What, Weaker: g.Weaker, By: g.By.ID, Request: g.Request, Reason: g.Reason, Seen: 1})
 	if g.Weaker {
-		l.finding(FindingWeakened, "", l.head.Time, l.head.Time, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
+		l.finding(FindingWeakened, "", at, at, g.GVK+" "+g.Name+" was "+g.What+", and less is enforced than before")
 	}
 	// What beats say of it from now on is explained.
 	delete(l.hooks, g.GVK+" "+g.Name)
