@@ -213,7 +213,7 @@ type ScanStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Findings []PolicyFindings `json:"findings,omitempty"`
 
-	// Exceptions counts those that apply.
+	// Exceptions counts those that apply, and those that have expired.
 	//
 	// +optional
 	Exceptions ExceptionCounts `json:"exceptions,omitempty"`
@@ -239,7 +239,7 @@ type PolicyFindings struct {
 	Excepted int32 `json:"excepted,omitempty"`
 }
 
-// ExceptionCounts counts the exceptions that apply under a guard.
+// ExceptionCounts counts the exceptions under a guard.
 type ExceptionCounts struct {
 	// Active is how many apply.
 	Active int32 `json:"active"`
@@ -247,6 +247,10 @@ type ExceptionCounts struct {
 	//
 	// +optional
 	Expiring int32 `json:"expiring,omitempty"`
+	// Expired is how many have ended and are there still; revoked ones are not counted.
+	//
+	// +optional
+	Expired int32 `json:"expired,omitempty"`
 }
 
 // NamespaceFindings counts the findings in a namespace.

@@ -85,7 +85,7 @@ func compliance(next metav1.Condition, t *scan.Totals) metav1.Condition {
 func scanStatus(t *scan.Totals, at time.Time) *v1alpha1.ScanStatus {
 	st := &v1alpha1.ScanStatus{
 		LastScanTime: metav1.Time{Time: at.Truncate(time.Second)}, Pods: count(t.Pods), StaleInjection: count(t.Stale),
-		Exceptions: v1alpha1.ExceptionCounts{Active: count(t.Active), Expiring: count(t.Expiring)},
+		Exceptions: v1alpha1.ExceptionCounts{Active: count(t.Active), Expiring: count(t.Expiring), Expired: count(t.Expired)},
 	}
 	for _, c := range t.Counts { // sorted by policy
 		if n := len(st.Findings); n == 0 || st.Findings[n-1].Policy != c.Policy {

@@ -94,7 +94,7 @@ func (l *Ledger) Changed(guards ...string) {
 func (s *Standing) same(o *Standing) bool {
 	return s.Strict == o.Strict && s.Pods == o.Pods && s.Stale == o.Stale && s.Unjudged == o.Unjudged && s.LeftOut == o.LeftOut &&
 		slices.Equal(s.Guards, o.Guards) && slices.Equal(s.Counts, o.Counts) &&
-		slices.EqualFunc(s.Exceptions, o.Exceptions, func(a, b InForce) bool { return a.Guard == b.Guard && a.Name == b.Name && a.Ends.Equal(b.Ends) })
+		slices.EqualFunc(s.Exceptions, o.Exceptions, func(a, b Exception) bool { return a.Guard == b.Guard && a.Name == b.Name && a.Ended == b.Ended && a.Ends.Equal(b.Ends) })
 }
 
 // Complete notes that a pass over all namespaces has ended, which began at a time: what
@@ -155,8 +155,9 @@ type Totals struct {
 	Found, Excepted            int
 	// Counts are those of all namespaces together, sorted.
 	Counts []Count
-	// Active and Expiring are the exceptions that apply, and that end within a day.
-	Active, Expiring int
+	// Active and Expiring are the exceptions that apply, and that end within a day; Expired those that have ended and are
+	// there still.
+	Active, Expiring, Expired int
 	// Worst are the namespaces with the most findings, at most WorstAtMost.
 	Worst []Standing
 }
@@ -216,7 +217,11 @@ func (l *Ledger) Totals(guard string, now time.Time) Totals {
 
 func (t *Totals) addExceptions(s *Standing, guard string, now time.Time) {
 	for _, x := range s.Exceptions {
-		if x.Guard != guard || !x.Ends.After(now) {
+		if x.Guard != guard {
+			continue
+		}
+		if x.Ended || !x.Ends.After(now) {
+			t.Expired++
 			continue
 		}
 		t.Active++

@@ -23,14 +23,17 @@ func TestLedgerAddsUp(t *testing.T) {
 	}
 	open := standing("open", noon(), 0)
 	open.Strict, open.Stale, open.Unjudged = false, 2, 1
-	open.Exceptions = []InForce{{"default", "a", noon().Add(time.Hour)}, {"default", "b", noon().Add(48 * time.Hour)}, {"other", "c", noon().Add(time.Hour)}, {"default", "over", noon()}}
+	open.Exceptions = []Exception{
+		{"default", "a", noon().Add(time.Hour), false}, {"default", "b", noon().Add(48 * time.Hour), false}, {"other", "c", noon().Add(time.Hour), false},
+		{"default", "over since", noon(), false}, {"default", "found over", noon(), true},
+	}
 	l.Put(open)
 	got := l.Totals("default", noon())
 	if got.Guarded != 16 || got.Violating != 14 || got.Strict != 15 || got.Pods != 48 || got.Stale != 2 || got.Unjudged != 1 || got.Found != 105 || got.Excepted != 14 {
 		t.Errorf("%+v", got)
 	}
-	if got.Active != 2 || got.Expiring != 1 {
-		t.Errorf("%d exceptions apply and %d expire, want 2 and 1", got.Active, got.Expiring)
+	if got.Active != 2 || got.Expiring != 1 || got.Expired != 2 {
+		t.Errorf("%d exceptions apply, %d expire, %d have; want 2, 1 and 2", got.Active, got.Expiring, got.Expired)
 	}
 	if len(got.Worst) != WorstAtMost || got.Worst[0].Namespace != "ns-14" || got.Worst[9].Namespace != "ns-05" {
 		t.Errorf("worst %+v", got.Worst)

@@ -45,8 +45,8 @@ type Standing struct {
 	Passed int
 	// Counts of what was found, sorted.
 	Counts []Count
-	// Exceptions that apply, by guard.
-	Exceptions []InForce
+	// Exceptions that apply, and those that have expired and are there still, by guard.
+	Exceptions []Exception
 	// Changes is when the next exception begins or ceases to apply without anybody
 	// doing anything, zero when none does.
 	Changes time.Time
@@ -67,10 +67,11 @@ type Count struct {
 	Found, Excepted int
 }
 
-// InForce is an exception that applies under a guard.
-type InForce struct {
+// Exception is one that applies under a guard until it ends, or has ended.
+type Exception struct {
 	Guard, Name string
 	Ends        time.Time
+	Ended       bool
 }
 
 // Object names what a result is about.
@@ -137,8 +138,8 @@ func Begin(list []policies.Policy, c facts.Cluster, namespace string, began, now
 		}
 		e.standing.Guards = append(e.standing.Guards, g.Name)
 		for _, x := range ns.Exceptions {
-			if x.State(g, now) == v1alpha1.ExceptionActive {
-				e.standing.Exceptions = append(e.standing.Exceptions, InForce{g.Name, x.Name, x.Spec.ExpiresAt.Time})
+			if state := x.State(g, now); state == v1alpha1.ExceptionActive || state == v1alpha1.ExceptionExpired {
+				e.standing.Exceptions = append(e.standing.Exceptions, Exception{g.Name, x.Name, x.Spec.ExpiresAt.Time, state == v1alpha1.ExceptionExpired})
 			}
 		}
 	}
@@ -336,7 +337,7 @@ func (e *Examination) Finish() (*Standing, error) {
 	slices.SortFunc(s.Counts, func(a, b Count) int {
 		return cmp.Or(cmp.Compare(a.Guard, b.Guard), cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Reason, b.Reason))
 	})
-	slices.SortFunc(s.Exceptions, func(a, b InForce) int { return cmp.Or(cmp.Compare(a.Guard, b.Guard), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(s.Exceptions, func(a, b Exception) int { return cmp.Or(cmp.Compare(a.Guard, b.Guard), cmp.Compare(a.Name, b.Name)) })
 	for _, k := range e.order {
 		r := *e.results[k]
 		if r.Owner.UID == "" {

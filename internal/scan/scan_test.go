@@ -186,15 +186,15 @@ func TestExceptionEnds(t *testing.T) {
 	for _, at := range []struct {
 		now         time.Time
 		counts      string
-		active      int
+		ended       bool
 		changes     time.Time
 		isException string
 	}{
-		{ends.Add(-time.Nanosecond), "default mesh-membership NotInMesh 0/1", 1, ends, "migration"},
-		{ends, "default mesh-membership NotInMesh 1/0", 0, time.Time{}, ""},
+		{ends.Add(-time.Nanosecond), "default mesh-membership NotInMesh 0/1", false, ends, "migration"},
+		{ends, "default mesh-membership NotInMesh 1/0", true, time.Time{}, ""},
 	} {
 		s := examine(t, c, at.now, plain(t, "web-1"))
-		if got := counts(s); got != at.counts || len(s.Exceptions) != at.active || !s.Changes.Equal(at.changes) || s.Results[0].Exception != at.isException {
+		if got := counts(s); got != at.counts || !slices.Equal(s.Exceptions, []Exception{{"default", "migration", ends, at.ended}}) || !s.Changes.Equal(at.changes) || s.Results[0].Exception != at.isException {
 			t.Errorf("at %s: counts %q, exceptions %+v, changes %s, results %+v", at.now, got, s.Exceptions, s.Changes, s.Results)
 		}
 	}

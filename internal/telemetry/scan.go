@@ -53,7 +53,7 @@ func NewScan(registerer prometheus.Registerer, list []policies.Policy, ledger Le
 		namespaces: prometheus.NewDesc("meshvakt_scan_namespaces", "Namespaces that a guard selects, by how they stand; not_strict are counted among compliant or violating too. Told by the leader.", []string{"guard", "state"}, nil),
 		pods:       prometheus.NewDesc("meshvakt_scan_pods", "Running pods of a guard's namespaces that were judged. Told by the leader.", []string{"guard"}, nil),
 		stale:      prometheus.NewDesc("meshvakt_scan_stale_proxies", "Running pods of a guard's namespaces whose proxy is of another revision or image than they would get now. Told by the leader.", []string{"guard"}, nil),
-		exceptions: prometheus.NewDesc("meshvakt_scan_exceptions", "GuardExceptions that apply under a guard; of state expiring are those of them that end within a day. Told by the leader.", []string{"guard", "state"}, nil),
+		exceptions: prometheus.NewDesc("meshvakt_scan_exceptions", "GuardExceptions of a guard's namespaces: active ones apply, expiring are those of them that end within a day, and expired ones have ended and are there still. Told by the leader.", []string{"guard", "state"}, nil),
 		age:        prometheus.NewDesc("meshvakt_scan_age_seconds", "Time since the last pass of the scan over all namespaces ended. Told by the leader, once there was one.", nil, nil),
 	}
 	var errs []error
@@ -137,5 +137,6 @@ func (s *Scan) Collect(ch chan<- prometheus.Metric) {
 		gauge(s.stale, float64(t.Stale), guard)
 		gauge(s.exceptions, float64(t.Active), guard, "active")
 		gauge(s.exceptions, float64(t.Expiring), guard, "expiring")
+		gauge(s.exceptions, float64(t.Expired), guard, "expired")
 	}
 }

@@ -28,7 +28,7 @@ func scanned(ledger *scan.Ledger) {
 	at := time.Unix(1_800_000_000, 0)
 	ledger.Put(&scan.Standing{
 		Namespace: "prod", Guards: []string{"default"}, Pods: 4, Stale: 1, Counts: []scan.Count{{Guard: "default", Policy: "mesh-membership", Reason: "NotInMesh", Found: 2, Excepted: 1}},
-		Exceptions: []scan.InForce{{Guard: "default", Name: "x", Ends: at.Add(time.Hour)}},
+		Exceptions: []scan.Exception{{Guard: "default", Name: "x", Ends: at.Add(time.Hour)}, {Guard: "default", Name: "y", Ends: at, Ended: true}},
 	})
 	ledger.Complete(at, at, map[string]bool{"prod": true})
 }

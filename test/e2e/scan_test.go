@@ -247,6 +247,11 @@ func TestScanExceptionEnds(t *testing.T) {
 		if exception.Status.State != v1alpha1.ExceptionExpired {
 			return fmt.Errorf("the exception's status: %+v", exception.Status)
 		}
+		var g v1alpha1.MeshGuard
+		must(t, admin.Get(t.Context(), client.ObjectKey{Name: "except"}, &g))
+		if g.Status.Scan.Exceptions != (v1alpha1.ExceptionCounts{Expired: 1}) {
+			return fmt.Errorf("the guard counts %+v", g.Status.Scan.Exceptions)
+		}
 		if notes := eventsOf(t, name, "ExceptionExpired"); len(notes) != 1 {
 			return fmt.Errorf("events %q", notes)
 		}
