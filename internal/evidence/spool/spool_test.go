@@ -406,7 +406,7 @@ func TestExtent(t *testing.T) {
 	if e := extent(); e != (Extent{First: 1}) {
 		t.Errorf("without a log: %+v", e)
 	}
-	s, err := Open(dir, Options{SegmentSize: headerSize + 200, ReserveSize: 1 << 10})
+	s, err := Open(dir, Options{SegmentSize: headerSize + 200, ReserveSize: 1 << 10, Budget: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
