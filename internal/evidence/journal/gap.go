@@ -19,7 +19,7 @@ import (
 // maxGapCounts is how many different ones a record of a gap takes.
 const maxGapCounts = 32
 
-// patience is how long one waits for somebody else who tells a gap: as long as for the disk.
+// patience is how long one waits for somebody else who tells a gap, unless it is said how long for the disk: as long as that.
 const patience = 500 * time.Millisecond
 
 // gap counts what was answered without a record since the last time that could be told.
@@ -108,11 +108,11 @@ func (j *Journal) tellGap(ctx context.Context, log *logbook) error {
 	if !j.gap.pending.Load() {
 		return nil
 	}
-	patience := time.NewTimer(patience)
-	defer patience.Stop()
+	timer := time.NewTimer(cmp.Or(j.config.Spool.Budget, patience))
+	defer timer.Stop()
 	select {
 	case j.gap.telling <- struct{}{}:
-	case <-patience.C:
+	case <-timer.C:
 		return unavailable(spool.ErrBudget)
 	case <-ctx.Done():
 		return unavailable(ctx.Err())

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
@@ -130,12 +131,15 @@ func (w *writer) begin() error {
 	if _, err := fmt.Sscanf(readOr(string(w.dir)+"/shard", "1"), "%d", &w.shard); err != nil {
 		return err
 	}
-	last, err := w.last(r.FirstSeq)
+	from := r.FirstSeq
+	last, err := w.last(from, r.LastSeq)
 	for errors.Is(err, spool.ErrReleased) { // by the sealer, meanwhile
-		var e spool.Extent
-		if e, err = extentOf(w.dir); err == nil {
-			last, err = w.last(e.First)
+		e, wrong := extentOf(w.dir)
+		if wrong != nil || e.First <= from {
+			return errors.Join(err, wrong)
 		}
+		from = e.First
+		last, err = w.last(from, r.LastSeq)
 	}
 	if err != nil {
 		return err
@@ -154,17 +158,18 @@ func (w *writer) begin() error {
 }
 
 // last reads the last line, and which shard it is in.
-func (w *writer) last(from uint64) (last []byte, err error) {
+func (w *writer) last(from, upTo uint64) (last []byte, err error) {
 	reader, err := spool.OpenReader(w.dir.Spool(), from)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
+	seq := uint64(0)
 	for line, err := range reader.Lines() {
 		if err != nil {
 			return nil, err
 		}
-		last = append(last[:0], line.Text...)
+		last, seq = append(last[:0], line.Text...), line.Seq
 		if parsed, err := record.Parse(last); err == nil {
 			if g, is := parsed.Body.(*record.Genesis); is {
 				if _, w.shard, err = volume.ParseShard(g.Shard); err != nil {
@@ -172,6 +177,9 @@ func (w *writer) last(from uint64) (last []byte, err error) {
 				}
 			}
 		}
+	}
+	if seq != upTo {
+		return nil, spool.ErrReleased // the next segment, between being found and being opened: there a reader ends
 	}
 	return last, nil
 }
@@ -182,6 +190,9 @@ func extentOf(dir volume.Dir) (spool.Extent, error) {
 		return spool.Extent{}, err
 	}
 	e, err := r.Extent()
+	for errors.Is(err, fs.ErrNotExist) { // it was released between being found and being opened
+		e, err = r.Extent()
+	}
 	return e, errors.Join(err, r.Close())
 }
 

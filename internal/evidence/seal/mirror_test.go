@@ -44,7 +44,11 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case req.Method == http.MethodPut && b.full == 0:
 		http.Error(w, "full", http.StatusInsufficientStorage)
 	case req.Method == http.MethodPut:
-		data, _ := io.ReadAll(req.Body)
+		data, err := io.ReadAll(req.Body)
+		if err != nil { // the client has given up
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
 		b.full--
 		b.objects[req.URL.Path] = string(data)
 		b.order = append(b.order, req.URL.Path)

@@ -219,7 +219,7 @@ func TestAFileSystemThatAborts(t *testing.T) {
 				id := fmt.Sprintf("%d.%d", a, i)
 				seq, hash, err := s.Append(context.Background(), named(id))
 				l.note(t, id, point{seq, hash}, err)
-				if err != nil {
+				if err != nil && (a != 0 || i >= 20) { // the first of them has an end to make, even of a disk that is slow
 					return
 				}
 			}

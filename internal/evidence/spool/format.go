@@ -175,12 +175,23 @@ func (m mark) bytes() []byte {
 	return fmt.Appendf(nil, "%s%08x\n", text, checksum([]byte(text)))
 }
 
-// readMark returns false where there is none, or one that is just being written.
+// readMark returns false where there is none. Nothing keeps who writes it and who reads it apart, so that one may be seen as it
+// is just being written; what is no mark is read again until it is the same twice.
 func readMark(f file) (mark, bool) {
-	b := make([]byte, len(mark{}.bytes()))
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return mark{}, false
+	var before []byte
+	for {
+		b := make([]byte, len(mark{}.bytes()))
+		if _, err := f.ReadAt(b, 0); err != nil {
+			return mark{}, false
+		}
+		if m, ok := parseMark(b); ok || bytes.Equal(b, before) {
+			return m, ok
+		}
+		before = b
 	}
+}
+
+func parseMark(b []byte) (mark, bool) {
 	var m mark
 	if _, err := fmt.Sscanf(string(b), "mark v1 ordinal %d seq %d clean %t", &m.ordinal, &m.seq, &m.clean); err != nil {
 		return mark{}, false

@@ -406,7 +406,7 @@ func TestExtent(t *testing.T) {
 	if e := extent(); e != (Extent{First: 1}) {
 		t.Errorf("without a log: %+v", e)
 	}
-	s, err := Open(dir, Options{SegmentSize: headerSize + 200, ReserveSize: 1 << 10})
+	s, err := Open(dir, Options{SegmentSize: headerSize + 200, ReserveSize: 1 << 10, Budget: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,4 +430,54 @@ func TestExtent(t *testing.T) {
 		}
 	}
 	mustClose(t, s)
+}
+
+// halfWritten is a disk whose mark is seen, the first time, with the end that it had before.
+type halfWritten struct {
+	*memDisk
+	before mark
+}
+
+func (d *halfWritten) Open(name string, write bool) (file, error) {
+	f, err := d.memDisk.Open(name, write)
+	if err != nil || name != markName {
+		return f, err
+	}
+	b := d.before.bytes()
+	return &halfWrittenFile{file: f, end: b[len(b)-9:]}, nil // its checksum
+}
+
+type halfWrittenFile struct {
+	file
+	end []byte
+}
+
+func (f *halfWrittenFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.file.ReadAt(b, at)
+	copy(b[len(b)-len(f.end):], f.end)
+	f.end = nil
+	return n, err
+}
+
+// Whoever reads while a line is stored must not take the log for empty: a sealer would find that it has lost what is sealed.
+func TestAMarkThatIsJustBeingWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := newMemDisk(1), newTold()
+		s := mustOpen(t, d, small())
+		for _, id := range []string{"a", "b", "c"} {
+			l.append(t, s, id)
+		}
+		now, is, err := loadMark(d)
+		if err != nil || !is {
+			t.Fatalf("the mark is %+v, %v", now, err)
+		}
+		torn := &halfWritten{d, mark{now.ordinal, now.seq - 1, false}}
+		if e, err := newReader(torn, 1).Extent(); err != nil || e.Last != 3 {
+			t.Errorf("the log has the lines %d to %d, %v; must be up to 3", e.First, e.Last, err)
+		}
+		if in := l.check(t, torn, 1); len(in) != 3 {
+			t.Errorf("%d lines can be read; must be 3", len(in))
+		}
+		mustClose(t, s)
+	})
 }
