@@ -24,10 +24,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/mesh"
+	"github.com/meshvakt/meshvakt/internal/objects"
 	"github.com/meshvakt/meshvakt/policies"
 	"github.com/meshvakt/meshvakt/policies/facts"
 	"github.com/meshvakt/meshvakt/webhook"
@@ -37,17 +37,12 @@ import (
 // PeerAuthentications, in them.
 const small, large = 10, 10_000
 
-// upToDate is an informer that has seen every change.
-type upToDate struct{ cache.Informer }
-
-func (upToDate) LastSyncResourceVersion() string { return "1000000" }
-
 // filled is a source over a cluster of n namespaces with a policy each, among
 // them those of the recorded reviews. Where guarded, the guard selects them all.
 func filled(tb testing.TB, n int, guarded bool) *Source {
 	tb.Helper()
 	s := New(Config{OwnNamespace: "meshvakt-system", Catalogue: catalogue(tb), Log: slog.New(slog.DiscardHandler)})
-	s.policies = upToDate{}
+	var held []*objects.PeerAuthentication
 	guard, err := facts.NewGuard(v1alpha1.DefaultGuard())
 	if err != nil {
 		tb.Fatal(err)
@@ -69,7 +64,9 @@ func filled(tb testing.TB, n int, guarded bool) *Source {
 		s.index.setPolicy(&mesh.PeerAuthentication{
 			Namespace: name, Name: "default", Created: time.Unix(1e9+int64(i), 0), Mode: mesh.ModeStrict,
 		}, "3")
+		held = append(held, storedPolicy(name, "default", "STRICT", "3"))
 	}
+	s.policies = holding(tb, "1000000", held...)
 	s.synced.Store(true)
 	return s
 }

@@ -281,3 +281,26 @@ func TestTheEndOfAWatch(t *testing.T) {
 		}
 	})
 }
+
+// TestStoreHearsHowFarTheWatchIs: what an informer holds counts as complete up to where a quiet watch is, or pods of
+// namespaces that were labelled meanwhile would be judged by live reads for ever.
+func TestStoreHearsHowFarTheWatchIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &asked{}
+		informer := toolscache.NewSharedIndexInformer(server, &objects.PeerAuthentication{}, 0, toolscache.Indexers{})
+		s := New(Config{})
+		s.policies = informer
+		go informer.RunWithContext(t.Context())
+		synctest.Wait()
+		server.watch.Add(&objects.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Namespace: "prod", Name: "default", ResourceVersion: "7"}})
+		synctest.Wait()
+		if got := s.policiesAsOf(); got != 7 {
+			t.Errorf("complete up to %d after an event; want 7", got)
+		}
+		server.watch.Action(apiwatch.Bookmark, &objects.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "9"}})
+		synctest.Wait()
+		if got := s.policiesAsOf(); got != 9 {
+			t.Errorf("complete up to %d after a bookmark; want 9", got)
+		}
+	})
+}

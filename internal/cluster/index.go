@@ -328,6 +328,17 @@ func (x *index) holds(namespace string, versions map[string]string) bool {
 	return true
 }
 
+// unchanged reports whether the namespace is still what was read of it, nil for one that is not there: entries are replaced,
+// never changed.
+func (x *index) unchanged(name string, since *facts.Namespace) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if e := x.namespaces[name]; e != nil && e.exists {
+		return e.namespace == since
+	}
+	return since == nil
+}
+
 // verify notes that the cached policies around a namespace were complete at the
 // given revision.
 func (x *index) verify(name string, at uint64) {

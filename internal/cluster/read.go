@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
@@ -47,12 +48,13 @@ func (s *Source) Read(ctx context.Context, r *facts.Review) (facts.Cluster, erro
 	if !makesPods(r) {
 		return s.ReadLive(ctx, r)
 	}
+	asOf := s.policiesAsOf() // before the look at the index
 	c, e, newest, err := s.index.around(r.Namespace)
 	if err != nil {
 		return facts.Cluster{}, err
 	}
 	s.addCached(&c)
-	if e != nil && c.Guarded(r.Namespace, e.namespace.Labels) && (e.verified >= newest || s.policiesAsOf() >= newest) {
+	if e != nil && c.Guarded(r.Namespace, e.namespace.Labels) && (e.verified >= newest || asOf >= newest && s.hasAllPolicies(&c, r.Namespace)) {
 		s.addQuotas(ctx, r, &c)
 		if r.Operation != admissionv1.Create {
 			return c, nil
@@ -78,12 +80,44 @@ func makesPods(r *facts.Review) bool {
 	return template || r.Kind.Kind == "Pod" || r.Kind.Kind == "Binding"
 }
 
-// policiesAsOf is the revision up to which the cached policies are complete.
+// policyStore is what the informer of PeerAuthentications holds, nil where it does not tell.
+func (s *Source) policyStore() toolscache.Indexer {
+	if p, ok := s.policies.(interface{ GetIndexer() toolscache.Indexer }); ok {
+		return p.GetIndexer()
+	}
+	return nil
+}
+
+// policiesAsOf is the revision up to which the informer's store has the policies.
 func (s *Source) policiesAsOf() uint64 {
-	if p, ok := s.policies.(interface{ LastSyncResourceVersion() string }); ok {
-		return revision(p.LastSyncResourceVersion())
+	if store := s.policyStore(); store != nil {
+		return revision(store.LastStoreSyncResourceVersion())
 	}
 	return 0
+}
+
+// hasAllPolicies reports whether c, which was read from the index, has the policies around a namespace as the informer's
+// store has them now. An event is in the store, and counts as seen, before the index is told of it; in between, the index
+// may still have a policy that was deleted before the namespace came under its guard.
+func (s *Source) hasAllPolicies(c *facts.Cluster, namespace string) bool {
+	store := s.policyStore()
+	for _, name := range slices.Concat(c.RootNamespaces(), []string{namespace}) {
+		list, err := store.ByIndex(toolscache.NamespaceIndex, name)
+		if err != nil {
+			return false
+		}
+		versions := make(map[string]string, len(list))
+		for _, o := range list {
+			if p, ok := o.(*objects.PeerAuthentication); ok {
+				versions[p.Name] = p.ResourceVersion
+			}
+		}
+		// In this order: what has not changed since c was read was the same when it was compared.
+		if !s.index.holds(name, versions) || !s.index.unchanged(name, c.Namespaces[name]) {
+			return false
+		}
+	}
+	return true
 }
 
 // ReadLive returns the facts for a request by consistent reads of the API

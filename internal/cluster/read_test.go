@@ -108,7 +108,7 @@ func reading(t *testing.T, version string, stored ...client.Object) (*Source, *a
 	}
 	server := &apiServer{Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).Build()}
 	s := New(Config{Live: server, IstioNamespace: "istio-system", OwnNamespace: "meshvakt-system", Catalogue: catalogue(t), Log: slog.New(slog.DiscardHandler)})
-	s.policies = &informerAt{version: version}
+	s.policies = holding(t, version)
 	s.index.setGuards(defaultGuards(t), 1)
 	s.synced.Store(true)
 	return s, server
@@ -154,6 +154,32 @@ func TestReadChoosesCacheOrLive(t *testing.T) {
 		},
 		"a pod where a guard is newer than the policies": {
 			"11", func(s *Source) { prod(s); s.index.setGuards(defaultGuards(t), 12) }, about("Pod", "prod", "web"), true,
+		},
+		"a pod where all that the informer holds is in the index": {
+			"11", func(s *Source) {
+				prod(s)
+				s.policies = holding(t, "11", storedPolicy("prod", "default", "STRICT", "8"), storedPolicy("istio-system", "default", "STRICT", "7"), storedPolicy("other", "default", "STRICT", "11"))
+				s.index.setPolicy(strictPolicy("prod", "default"), "8")
+				s.index.setNamespace("istio-system", nil, false, "1")
+				s.index.setPolicy(strictPolicy("istio-system", "default"), "7")
+			}, about("Pod", "prod", "web"), false,
+		},
+		"a pod where the index has not heard yet that a policy is gone": {
+			"11", func(s *Source) { prod(s); s.index.setPolicy(strictPolicy("prod", "default"), "8") }, about("Pod", "prod", "web"), true,
+		},
+		"a pod where the index has not heard yet that a policy has changed": {
+			"11", func(s *Source) {
+				prod(s)
+				s.policies = holding(t, "11", storedPolicy("prod", "default", "PERMISSIVE", "9"))
+				s.index.setPolicy(strictPolicy("prod", "default"), "8")
+			}, about("Pod", "prod", "web"), true,
+		},
+		"a pod where the index has not heard yet of a policy of the root namespace": {
+			"11", func(s *Source) {
+				prod(s)
+				s.index.setNamespace("istio-system", nil, false, "1")
+				s.policies = holding(t, "11", storedPolicy("istio-system", "default", "PERMISSIVE", "9"))
+			}, about("Pod", "prod", "web"), true,
 		},
 		"a pod where the older policies have been verified": {
 			"9", func(s *Source) { prod(s); s.index.verify("prod", 10) }, about("Pod", "prod", "web"), false,

@@ -7,16 +7,35 @@ import (
 	"testing"
 	"time"
 
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/meshvakt/meshvakt/internal/objects"
 )
 
-// informerAt is an informer whose watch has reached a version.
+// informerAt is an informer whose watch has reached a version, and what it holds.
 type informerAt struct {
 	cache.Informer
 	version string
+	store   toolscache.Indexer
 }
 
 func (i *informerAt) LastSyncResourceVersion() string { return i.version }
+
+func (i *informerAt) GetIndexer() toolscache.Indexer { return i.store }
+
+// holding is an informer that holds these policies, and knows of all changes up to a version.
+func holding(tb testing.TB, version string, policies ...*objects.PeerAuthentication) *informerAt {
+	tb.Helper()
+	store := toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, toolscache.Indexers{toolscache.NamespaceIndex: toolscache.MetaNamespaceIndexFunc})
+	for _, p := range policies {
+		if err := store.Add(p); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	store.Bookmark(version)
+	return &informerAt{version: version, store: store}
+}
 
 func TestWatches(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -36,9 +35,8 @@ type replica struct {
 	exited     chan struct{}
 	exitErr    error // valid once exited is closed
 
-	mu      sync.Mutex
-	log     []string       // guarded by mu
-	decided map[string]int // guarded by mu; decisions by "Kind namespace"
+	mu  sync.Mutex
+	log []string // guarded by mu
 }
 
 // start runs one replica that registers itself, and waits until it is ready.
@@ -58,7 +56,7 @@ func startReplica(t testing.TB, args ...string) *replica {
 // startBuild does so with a build of its own, and more in its environment.
 func startBuild(t testing.TB, build string, environment []string, args ...string) *replica {
 	t.Helper()
-	r := &replica{t: t, exited: make(chan struct{}), decided: map[string]int{}}
+	r := &replica{t: t, exited: make(chan struct{})}
 	r.cmd = exec.Command(build, append([]string{
 		"serve", "--kubeconfig", serviceAccountKubeconfig, "--namespace", ownNamespace,
 		"--operations-listen", "127.0.0.1:0",
@@ -116,13 +114,10 @@ func (r *replica) follow(stderr io.Reader, listening chan<- struct{}) {
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		line := scanner.Text()
-		var record struct{ Msg, Admission, Operations, Kind, Namespace string }
+		var record struct{ Msg, Admission, Operations string }
 		_ = json.Unmarshal([]byte(line), &record) // not every line is ours
 		r.mu.Lock()
 		r.log = append(r.log, line)
-		if record.Msg == "decision" {
-			r.decided[record.Kind+" "+record.Namespace]++
-		}
 		r.mu.Unlock()
 		if r.operations == "" && (record.Msg == "serving" || record.Msg == "waiting") {
 			r.admission, r.operations = record.Admission, record.Operations
@@ -183,13 +178,6 @@ func (r *replica) ready(ctx context.Context) *replica {
 		return nil
 	})
 	return r
-}
-
-// decisions returns how often the replica decided about a kind in a namespace.
-func (r *replica) decisions(kind, namespace string) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.decided[kind+" "+namespace]
 }
 
 // metric returns the sum of the samples whose line begins with the prefix.
@@ -260,17 +248,6 @@ func eventually(t testing.TB, within time.Duration, f func() error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-// freeAddress returns a loopback address that nobody listens on right now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // handshake connects to the webhook port and returns what it presents.

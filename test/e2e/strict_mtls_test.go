@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -105,7 +106,14 @@ func TestProvision(t *testing.T) {
 	create(t, dev, namespace(open, false), policy(open, "legacy", "PERMISSIVE"))
 	must(t, relabel(t.Context(), dev, namespace(open, false), v1alpha1.GuardedLabel, "true"))
 	serviceAccount(t, open)
-	refused(t, dev.Create(t.Context(), pod(open, nil)), open+"/legacy")
+	eventually(t, 10*time.Second, func() error { // the API server learns of the label by a watch
+		err := client.NewDryRunClient(dev).Create(t.Context(), pod(open, nil))
+		if err == nil {
+			return errors.New("not asked yet")
+		}
+		refused(t, err, open+"/legacy")
+		return nil
+	})
 }
 
 func TestUnguard(t *testing.T) {
@@ -248,6 +256,10 @@ func TestSubresourcesAreNoWayAround(t *testing.T) {
 	config.Impersonate.UserName = writer
 	c, err := client.New(config, client.Options{Scheme: scheme})
 	must(t, err)
+	eventually(t, 10*time.Second, func() error { // the API server learns of rights by a watch
+		var ns corev1.Namespace
+		return c.Get(t.Context(), client.ObjectKey{Name: name}, &ns)
+	})
 	unlabel := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"meshvakt.io/guarded":null}}}`))
 	refused(t, c.Status().Patch(t.Context(), namespace(name, true), unlabel), "MV105")
 }
