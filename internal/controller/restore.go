@@ -154,6 +154,7 @@ func (r *Restorer) lost(ctx context.Context, name, why string, now time.Time) er
 			return err
 		}
 	}
+	r.Memory.noted(name)
 	r.Log.WarnContext(ctx, "a guarded namespace is not STRICT any more", "namespace", name, "after", gap.After.UTC(), "found", gap.Found.UTC(), "cause", why)
 	r.Events.Eventf(namespaceReference(name), nil, corev1.EventTypeWarning, "StrictLost", "Observe", "%s", shortened("the namespace was STRICT and is not any more: "+why))
 	return nil
@@ -235,11 +236,12 @@ type Memory struct {
 	Now     func() time.Time
 
 	mu        sync.Mutex
-	record    *scan.Record // guarded by mu; nil until it is read
-	changed   bool         // guarded by mu; since it was written
-	saved     time.Time    // guarded by mu
-	confirmed time.Time    // guarded by mu
-	writing   sync.Mutex   // held while it is written
+	record    *scan.Record    // guarded by mu; nil until it is read
+	changed   bool            // guarded by mu; since it was written
+	fresh     map[string]bool // guarded by mu; gaps that have yet to be written down, and told of
+	saved     time.Time       // guarded by mu
+	confirmed time.Time       // guarded by mu
+	writing   sync.Mutex      // held while it is written
 }
 
 // Start writes what can wait, until ctx ends.
@@ -374,15 +376,29 @@ func (m *Memory) wasStrict(name string) bool {
 func (m *Memory) forget(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.fresh, name)
 	m.changed = m.record.Forget(name) || m.changed
 }
 
-// openGap returns the gap of the namespace, and whether it is news.
+// openGap returns the gap of the namespace, and whether it is news, which it stays until
+// it is noted: where it cannot be written down, it is found again.
 func (m *Memory) openGap(name string, now time.Time) (scan.Gap, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	news := m.record.OpenGap(name, scan.Gap{After: m.confirmed, Found: now})
-	return m.record.Gaps[name], news
+	if m.record.OpenGap(name, scan.Gap{After: m.confirmed, Found: now}) {
+		if m.fresh == nil {
+			m.fresh = map[string]bool{}
+		}
+		m.fresh[name] = true
+	}
+	return m.record.Gaps[name], m.fresh[name]
+}
+
+// noted notes that a gap is written down, or is about to be.
+func (m *Memory) noted(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.fresh, name)
 }
 
 // urgent reports whether what has changed is to be written at once: unless so much has
@@ -399,6 +415,7 @@ func (m *Memory) closeGap(name string) (scan.Gap, bool) {
 	defer m.mu.Unlock()
 	gap, open := m.record.Gaps[name]
 	delete(m.record.Gaps, name)
+	delete(m.fresh, name)
 	m.changed = m.changed || open
 	return gap, open
 }

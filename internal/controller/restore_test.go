@@ -251,6 +251,38 @@ func TestRestorerOutlivesItsLeader(t *testing.T) {
 	}
 }
 
+// A gap that cannot be written down is neither closed nor told of before it can, and then
+// has the bounds with which it was found at first.
+func TestRestorerWritesDownFirst(t *testing.T) {
+	broken := false
+	strict := policyOf("prod", "mine", "STRICT")
+	r := newRestoring(t, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+		if _, is := o.(*corev1.ConfigMap); is && broken {
+			return errors.New("boom")
+		}
+		return c.Create(ctx, o, opts...)
+	}}, strict)
+	r.look(t)
+	r.remove(t, strict)
+	broken = true
+	found := r.now
+	for range 2 {
+		if _, err := r.Reconcile(t.Context(), request("prod")); err == nil || r.policies(t) != "" || r.told() != "" {
+			t.Fatalf("%v; policies %q, told %q", err, r.policies(t), r.told())
+		}
+		r.now = r.now.Add(time.Second)
+	}
+	broken = false
+	r.look(t)
+	if told := r.told(); told != "StrictLost StrictRestored" || r.policies(t) != "default STRICT" {
+		t.Errorf("told %q, policies %q", told, r.policies(t))
+	}
+	r.look(t)
+	if got := <-r.recorder.Events; !strings.Contains(got, "StrictGap") || !strings.Contains(got, "found at "+moment(found)+", until "+moment(r.now)) {
+		t.Errorf("told %q", got)
+	}
+}
+
 // Somebody, GitOps perhaps, takes away over and over what is restored.
 func TestRestorerDoesNotFight(t *testing.T) {
 	strict := policyOf("prod", "mine", "STRICT")

@@ -102,10 +102,7 @@ func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
 				q.AddAfter(request(namespace), settle)
 			}
 		})
-		whole := func() {
-			sc.due.Store(true)
-			q.AddAfter(request(everything), passAfter)
-		}
+		whole := func() { sc.whole(q) }
 		s.OnNode(func(string) { whole() })
 		go sc.Touched.Watch(ctx, func(namespace string, perhaps bool) {
 			switch {
@@ -128,6 +125,17 @@ func AddScan(m manager.Manager, s *cluster.Source, sc *Scanner) error {
 		}()
 		return nil
 	}))
+}
+
+// whole asks for a pass because of something that may concern all namespaces. Before the
+// caches are filled there has been none: the first one sees it, and there need not be a
+// second because all nodes were new to us.
+func (s *Scanner) whole(q queue) {
+	if !s.Source.Synced() {
+		return
+	}
+	s.due.Store(true)
+	q.AddAfter(request(everything), passAfter)
 }
 
 // differs reports whether a namespace is another one than was judged last: the caches

@@ -14,9 +14,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/internal/cluster"
+	"github.com/meshvakt/meshvakt/internal/nodes"
 	"github.com/meshvakt/meshvakt/internal/scan"
 	"github.com/meshvakt/meshvakt/policies"
 )
@@ -273,6 +275,33 @@ func TestScannerKnowsWhatItHasJudged(t *testing.T) {
 	}
 	if s.look(t, "prod"); s.differs("prod") {
 		t.Error("a namespace that is not guarded is looked at over and over")
+	}
+}
+
+// delayed notes what a queue is to hand out later.
+type delayed struct {
+	queue
+	later []reconcile.Request
+}
+
+func (d *delayed) AddAfter(r reconcile.Request, _ time.Duration) { d.later = append(d.later, r) }
+
+// The first list of nodes tells of each of them, which the first pass sees anyway.
+func TestScannerAsksForNoPassBeforeTheFirst(t *testing.T) {
+	catalogue, err := nodes.NewCatalogue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := &delayed{}
+	starting := &Scanner{Source: cluster.New(cluster.Config{Catalogue: catalogue})}
+	starting.whole(q)
+	if len(q.later) > 0 || starting.due.Load() {
+		t.Errorf("asked for %v, due %t, before the caches are filled", q.later, starting.due.Load())
+	}
+	s := newScanning(t, interceptor.Funcs{})
+	s.whole(q)
+	if !slices.Equal(q.later, []reconcile.Request{request(everything)}) || !s.due.Load() {
+		t.Errorf("asked for %v, due %t; want a pass", q.later, s.due.Load())
 	}
 }
 

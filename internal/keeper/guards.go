@@ -134,21 +134,22 @@ func (g *Guards) step(ctx context.Context) {
 	crd := &metav1.PartialObjectMetadata{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	switch err := g.Live.Get(ctx, client.ObjectKey{Name: guardsCRD}, crd); {
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), err == nil && crd.DeletionTimestamp != nil:
 		g.lost = true
+		// The guards that are known go with it: one that comes from now on belongs to the next.
+		g.mu.Lock()
+		g.added = false
+		g.mu.Unlock()
 		return
 	case err != nil:
 		return // the next round asks again
-	case crd.DeletionTimestamp != nil:
-		g.lost = true
-		return
 	case len(gone) == 0:
 		g.definition, g.lost = crd.UID, false
 		g.mu.Lock()
 		g.added = false
 		g.mu.Unlock()
 		return
-	case g.definition == "": // nothing is known of what was before
+	case g.definition == "" && !g.lost: // nothing is known of what was before
 		g.definition = crd.UID
 		g.forget(gone)
 		return

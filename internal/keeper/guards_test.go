@@ -112,6 +112,40 @@ func TestGuardsComeBackWhenNobodyHasSeenTheirDefinitionGo(t *testing.T) {
 	}
 }
 
+// A replica that has just started may see the definition go before it has seen it stand.
+func TestGuardsComeBackWhenTheirDefinitionGoesAtTheStart(t *testing.T) {
+	for name, early := range map[string]bool{"the guards are heard to go first": true, "the definition is back first": false} {
+		t.Run(name, func(t *testing.T) {
+			d := &definition{uid: "one", terminating: true}
+			g, s := newGuards(t, true, d)
+			guard := guardNamed("default")
+			g.seen(guard)
+			if early {
+				g.deleted(guard)
+			}
+			g.step(t.Context())
+			d.uid, d.terminating = "two", false
+			g.step(t.Context())
+			if !early {
+				g.deleted(guard)
+				g.step(t.Context())
+			}
+			back := there(t, s, "default")
+			if back == nil {
+				t.Fatal("the guard is not there again")
+			}
+			g.seen(back)
+			g.step(t.Context())
+			must(t, s.client.Delete(t.Context(), back))
+			g.deleted(back)
+			g.step(t.Context())
+			if there(t, s, "default") != nil {
+				t.Error("a guard that was deleted by itself is there again")
+			}
+		})
+	}
+}
+
 func TestGuardsThatAreDeletedStayDeleted(t *testing.T) {
 	d := &definition{uid: "one"}
 	g, s := newGuards(t, true, d)

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -291,7 +290,7 @@ func keeperChanges(t *testing.T, r *replica) {
 
 // Which role a binding is about cannot be changed, but somebody may have deleted it and
 // made another of the same name.
-func keeperBindsAnew(t *testing.T, _ *replica) {
+func keeperBindsAnew(t *testing.T, r *replica) {
 	admin := clientFor(t, controlplane.Admin)
 	for _, o := range ownManifest(t, keptKey) {
 		if !strings.HasSuffix(o.GetKind(), "RoleBinding") {
@@ -305,13 +304,16 @@ func keeperBindsAnew(t *testing.T, _ *replica) {
 		other.SetResourceVersion("")
 		other.SetUID("")
 		since := time.Now()
-		// Whoever comes first: then it is there, as it was, and has to be deleted again.
+		// Were it put back in between, there would be nothing to create, and what is put back ten
+		// times a minute is left as it is then.
 		eventually(t, 10*time.Second, func() error {
-			if err := admin.Delete(t.Context(), was.DeepCopy()); client.IgnoreNotFound(err) != nil {
-				return err
-			}
-			since = time.Now()
-			return admin.Create(t.Context(), other.DeepCopy())
+			return r.still(func() error {
+				if err := admin.Delete(t.Context(), was.DeepCopy()); client.IgnoreNotFound(err) != nil {
+					return err
+				}
+				since = time.Now()
+				return admin.Create(t.Context(), other.DeepCopy())
+			})
 		})
 		t.Logf("%s bound to another role: as before after %s", describe(o), repaired(t, was, since).Round(time.Millisecond))
 	}
@@ -356,20 +358,34 @@ func keeperIsPowerless(t *testing.T, r *replica) {
 			bindings = append(bindings, was)
 		}
 	}
-	// At once, for the one would be put back by the other.
+	config := plane.RestConfig(controlplane.Admin)
+	config.Impersonate.UserName = "system:serviceaccount:" + ownNamespace + ":meshvakt"
+	own, err := client.New(config, client.Options{Scheme: scheme})
+	must(t, err)
+	// At once, for the one would be put back by the other, and what is put back ten times a
+	// minute is left as it is then. The rights are gone when the API server has heard of it.
 	eventually(t, 20*time.Second, func() error {
-		for _, b := range bindings {
-			go func() { _ = admin.Delete(context.Background(), b.DeepCopy()) }()
-		}
-		for range 20 {
+		return r.still(func() error {
 			for _, b := range bindings {
-				if _, err := live(t, admin, b); err == nil {
-					return fmt.Errorf("%s is there", describe(b))
+				if err := admin.Delete(t.Context(), b.DeepCopy()); client.IgnoreNotFound(err) != nil {
+					return err
 				}
 			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		return nil
+			var back error // somebody has let it go on
+			eventually(t, 5*time.Second, func() error {
+				for _, b := range bindings {
+					if _, err := live(t, admin, b); err == nil {
+						back = fmt.Errorf("%s is there", describe(b))
+						return nil
+					}
+					if _, err := live(t, own, b); !apierrors.IsForbidden(err) {
+						return fmt.Errorf("%s is looked for with %v; the right is still there", describe(b), err) //nolint:errorlint // may be nil
+					}
+				}
+				return nil
+			})
+			return back
+		})
 	})
 	eventually(t, repairedWithin, func() error {
 		if n := r.metric(t.Context(), `meshvakt_own_objects_not_as_installed{kind="ClusterRoleBinding"}`); n != 2 {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/meshvakt/meshvakt/api/v1alpha1"
 	"github.com/meshvakt/meshvakt/test/controlplane"
 )
 
@@ -95,7 +97,8 @@ func startBuild(t testing.TB, build string, environment []string, args ...string
 }
 
 // unregister removes the webhook configurations that a stopped replica leaves
-// behind: the next test must not be refused, or wait, for want of an answer.
+// behind: the next test must not be refused, or wait, for want of an answer. The API
+// server learns of it by a watch of its own, and goes on asking until then.
 func unregister(t testing.TB) {
 	admin := clientFor(t, controlplane.Admin)
 	for _, config := range []client.Object{
@@ -106,6 +109,30 @@ func unregister(t testing.TB) {
 			t.Errorf("unregister: %v", err)
 		}
 	}
+	eventually(t, 30*time.Second, func() error { return asksNobody(admin) })
+}
+
+// asksNobody tries what Meshvakt is asked about: a guard, and a namespace that the guards
+// select. What serves custom resources hears of a configuration by itself, and so does the
+// rest of the API server.
+func asksNobody(admin client.Client) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	g, ns := v1alpha1.DefaultGuard(), namespace(unique("unregistered"), true)
+	g.Name = ns.Name
+	var guards v1alpha1.MeshGuardList
+	if err := admin.List(ctx, &guards); err == nil { // else there are none any more
+		for i := range guards.Items {
+			maps.Copy(ns.Labels, guards.Items[i].Spec.NamespaceSelector.MatchLabels)
+		}
+	}
+	for _, o := range []client.Object{g, ns} {
+		err := client.NewDryRunClient(admin).Create(ctx, o)
+		if err != nil && strings.Contains(err.Error(), "failed calling webhook") && strings.Contains(err.Error(), `.meshvakt.io"`) {
+			return fmt.Errorf("the API server still asks: %w", err)
+		}
+	}
+	return nil
 }
 
 // follow keeps the log and learns the addresses from it.
@@ -155,6 +182,16 @@ func (r *replica) stop() {
 		_ = r.cmd.Process.Kill()
 		<-r.exited
 	}
+}
+
+// still lets the replica stand still while something is done, so that all of it has
+// happened before the replica can do anything about the first of it.
+func (r *replica) still(do func() error) error {
+	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	defer func() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }()
+	return do()
 }
 
 func (r *replica) kill() {
