@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -115,6 +116,20 @@ func deploymentChanges(t *testing.T, namespace string) {
 		_, _, err := plane.Kubectl(t.Context(), controlplane.Developer, "", strings.Fields("-n "+namespace+" "+fmt.Sprintf(args, d.GetName()))...)
 		refusedText(t, err, "MV205")
 	}
+	rolledOut := func() { // there is nothing to undo before the controller has made a ReplicaSet of each change
+		t.Helper()
+		eventually(t, 60*time.Second, func() error {
+			var now appsv1.Deployment
+			if err := dev.Get(t.Context(), client.ObjectKeyFromObject(d), &now); err != nil {
+				return err
+			}
+			if now.Status.ObservedGeneration != now.Generation {
+				return fmt.Errorf("generation %d is seen to; must be %d", now.Status.ObservedGeneration, now.Generation)
+			}
+			return nil
+		})
+	}
+	rolledOut()
 	for _, args := range []string{
 		"scale deployment %s --replicas=2",
 		"set image deployment/%s app=registry.example/web:2",
@@ -125,6 +140,7 @@ func deploymentChanges(t *testing.T, namespace string) {
 	} {
 		_, _, err := plane.Kubectl(t.Context(), controlplane.Developer, "", strings.Fields("-n "+namespace+" "+fmt.Sprintf(args, d.GetName()))...)
 		must(t, err)
+		rolledOut()
 	}
 	must(t, dev.Delete(t.Context(), d))
 	t.Run("server-side apply of a new pod", func(t *testing.T) {

@@ -180,11 +180,18 @@ func meshGuards(t testing.TB) {
 	enforcing(t, both.Name)
 }
 
-// meshNamespace creates a namespace that is STRICT, and has these labels.
+// meshNamespace creates a namespace that is STRICT, and has these labels. Those that Istio goes by it has from the
+// beginning: one that the API server's cache does not have yet is read for its labels, while of one that is there the
+// labels before the last change may count for a moment, in which the injector is not asked.
 func meshNamespace(t testing.TB, prefix string, labels map[string]string) string {
 	t.Helper()
 	admin := clientFor(t, controlplane.Admin)
 	ns := namespace(unique(prefix), false)
+	for key, value := range labels {
+		if strings.HasPrefix(key, "istio") {
+			ns.Labels[key] = value
+		}
+	}
 	must(t, admin.Create(t.Context(), ns))
 	must(t, admin.Create(t.Context(), policy(ns.Name, "default", "STRICT")))
 	serviceAccount(t, ns.Name)
