@@ -94,7 +94,9 @@ func (l *Ledger) Changed(guards ...string) {
 func (s *Standing) same(o *Standing) bool {
 	return s.Strict == o.Strict && s.Pods == o.Pods && s.Stale == o.Stale && s.Unjudged == o.Unjudged && s.LeftOut == o.LeftOut &&
 		slices.Equal(s.Guards, o.Guards) && slices.Equal(s.Counts, o.Counts) &&
-		slices.EqualFunc(s.Exceptions, o.Exceptions, func(a, b Exception) bool { return a.Guard == b.Guard && a.Name == b.Name && a.Ended == b.Ended && a.Ends.Equal(b.Ends) })
+		slices.EqualFunc(s.Exceptions, o.Exceptions, func(a, b Exception) bool {
+			return a.Guard == b.Guard && a.Name == b.Name && a.Ended == b.Ended && a.Ends.Equal(b.Ends)
+		})
 }
 
 // Complete notes that a pass over all namespaces has ended, which began at a time: what
