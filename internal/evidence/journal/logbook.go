@@ -52,7 +52,11 @@ func (l *logbook) add(ctx context.Context, body record.Body, vital bool) (record
 		if !known {
 			return nil, fmt.Errorf("line %d follows one that is not remembered", number)
 		}
-		added, next, err := before.Next(body, l.boot, l.now(), l.since(), l.random)
+		now, since, content := l.now(), l.since(), body
+		if b, ok := body.(*record.Beat); ok {
+			content = b.Stored(since)
+		}
+		added, next, err := before.Next(content, l.boot, now, since, l.random)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshvakt/meshvakt/internal/evidence/record"
 )
@@ -75,6 +76,29 @@ func TestANewVolumeBeginsALogOfAnotherName(t *testing.T) {
 	}
 	if want := []string{"2026q4", "2026q4-2", "2026q4-3", "2027q1", "2027q1-2", "2027q1-3"}; !slices.Equal(b.noted, want) {
 		t.Errorf("noted %q; must be %q", b.noted, want)
+	}
+}
+
+// TestABeatThatWaits: what had not been heard of a watch when a beat was made had not been heard when it is stored, however
+// much later that is.
+func TestABeatThatWaits(t *testing.T) {
+	r := onVolume(t.TempDir(), &book{}, "2026-11-26T12:00:00Z")
+	j := r.opened(t)
+	err := j.Append(t.Context(), "2026q4", func(record.Pseudonymiser) (record.Body, error) {
+		b := &record.Beat{
+			Guards: record.NewPseudonymiser(record.Key{}).Digest(nil), Made: j.config.Since(),
+			Watches: []record.Watch{{GVK: "v1/Namespace", ResourceVersion: "7", Healthy: true, QuietMillis: 5}},
+		}
+		r.clock.add(90*time.Second + 100*time.Microsecond) // the machine stands still
+		return b, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t, j)
+	beats := all[*record.Beat](r.records(t))
+	if len(beats) != 1 || beats[0].Watches[0].QuietMillis != 90_006 || beats[0].CanaryMillis != 0 {
+		t.Errorf("stored %+v; must be quiet for 90006 ms", beats)
 	}
 }
 

@@ -63,6 +63,7 @@ func (o *Observer) tellBeat(ctx context.Context) error {
 		Hooks: o.own.hooks(o.pseudonyms), Ready: o.roster.ready, ReadyN: o.roster.readyN,
 		Counts: o.config.Log.Counts(), Clock: o.config.Clock(),
 	}
+	b.Made = o.config.Since() // first: what passes until now is counted twice rather than not at all
 	names, now := watched(), o.config.Now()
 	for _, w := range watches {
 		b.Watches = append(b.Watches, record.Watch{

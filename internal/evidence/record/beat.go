@@ -1,6 +1,10 @@
 package record
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // Beat says that the replica was there and what it knew. From one to the next, time counts as observed; so it has
 // all that a verifier needs to tell that nothing before it was dropped or made up, and that no replica is left out.
@@ -28,6 +32,24 @@ type Beat struct {
 	Unsealed  uint64
 	LagMillis uint64
 	Clock     Clock
+	// Made is when what is said of watches and canary was so, by the clock of the process that only goes on. It is not
+	// written; see Stored.
+	Made time.Duration
+}
+
+// Stored is the beat as it is written at a later time of the same clock. A verifier reckons from the time of the record, and
+// what was not heard by the time the beat was made was not heard by then either, however long a machine stood still between.
+func (b *Beat) Stored(at time.Duration) *Beat {
+	by := uint64((max(at-b.Made, 0) + time.Millisecond - 1).Milliseconds()) // rounded to the side that claims less
+	stored := *b
+	stored.Watches = slices.Clone(b.Watches)
+	for i := range stored.Watches {
+		stored.Watches[i].QuietMillis += by
+	}
+	if b.Enforcing || b.CanaryMillis > 0 {
+		stored.CanaryMillis += by
+	}
+	return &stored
 }
 
 // Watch is on one kind of object.
