@@ -84,9 +84,10 @@ meshvakt_remediations_total{outcome="restored"} 1
 # HELP meshvakt_scan_age_seconds Time since the last pass of the scan over all namespaces ended. Told by the leader, once there was one.
 # TYPE meshvakt_scan_age_seconds gauge
 meshvakt_scan_age_seconds 100
-# HELP meshvakt_scan_exceptions GuardExceptions that apply under a guard; of state expiring are those of them that end within a day. Told by the leader.
+# HELP meshvakt_scan_exceptions GuardExceptions of a guard's namespaces: active ones apply, expiring are those of them that end within a day, and expired ones have ended and are there still. Told by the leader.
 # TYPE meshvakt_scan_exceptions gauge
 meshvakt_scan_exceptions{guard="default",state="active"} 1
+meshvakt_scan_exceptions{guard="default",state="expired"} 1
 meshvakt_scan_exceptions{guard="default",state="expiring"} 1
 # HELP meshvakt_scan_failures_total Passes of the scan over all namespaces that failed; they are tried again.
 # TYPE meshvakt_scan_failures_total counter
