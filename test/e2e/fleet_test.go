@@ -65,7 +65,7 @@ func newMember(t testing.TB) *member {
 			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: ownNamespace, Name: name},
 		})
 		m.dirs = append(m.dirs, dir)
-		m.replicas = append(m.replicas, start(t, append(evidenceOf(dir), "--evidence-replica", name, "--evidence-beat", "2s", "--evidence-clock-error", margin.String(), "--evidence-clock-source", "the test, which goes by the same clock")...))
+		m.replicas = append(m.replicas, start(t, append(evidenceOf(dir), "--evidence-replica", name, "--evidence-beat", beatOfOracle.String(), "--evidence-clock-error", margin.String(), "--evidence-clock-source", "the test, which goes by the same clock")...))
 	}
 	t.Cleanup(m.use) // for those of the replicas, which run next
 	must(t, admin.Create(t.Context(), endpoints))
@@ -136,7 +136,7 @@ func TestFleet(t *testing.T) {
 	if len(all) != 6 {
 		t.Fatalf("keys of logs are %q; must be one for each replica", all)
 	}
-	pass := func() { waitUntil(t, time.Now().Add(margin+heard+5*time.Second)) }
+	pass := func() { waitUntil(t, time.Now().Add(nearBy+heard)) }
 	pass()
 	from := time.Now()
 	pass()
