@@ -159,16 +159,24 @@ func TestEnforcingNeedsTheCanary(t *testing.T) {
 	condition := func(status metav1.ConditionStatus, reason string) metav1.Condition {
 		return metav1.Condition{Type: v1alpha1.ConditionEnforcing, Status: status, Reason: reason}
 	}
+	answered := CanaryVerdict{Known: true, Answered: true}
+	madeFor := func(guards string) *admissionregistrationv1.ValidatingWebhookConfiguration {
+		c := webhookWith("default.guard.meshvakt.io")
+		c.Annotations = map[string]string{guardsAnnotation: guards}
+		return c
+	}
 	for name, c := range map[string]struct {
 		before  *metav1.Condition
 		config  *admissionregistrationv1.ValidatingWebhookConfiguration
 		verdict CanaryVerdict
 		want    metav1.Condition
 	}{
-		"answered":           {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{Known: true, Answered: true}, condition("True", "Registered")},
-		"let pass":           {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{Known: true, Reason: CanaryLetPass, Message: "x"}, condition("False", CanaryLetPass)},
-		"not asked yet":      {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{}, condition("False", "NotAskedYet")},
-		"answered, no entry": {nil, webhookWith(), CanaryVerdict{Known: true, Answered: true}, condition("False", "NotRegistered")},
+		"answered":                       {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{Known: true, Answered: true}, condition("True", "Registered")},
+		"let pass":                       {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{Known: true, Reason: CanaryLetPass, Message: "x"}, condition("False", CanaryLetPass)},
+		"not asked yet":                  {nil, webhookWith("default.guard.meshvakt.io"), CanaryVerdict{}, condition("False", "NotAskedYet")},
+		"answered, no entry":             {nil, webhookWith(), CanaryVerdict{Known: true, Answered: true}, condition("False", "NotRegistered")},
+		"answered, for this guard":       {nil, madeFor("other=u-0,default=u-1"), answered, condition("True", "Registered")},
+		"answered, for the guard before": {nil, madeFor("default=u-0,other=u-1"), answered, condition("False", "NotRegistered")},
 		"another leader": {
 			&metav1.Condition{Type: v1alpha1.ConditionEnforcing, Status: "True", Reason: "Registered"},
 			webhookWith("default.guard.meshvakt.io"), CanaryVerdict{}, condition("True", "Registered"),
@@ -176,6 +184,7 @@ func TestEnforcingNeedsTheCanary(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := guardWith("default", guardedSelector(), v1alpha1.OnMissingReject)
+			g.UID = "u-1"
 			if c.before != nil {
 				g.Status.Conditions = []metav1.Condition{*c.before}
 			}

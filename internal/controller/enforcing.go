@@ -1,8 +1,6 @@
 package controller
 
 import (
-	"slices"
-
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,12 +14,9 @@ func enforcing(guard *v1alpha1.MeshGuard, config *admissionregistrationv1.Valida
 	c := metav1.Condition{
 		Type: v1alpha1.ConditionEnforcing, Status: metav1.ConditionFalse, ObservedGeneration: guard.Generation,
 	}
-	entry := slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
-		return w.Name == guard.Name+".guard.meshvakt.io"
-	})
 	before := meta.FindStatusCondition(guard.Status.Conditions, v1alpha1.ConditionEnforcing)
 	switch {
-	case !entry:
+	case !registers(config, guard):
 		c.Reason, c.Message = "NotRegistered", "the webhook configuration has no entry for this guard yet"
 	case canary.Answered:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "Registered", "the API server asks Meshvakt about the namespaces of this guard, and gets its answers"

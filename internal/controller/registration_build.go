@@ -75,6 +75,7 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	}
 	guards := slices.Clone(r.Guards)
 	slices.SortFunc(guards, func(a, b v1alpha1.MeshGuard) int { return strings.Compare(a.Name, b.Name) })
+	config.WithAnnotations(map[string]string{guardsAnnotation: registeredGuards(guards)})
 	for i := range guards {
 		config.WithWebhooks(r.guardEntry(&guards[i]))
 	}
@@ -94,6 +95,30 @@ func (r *Registration) Build() *acadmission.ValidatingWebhookConfigurationApplyC
 	return config.WithWebhooks(r.namespaceEntry(guards))
 }
 
+// guardsAnnotation names the guards that a configuration was made for: an entry has but a name, and may be that of a guard
+// which was deleted and made anew. It is about to go then, and to come back.
+const guardsAnnotation = "meshvakt.io/guards"
+
+func registeredGuards(guards []v1alpha1.MeshGuard) string {
+	list := make([]string, len(guards))
+	for i := range guards {
+		list[i] = guards[i].Name + "=" + string(guards[i].UID)
+	}
+	return strings.Join(list, ",")
+}
+
+// registers reports whether a configuration has an entry for this very guard. One of an older Meshvakt does not say of which
+// guard its entries are.
+func registers(config *admissionregistrationv1.ValidatingWebhookConfiguration, guard *v1alpha1.MeshGuard) bool {
+	if !slices.ContainsFunc(config.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool { return w.Name == guardEntryName(guard) }) {
+		return false
+	}
+	list, told := config.Annotations[guardsAnnotation]
+	return !told || slices.Contains(strings.Split(list, ","), registeredGuards([]v1alpha1.MeshGuard{*guard}))
+}
+
+func guardEntryName(g *v1alpha1.MeshGuard) string { return g.Name + ".guard.meshvakt.io" }
+
 // ownEntry asks about objects of Meshvakt's own API, in all namespaces and also while
 // there is no guard: an exception that nobody has approved must not be lying in wait
 // for one.
@@ -108,7 +133,7 @@ func ownLabels() map[string]string {
 
 func (r *Registration) guardEntry(g *v1alpha1.MeshGuard) *acadmission.ValidatingWebhookApplyConfiguration {
 	matches := r.enforced(g).matches(policies.ScopeGuarded, policies.ScopeGuardedAndRoot, policies.ScopeGuardedAndControlPlane)
-	return r.entry(g.Name+".guard.meshvakt.io", matches, admissionregistrationv1.NamespacedScope).
+	return r.entry(guardEntryName(g), matches, admissionregistrationv1.NamespacedScope).
 		WithNamespaceSelector(guardedNamespaces(g, r.Unguardable))
 }
 

@@ -53,7 +53,7 @@ func (r *Registration) BuildMutating() *acadmission.MutatingWebhookConfiguration
 	}
 	entry("own.meshvakt.io", own, acmeta.LabelSelector())
 	for i := range guards {
-		entry(guards[i].Name+".guard.meshvakt.io", r.mutations(&guards[i]), guardedNamespaces(&guards[i], r.Unguardable))
+		entry(guardEntryName(&guards[i]), r.mutations(&guards[i]), guardedNamespaces(&guards[i], r.Unguardable))
 		if guardsControlPlane(guards[i]) && len(r.RootNamespaces) > 0 {
 			for _, m := range r.mutations(&guards[i], policies.ScopeGuardedAndControlPlane) {
 				controlPlane = merge(controlPlane, m)

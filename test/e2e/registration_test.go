@@ -235,6 +235,31 @@ func TestTLSVersion(t *testing.T) {
 	}
 }
 
+// TestGuardMadeAnew: the entry of a guard that was deleted is about to go, and says nothing about one that was made anew
+// under its name at once.
+func TestGuardMadeAnew(t *testing.T) {
+	start(t)
+	admin := clientFor(t, controlplane.Admin)
+	dryRun := client.NewDryRunClient(clientFor(t, controlplane.Developer))
+	made := func() *v1alpha1.MeshGuard {
+		g := defaultGuard(v1alpha1.OnMissingReject)
+		g.Annotations = map[string]string{v1alpha1.ChangeReasonAnnotation: "it is made anew"} // so that nothing but the deletion comes between
+		return g
+	}
+	guard(t, made())
+	enforcing(t, "default")
+	for i := range 30 {
+		must(t, admin.Delete(t.Context(), guardObject("default")))
+		must(t, admin.Create(t.Context(), made()))
+		enforcing(t, "default")
+		for range 20 { // nor in the moment after
+			if err := dryRun.Create(t.Context(), namespace(unique("anew"), true)); err == nil {
+				t.Fatalf("guard %d is enforcing, and a namespace without a policy was let pass", i)
+			}
+		}
+	}
+}
+
 // After SIGTERM, reviews are answered until the drain delay is over.
 func TestDrain(t *testing.T) {
 	// The delay outlasts what is asked in it, also where a machine stands still for some seconds.
